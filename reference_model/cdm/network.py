@@ -1,0 +1,103 @@
+"""Camera Depth Models (ByteDance): colour and noisy sensor depth in, clean inverse depth out.
+
+Source: "Manipulation as in Simulation: Enabling Accurate Geometry Perception in Robots" and its reference
+implementation (Apache-2.0). Two DINOv2 encoders; at four levels the colour token and the depth token of each patch
+attend to each other; a DPT decoder. State dict and order of operations are the original's.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reference_model.cdm.config import CdmConfig
+from reference_model.config import PATCH, ChannelOrder
+from reference_model.dpt import DptHead
+from reference_model.vit import DinoV2
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+FUSION_HEADS = 4
+
+
+class TokenPairFusion(nn.MultiheadAttention):
+    """Self-attention over the two tokens (colour, depth) of every patch; the two results are summed.
+
+    A ``MultiheadAttention`` because the checkpoints hold its parameters under its names.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, FUSION_HEADS, batch_first=True)
+
+    def forward(self, colour: Tensor, depth: Tensor) -> Tensor:  # type: ignore[override]
+        """Two [B, T, C] -> [B, T, C]."""
+        batch, count, width = colour.shape
+        pairs = torch.stack((colour, depth), dim=2).reshape(batch * count, 2, width)
+        attended = super().forward(pairs, pairs, pairs)[0]
+        return attended.sum(dim=1).reshape(batch, count, width)
+
+
+class RepeatChannels(nn.Module):
+    """The depth encoder is an unchanged RGB encoder: inverse depth goes in three times."""
+
+    def forward(self, inverse_depth: Tensor) -> Tensor:
+        """[B, 1, H, W] -> [B, 3, H, W]."""
+        return inverse_depth.repeat(1, 3, 1, 1)
+
+
+class Cdm(nn.Module):
+    """The original network; attribute names are the checkpoint's."""
+
+    def __init__(self, config: CdmConfig) -> None:
+        super().__init__()
+        width = config.encoder.width
+        self.pretrained = DinoV2(config.encoder)
+        self.depth_pretrained = DinoV2(config.encoder)
+        self.depth_channels = RepeatChannels()
+        self.depth_head_rgbd = DptHead(2 * width, config.decoder)
+        self.crossAtts = nn.ModuleList(TokenPairFusion(width) for _ in config.encoder.hooks)
+
+    def forward(self, image: Tensor, inverse_depth: Tensor) -> Tensor:
+        """Normalised image [B, 3, H, W] and inverse depth [B, 1, H, W] in 1/m -> inverse depth [B, 1, H, W], >= 0."""
+        colour_levels = self.pretrained(image)
+        depth_levels = self.depth_pretrained(self.depth_channels(inverse_depth))
+        levels = [
+            torch.cat((colour, fusion(colour, depth)), dim=-1)
+            for fusion, colour, depth in zip(self.crossAtts, colour_levels, depth_levels, strict=True)
+        ]
+        rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
+        return F.relu(self.depth_head_rgbd(levels, rows, columns))
+
+
+class ImageNormalisation(nn.Module):
+    """RGB 0..1 -> the planes the weights expect: reordered, minus mean, over standard deviation.
+
+    The reference implementation swaps channels twice and so feeds B, G, R planes with the R, G, B statistics; the
+    published weights are used that way. ``bgr`` reproduces it, ``rgb`` does not swap.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, order: ChannelOrder) -> None:
+        super().__init__()
+        self.planes = (2, 1, 0) if order == "bgr" else (0, 1, 2)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] RGB 0..1 -> [B, 3, H, W] normalised."""
+        return (image[:, list(self.planes)] - self.mean) / self.std
+
+
+class CdmOnBoundary(nn.Module):
+    """The network behind the boundary that every artefact has: RGB 0..1 and inverse depth in, inverse depth out."""
+
+    def __init__(self, network: Cdm, order: ChannelOrder) -> None:
+        super().__init__()
+        self.normalise = ImageNormalisation(order)
+        self.network = network
+
+    def forward(self, image: Tensor, inverse_depth: Tensor) -> Tensor:
+        """[B, 3, H, W] RGB 0..1 and [B, 1, H, W] in 1/m (0 = invalid) -> [B, 1, H, W] in 1/m."""
+        out: Tensor = self.network(self.normalise(image), inverse_depth)
+        return out

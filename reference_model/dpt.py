@@ -1,0 +1,99 @@
+"""DPT decoder, as Depth Anything and CDM use it: four token levels -> one full-resolution map.
+
+Source: Ranftl et al., "Vision Transformers for Dense Prediction" (arXiv 2103.13413). Order of operations and
+state-dict names are the original's: the 1x1 convolution of a fusion block comes after its upsampling.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reference_model.config import PATCH, DptConfig
+
+
+def upsample(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear with aligned corners, the only interpolation of this decoder. [B, C, h, w] -> [B, C, *size]."""
+    return F.interpolate(image, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+class ResidualConvUnit(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, F, h, w] -> [B, F, h, w]."""
+        out: Tensor = self.conv2(F.relu(self.conv1(F.relu(image)))) + image
+        return out
+
+
+class FeatureFusion(nn.Module):
+    """Add the finer level to the coarser path, refine, upsample, 1x1."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.out_conv = nn.Conv2d(features, features, 1)
+        self.resConfUnit1 = ResidualConvUnit(features)
+        self.resConfUnit2 = ResidualConvUnit(features)
+
+    def forward(self, path: Tensor, level: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Path [B, F, h, w] and, except for the coarsest, level [B, F, h, w] -> [B, F, *size]."""
+        if level is not None:
+            path = path + self.resConfUnit1(level)
+        out: Tensor = self.out_conv(upsample(self.resConfUnit2(path), size))
+        return out
+
+
+class Scratch(nn.Module):
+    """Everything after reassembly; the name is the original's, kept for the state dict."""
+
+    def __init__(self, config: DptConfig) -> None:
+        super().__init__()
+        features = config.features
+        for index, channels in enumerate(config.out_channels, start=1):
+            setattr(self, f"layer{index}_rn", nn.Conv2d(channels, features, 3, padding=1, bias=False))
+        for index in range(1, 5):
+            setattr(self, f"refinenet{index}", FeatureFusion(features))
+        self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), nn.ReLU(), nn.Identity()
+        )
+
+
+class DptHead(nn.Module):
+    """Reassemble four token levels into images and decode them to [B, 1, 14*rows, 14*columns], >= 0."""
+
+    def __init__(self, in_channels: int, config: DptConfig) -> None:
+        super().__init__()
+        c0, c1, c2, c3 = config.out_channels
+        self.projects = nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for channels in config.out_channels)
+        self.resize_layers = nn.ModuleList(
+            (
+                nn.ConvTranspose2d(c0, c0, 4, stride=4),
+                nn.ConvTranspose2d(c1, c1, 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(c3, c3, 3, stride=2, padding=1),
+            )
+        )
+        self.scratch = Scratch(config)
+
+    def forward(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+        """Four [B, T, in_channels] with T = rows*columns, finest hook first."""
+        images = []
+        for index, tokens in enumerate(levels):
+            image = tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], rows, columns)
+            image = self.resize_layers[index](self.projects[index](image))
+            images.append(getattr(self.scratch, f"layer{index + 1}_rn")(image))
+        level1, level2, level3, level4 = images
+        scratch = self.scratch
+        path = scratch.refinenet4(level4, None, level3.shape[-2:])
+        path = scratch.refinenet3(path, level3, level2.shape[-2:])
+        path = scratch.refinenet2(path, level2, level1.shape[-2:])
+        path = scratch.refinenet1(path, level1, (2 * level1.shape[-2], 2 * level1.shape[-1]))
+        path = upsample(scratch.output_conv1(path), (PATCH * rows, PATCH * columns))
+        out: Tensor = scratch.output_conv2(path)
+        return out

@@ -1,0 +1,109 @@
+"""What a model's tensors mean: everything a device needs to know besides the artefact itself.
+
+The contract is written into the bundle's manifest. Processing is chosen from a closed set of primitives
+(``runtimes/processing``), never from code in the bundle.
+"""
+
+import re
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtimes.errors import InputError
+
+DEFAULT_FAR = 25.0
+"""Metres. A pixel farther than this is invalid; the reference implementation's widest clip."""
+
+
+class Size(NamedTuple):
+    """Image size in pixels; printed and parsed as ``WIDTHxHEIGHT``."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        """``"640x480"`` -> ``Size(640, 480)``. Raises InputError for anything else."""
+        match = re.fullmatch(r"(\d{1,5})[xX*](\d{1,5})", text.strip())
+        if not match or not all(int(side) > 0 for side in match.groups()):
+            raise InputError(f"'{text}' is not an image size: expected WIDTHxHEIGHT, for example 640x480")
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def of(cls, image: NDArray[Any]) -> "Size":
+        """Size of an array of shape [H, W, ...]."""
+        return cls(image.shape[1], image.shape[0])
+
+
+class Semantics(str, Enum):
+    """What the numbers of the output are."""
+
+    INVERSE_DEPTH = "inverse_depth"
+    RELATIVE_INVERSE_DEPTH = "relative_inverse_depth"
+    METRIC_DEPTH = "metric_depth"
+    DISPARITY = "disparity"
+
+    @property
+    def unit(self) -> str:
+        """Unit of the raw network output; empty when it has none."""
+        return {"inverse_depth": "1/m", "metric_depth": "m", "disparity": "px"}.get(self.value, "")
+
+
+class Record(BaseModel):
+    """Base of everything written to JSON: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Record):
+    """One input or output of the graph."""
+
+    name: str
+    """Name in the artefact, the same in every backend."""
+    shape: tuple[int, ...]
+    """Static shape, [B, C, H, W]."""
+    dtype: Literal["float32"] = "float32"
+    """Element type at the boundary, whatever the precision inside."""
+    unit: str
+    """Unit and range in words, e.g. ``1/m, 0 = invalid``."""
+
+
+class ModelContract(Record):
+    """Everything the device needs to turn a frame into depth with an artefact of this bundle."""
+
+    model: str
+    """Registry name of family and variant, e.g. ``cdm-vits``."""
+    semantics: Semantics
+    """What the output means."""
+    inputs: tuple[TensorSpec, ...]
+    """Graph inputs in order."""
+    outputs: tuple[TensorSpec, ...]
+    """Graph outputs in order."""
+    camera: Size
+    """Size of the frames this bundle was made for, and of the result."""
+    network: Size
+    """Size of the network's input."""
+    input_size: int = Field(gt=0)
+    """Lower bound of the network's sides that ``network`` was derived from, pixels."""
+    channel_order: Literal["bgr", "rgb"]
+    """Plane order the weights were trained with; folded into the weights, the boundary is always RGB."""
+    image_resize: Literal["cubic"] = "cubic"
+    """Resize of the colour image (``processing/image.py``)."""
+    depth_input: Literal["inverse_nearest"] | None = "inverse_nearest"
+    """How sensor depth becomes a network input (``processing/depth.py``); None when the model takes none."""
+    output_resize: Literal["nearest"] = "nearest"
+    """Resize of the network output to camera size (``processing/output.py``)."""
+    max_depth: float = Field(default=6.0, gt=0)
+    """Metres. Sensor readings beyond this are treated as missing."""
+    far: float = Field(default=DEFAULT_FAR, gt=0)
+    """Metres. Refined depth beyond this is invalid."""
+
+    @property
+    def metric(self) -> bool:
+        """Whether the result can be given in metres."""
+        return self.semantics in (Semantics.INVERSE_DEPTH, Semantics.METRIC_DEPTH)

@@ -1,0 +1,54 @@
+"""Every error a user can meet, rooted in one class, each with the exit code of the command line.
+
+Exit codes: 1 a gate failed or was inconclusive; 2 bad usage or bad input; 3 the backend is not available here.
+A message says what happened and expected against got; ``next_step`` is the command to type or the thing to change.
+"""
+
+
+class CdmExportError(Exception):
+    """Root of the tree. ``str(error)`` is the whole message, next step included."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        self.message = message
+        """What happened; expected against got."""
+        self.next_step = next_step
+        """What to do about it, empty when the message says it all."""
+        super().__init__(f"{message}\n{next_step}" if next_step else message)
+
+
+class InputError(CdmExportError):
+    """Something the user gave (a file, a size, a name) cannot be used."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is unreadable, incomplete, of another variant, or not tensors at all."""
+
+
+class BundleError(InputError):
+    """A bundle is missing, changed since it was published, or from another schema."""
+
+
+class ParityError(CdmExportError):
+    """A gate failed or was inconclusive: the artefact must not be used."""
+
+    exit_code = 1
+
+
+class BackendUnavailable(CdmExportError):
+    """The backend, its device or the precision asked for cannot run on this machine."""
+
+    exit_code = 3
+
+
+class RuntimeMisuse(CdmExportError):
+    """A runtime was called from a second thread, after ``close()``, or with the wrong tensors."""
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Sentence naming the closest known name, then all of them: ``did you mean 'x'? Known: x, y``."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return (f"Did you mean '{close[0]}'? " if close else "") + "Known: " + ", ".join(known)

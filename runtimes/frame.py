@@ -1,0 +1,109 @@
+"""What goes in and what comes out: a camera frame, and refined depth with its health."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import Semantics, Size
+from runtimes.errors import InputError
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of a camera. Nothing is copied; do not write to the arrays afterwards."""
+
+    rgb: NDArray[np.uint8]
+    """[H, W, 3] uint8, true RGB order (not OpenCV's BGR)."""
+    depth: NDArray[np.float32] | None = None
+    """[H, W] float32, metres; 0, negative, NaN and Inf mean no reading."""
+    right: NDArray[np.uint8] | None = None
+    """[H, W, 3] uint8, the right image of a rectified pair; stereo models only."""
+    captured_at: float | None = None
+    """``time.monotonic()`` at capture, seconds; None leaves ``health.age`` None."""
+
+    def __post_init__(self) -> None:
+        for name, image in (("rgb", self.rgb), ("right", self.right)):
+            if image is not None and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
+                raise InputError(
+                    f"{name} must be uint8 of shape [H, W, 3], got {image.dtype} of shape {list(image.shape)}"
+                )
+        depth = self.depth
+        if depth is None:
+            return
+        if not np.issubdtype(depth.dtype, np.floating):
+            raise InputError(
+                f"depth must be floating point metres, got {depth.dtype}",
+                "Divide raw sensor units by the depth scale first: depth = raw / 1000 for millimetres.",
+            )
+        if depth.shape != self.rgb.shape[:2]:
+            raise InputError(
+                f"colour and depth differ in size: colour is {Size.of(self.rgb)}, "
+                f"depth has shape {list(depth.shape)}",
+                "Align the depth image to the colour image first.",
+            )
+        if depth.dtype != np.float32:
+            object.__setattr__(self, "depth", depth.astype(np.float32))
+
+    @property
+    def size(self) -> Size:
+        """Size of the colour image, and of the depth image."""
+        return Size.of(self.rgb)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds spent in each stage of one call."""
+
+    preprocess: float
+    """Frame -> network inputs."""
+    inference: float
+    """Network inputs -> raw output, transfers included."""
+    postprocess: float
+    """Raw output -> result at camera size."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the stages, ms."""
+        return self.preprocess + self.inference + self.postprocess
+
+
+@dataclass(frozen=True)
+class Health:
+    """Signs that a result should not be trusted; cheap enough to look at every frame."""
+
+    non_finite_share: float
+    """Share of the raw network output that is NaN or Inf, 0..1; anything above 0 is a defect."""
+    valid_share: float
+    """Share of result pixels that are valid, 0..1."""
+    sensor_share: float | None
+    """Share of sensor pixels with a usable reading, 0..1; 0 for a covered lens; None without depth input."""
+    age: float | None
+    """Seconds from ``Frame.captured_at`` to the result; None when the frame does not say."""
+
+
+@dataclass(frozen=True)
+class DepthResult:
+    """Refined depth of one frame; the arrays belong to the caller."""
+
+    values: NDArray[np.float32]
+    """[H, W] float32 at camera size: metres for metric models, else the relative quantity; 0 where not valid."""
+    valid: NDArray[np.bool_]
+    """[H, W] bool: finite, and nearer than the contract's ``far``."""
+    semantics: Semantics
+    """What the network predicts."""
+    unit: str
+    """Unit of ``values``: ``m``, or empty for relative models."""
+    timing: Timing
+    """Where the time went."""
+    health: Health
+    """Whether to trust it."""
+
+    @property
+    def depth_m(self) -> NDArray[np.float32]:
+        """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models."""
+        if self.unit != "m":
+            raise InputError(
+                f"this model predicts {self.semantics.value}, which has no metric scale; use .values instead of .depth_m"
+            )
+        return self.values
