@@ -54,10 +54,15 @@ class Scratch(nn.Module):
     def __init__(self, config: DptConfig) -> None:
         super().__init__()
         features = config.features
-        for index, channels in enumerate(config.out_channels, start=1):
-            setattr(self, f"layer{index}_rn", nn.Conv2d(channels, features, 3, padding=1, bias=False))
-        for index in range(1, 5):
-            setattr(self, f"refinenet{index}", FeatureFusion(features))
+        c0, c1, c2, c3 = config.out_channels
+        self.layer1_rn = nn.Conv2d(c0, features, 3, padding=1, bias=False)
+        self.layer2_rn = nn.Conv2d(c1, features, 3, padding=1, bias=False)
+        self.layer3_rn = nn.Conv2d(c2, features, 3, padding=1, bias=False)
+        self.layer4_rn = nn.Conv2d(c3, features, 3, padding=1, bias=False)
+        self.refinenet1 = FeatureFusion(features)
+        self.refinenet2 = FeatureFusion(features)
+        self.refinenet3 = FeatureFusion(features)
+        self.refinenet4 = FeatureFusion(features)
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
         self.output_conv2 = nn.Sequential(
             nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), nn.ReLU(), nn.Identity()
@@ -69,7 +74,7 @@ class DptHead(nn.Module):
 
     def __init__(self, in_channels: int, config: DptConfig) -> None:
         super().__init__()
-        c0, c1, c2, c3 = config.out_channels
+        c0, c1, _, c3 = config.out_channels
         self.projects = nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for channels in config.out_channels)
         self.resize_layers = nn.ModuleList(
             (
@@ -84,12 +89,12 @@ class DptHead(nn.Module):
     def forward(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         """Four [B, T, in_channels] with T = rows*columns, finest hook first."""
         images = []
-        for index, tokens in enumerate(levels):
+        for tokens, project, resize in zip(levels, self.projects, self.resize_layers, strict=True):
             image = tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], rows, columns)
-            image = self.resize_layers[index](self.projects[index](image))
-            images.append(getattr(self.scratch, f"layer{index + 1}_rn")(image))
-        level1, level2, level3, level4 = images
+            images.append(resize(project(image)))
         scratch = self.scratch
+        level1, level2 = scratch.layer1_rn(images[0]), scratch.layer2_rn(images[1])
+        level3, level4 = scratch.layer3_rn(images[2]), scratch.layer4_rn(images[3])
         path = scratch.refinenet4(level4, None, level3.shape[-2:])
         path = scratch.refinenet3(path, level3, level2.shape[-2:])
         path = scratch.refinenet2(path, level2, level1.shape[-2:])

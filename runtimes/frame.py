@@ -38,8 +38,7 @@ class Frame:
             )
         if depth.shape != self.rgb.shape[:2]:
             raise InputError(
-                f"colour and depth differ in size: colour is {Size.of(self.rgb)}, "
-                f"depth has shape {list(depth.shape)}",
+                f"colour and depth differ in size: colour is {Size.of(self.rgb)}, depth has shape {list(depth.shape)}",
                 "Align the depth image to the colour image first.",
             )
         if depth.dtype != np.float32:
@@ -104,6 +103,6 @@ class DepthResult:
         """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models."""
         if self.unit != "m":
             raise InputError(
-                f"this model predicts {self.semantics.value}, which has no metric scale; use .values instead of .depth_m"
+                f"this model predicts {self.semantics.value}, which has no metric scale", "Use .values, not .depth_m."
             )
         return self.values

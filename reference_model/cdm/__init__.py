@@ -69,7 +69,7 @@ VARIANTS = tuple(
     Variant(
         name=f"cdm-{size}",
         family="cdm",
-        summary=f"Camera Depth Model, two DINOv2 ViT-{size[-1].upper()}/14 encoders: RGB + sensor depth -> metric depth",
+        summary=f"Camera Depth Model, two ViT-{size[-1].upper()}/14 encoders: RGB + sensor depth -> metric depth",
         million_parameters=_MILLIONS[size],
         weights=_PUBLISHED if size == "vitl" else "none published",
         licence="CC-BY-NC-4.0 for the published weights" if size == "vitl" else "",

@@ -1,1 +1,38 @@
 """The closed set of processing primitives a contract can name; numpy and OpenCV only."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import ModelContract, Size
+from runtimes.errors import InputError
+from runtimes.frame import Frame
+from runtimes.processing import depth, image, output
+
+
+def preprocess(frame: Frame, contract: ModelContract) -> dict[str, NDArray[np.float32]]:
+    """Frame at camera size -> network inputs by name, each float32 [1, C, h, w].
+
+    Raises InputError when the frame lacks what the contract needs, or has another size.
+    """
+    if frame.size != contract.camera:
+        raise InputError(
+            f"the frame is {frame.size}, this bundle was made for {contract.camera}",
+            f"Export a bundle with --camera {frame.size}, or resize the frames with --fit.",
+        )
+    inputs = {"image": image.RESIZES[contract.image_resize](frame.rgb, contract.network)}
+    if contract.depth_input is not None:
+        if frame.depth is None:
+            raise InputError(f"{contract.model} refines sensor depth: the frame has no depth image")
+        resize = depth.INPUTS[contract.depth_input]
+        inputs["inverse_depth"] = resize(frame.depth, contract.network, contract.max_depth)
+    return inputs
+
+
+def at_camera_size(raw: NDArray[np.float32], contract: ModelContract) -> NDArray[np.float32]:
+    """Raw output [1, 1, h, w] -> [H, W] at camera size, still in the network's unit."""
+    return output.RESIZES[contract.output_resize](raw[0, 0], Size(*contract.camera))
+
+
+def postprocess(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Raw output [1, 1, h, w] -> (values [H, W] in the contract's unit, valid [H, W])."""
+    return output.interpret(at_camera_size(raw, contract), contract)

@@ -1,0 +1,1 @@
+"""Checkpoint to verified bundle: export pipeline and command line."""

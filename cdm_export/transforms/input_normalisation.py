@@ -1,0 +1,31 @@
+"""Mean, standard deviation and plane order go into the patch embedding.
+
+    conv(W, (x[planes] - m) / s) + b = conv(W', x) + b - sum W m / s,   W'[:, planes] = W / s
+
+Exact because the patch embedding has no padding: every output sees every constant.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from reference_model.cdm.network import CdmOnBoundary, ImageNormalisation
+
+
+@torch.no_grad()
+def apply(network: nn.Module, rows: int, columns: int) -> int:
+    """Fold the normalisation that stands before the colour encoder."""
+    if not isinstance(network, CdmOnBoundary) or not isinstance(network.normalise, ImageNormalisation):
+        return 0
+    normalise = network.normalise
+    proj = network.network.pretrained.patch_embed.proj
+    # Summed in float64: the bias collects 588 products per channel.
+    weight: Tensor = proj.weight.double() / normalise.std.double()
+    shift = (weight * normalise.mean.double()).sum(dim=(1, 2, 3))
+    folded = torch.empty_like(weight)
+    folded[:, list(normalise.planes)] = weight
+    assert proj.bias is not None
+    bias = proj.bias.double() - shift
+    proj.weight = nn.Parameter(folded.to(proj.weight.dtype), requires_grad=False)
+    proj.bias = nn.Parameter(bias.to(proj.bias.dtype), requires_grad=False)
+    network.normalise = nn.Identity()  # type: ignore[assignment]
+    return 1

@@ -1,0 +1,37 @@
+"""Position embedding: interpolated per call -> a constant for the grid.
+
+    x + interpolate(E, (rows + 0.1)/37, (columns + 0.1)/37)   ->   x + E'
+
+E' is computed once by the original call, offset included. Exporters and runtimes read a bicubic Resize differently
+(OpenVINO's differs by 1.6e-3 of depth here; see also pytorch/pytorch#177138), so none is left in the graph.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from reference_model.vit import DinoV2
+
+
+class FixedPosition(nn.Module):
+    """The embedding is already made for one grid."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.grid = (rows, columns)
+
+    def forward(self, embedding: Tensor, rows: int, columns: int) -> Tensor:
+        """Returns ``embedding``; raises ValueError for another grid than the one it was made for."""
+        if (rows, columns) != self.grid:
+            raise ValueError(f"position embedding was folded for {self.grid} patches, got {(rows, columns)}")
+        return embedding
+
+
+@torch.no_grad()
+def apply(network: nn.Module, rows: int, columns: int) -> int:
+    """Fold the embedding of every encoder."""
+    encoders = [module for module in network.modules() if isinstance(module, DinoV2)]
+    for encoder in encoders:
+        folded = encoder.position(encoder.pos_embed, rows, columns).detach().clone()
+        encoder.pos_embed = nn.Parameter(folded, requires_grad=False)
+        encoder.position = FixedPosition(rows, columns)  # type: ignore[assignment]
+    return len(encoders)

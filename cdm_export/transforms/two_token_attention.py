@@ -1,0 +1,73 @@
+"""Cross-attention over two tokens: closed form.
+
+Per patch the sequence is (x1, x2) and both query results are summed before anything reads them. With
+o_j = p_j v1 + (1 - p_j) v2 and a softmax over two keys being a sigmoid:
+
+    p_j = sigmoid(s q_j . (k1 - k2)),   k1 - k2 = W_k (x1 - x2)              (the key bias cancels)
+    W_o o1 + b_o + W_o o2 + b_o = W_o (P v1 + (2 - P) v2) + 2 b_o,   P = p1 + p2, per head
+
+Six products of C x C per patch instead of eight, no [B*T, 2, C] reshape, no MultiheadAttention fast path. The scale
+goes into W_q.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cdm_export.transforms.replace import replace_modules
+from reference_model.cdm.network import TokenPairFusion
+
+
+class ClosedFormPairFusion(nn.Module):
+    """Sum of both results of attention over a pair of tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, colour: Tensor, depth: Tensor) -> Tensor:
+        """Two [B, T, C] -> [B, T, C]."""
+        batch, count, width = colour.shape
+        by_head = (batch, count, self.heads, width // self.heads)
+        key_difference = self.key(colour - depth).reshape(by_head)
+
+        def to_colour(tokens: Tensor) -> Tensor:
+            """Weight of the colour value in this token's result, per head: [B, T, heads, 1]."""
+            return (self.query(tokens).reshape(by_head) * key_difference).sum(dim=-1, keepdim=True).sigmoid()
+
+        share = to_colour(colour) + to_colour(depth)
+        value_colour, value_depth = self.value(colour).reshape(by_head), self.value(depth).reshape(by_head)
+        mixed = share * value_colour + (2 - share) * value_depth
+        out: Tensor = self.out(mixed.reshape(batch, count, width))
+        return out
+
+
+@torch.no_grad()
+def _rewrite(fusion: TokenPairFusion) -> ClosedFormPairFusion:
+    width, heads = fusion.embed_dim, fusion.num_heads
+    scale = (width // heads) ** -0.5
+    weight_q, weight_k, weight_v = fusion.in_proj_weight.chunk(3)
+    bias_q, _, bias_v = fusion.in_proj_bias.chunk(3)
+    with torch.device("meta"):
+        closed = ClosedFormPairFusion(width, heads)
+    closed.load_state_dict(
+        {
+            "query.weight": weight_q.mul_(scale),
+            "query.bias": bias_q.mul_(scale),
+            "key.weight": weight_k,
+            "value.weight": weight_v,
+            "value.bias": bias_v,
+            "out.weight": fusion.out_proj.weight,
+            "out.bias": fusion.out_proj.bias.mul_(2),
+        },
+        assign=True,
+    )
+    return closed.requires_grad_(False)
+
+
+def apply(network: nn.Module, rows: int, columns: int) -> int:
+    """Rewrite every fusion."""
+    return replace_modules(network, TokenPairFusion, _rewrite)

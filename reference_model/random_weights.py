@@ -1,0 +1,100 @@
+"""Seeded weights with a usable output range, for when there is no checkpoint: they prove plumbing, not depth.
+
+Fresh weights predict 6 to 80 m, or nothing at all. One forward on a real frame measures the last convolution's
+output, and an affine change of that convolution brings its 1st to 99th percentile to 1/4 .. 1/0.5 m.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+
+from reference_model.config import ChannelOrder
+from reference_model.variant import Variant
+from runtimes.contract import Record
+from runtimes.errors import CheckpointError
+
+_LOW, _HIGH = 1 / 4.0, 1 / 0.5
+"""Inverse depth, 1/m, that the 1st and 99th percentile are brought to."""
+
+
+class RandomWeights(Record):
+    """Enough to make the same weights again."""
+
+    seed: int
+    """Seed of the generator."""
+    scale: float
+    """Factor applied to the last convolution's weight and bias."""
+    shift: float
+    """Added to its bias afterwards, 1/m."""
+
+
+@torch.no_grad()
+def seeded_network(variant: Variant, seed: int) -> nn.Module:
+    """Network with seeded weights that keep signal and image dependence through all layers; range not calibrated."""
+    with torch.device("meta"):
+        network = variant.build()
+    network = network.to_empty(device="cpu").eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim <= 1 and name.endswith(("weight", "gamma")):
+            parameter.fill_(1.0)  # LayerNorm weight, LayerScale
+        elif parameter.ndim <= 1:
+            parameter.normal_(0, 0.02, generator=generator)
+        elif parameter.ndim == 2 and parameter.shape[0] > 1:
+            parameter.normal_(0, 1 / math.sqrt(parameter.shape[1]), generator=generator)
+        elif parameter.ndim == 4:
+            parameter.normal_(0, math.sqrt(2 / parameter[0].numel()), generator=generator)
+        else:
+            parameter.normal_(0, 0.02, generator=generator)  # class and mask token, position embedding
+    return network
+
+
+@torch.no_grad()
+def calibrate_range(
+    network: nn.Module, variant: Variant, order: ChannelOrder, inputs: tuple[Tensor, ...], seed: int
+) -> RandomWeights:
+    """Rescale the last convolution in place so that inverse depth on ``inputs`` spans 1/4 to 1/0.5 m.
+
+    Raises CheckpointError when the network's output does not vary over the frame.
+    """
+    convolution = network.get_submodule(variant.last_convolution)
+    seen: list[Tensor] = []
+    hook = convolution.register_forward_hook(lambda module, args, output: seen.append(output))
+    try:
+        variant.on_boundary(network, order)(*inputs)
+    finally:
+        hook.remove()
+    # numpy's rule for percentiles; torch.quantile refuses tensors of more than 16 M elements.
+    values = seen[0].flatten().double().sort().values
+    low, high = (float(values[round(share * (len(values) - 1))]) for share in (0.01, 0.99))
+    if not high > low:
+        raise CheckpointError(f"seeded weights {seed} give a constant output on this frame; choose another seed")
+    scale = (_HIGH - _LOW) / (high - low)
+    weights = RandomWeights(seed=seed, scale=scale, shift=_LOW - scale * low)
+    _rescale(convolution, weights)
+    return weights
+
+
+def rebuild(variant: Variant, weights: RandomWeights) -> nn.Module:
+    """The network that ``seeded_network`` and ``calibrate_range`` made, from their record."""
+    network = seeded_network(variant, weights.seed)
+    _rescale(network.get_submodule(variant.last_convolution), weights)
+    return network
+
+
+@torch.no_grad()
+def _rescale(convolution: nn.Module, weights: RandomWeights) -> None:
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    convolution.weight.mul_(weights.scale)
+    convolution.bias.mul_(weights.scale).add_(weights.shift)
+
+
+def state_dict_sha256(network: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of the state dict: the identity of weights that came from no file."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    return digest.hexdigest()

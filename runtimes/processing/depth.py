@@ -1,0 +1,35 @@
+"""Sensor depth -> network input ``inverse_depth``."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import Size
+
+
+def usable(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.bool_]:
+    """[H, W] bool: a reading that is finite, positive and not beyond ``max_depth`` metres."""
+    with np.errstate(invalid="ignore"):
+        mask: NDArray[np.bool_] = (depth > 0) & (depth <= max_depth)
+    return mask
+
+
+def inverse_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) -> NDArray[np.float32]:
+    """[H, W] metres -> [1, 1, h, w] float32 inverse depth in 1/m, 0 where there is no usable reading.
+
+    Nearest commutes with the pointwise inversion, so the small image is inverted. OpenCV's index rule
+    (``floor(dst * (1 / (n_dst / n_src)))`` in float64) is the reference's; PyTorch's differs on some sizes.
+    """
+    if Size.of(depth) != size:
+        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
+    valid = usable(depth, max_depth)
+    inverse = np.zeros_like(depth)
+    # A subnormal reading inverts to Inf; nothing on earth measures 1e-38 m, so it is no reading.
+    with np.errstate(over="ignore"):
+        np.divide(np.float32(1), depth, out=inverse, where=valid)
+    inverse[~np.isfinite(inverse)] = 0
+    return inverse[None, None]
+
+
+INPUTS = {"inverse_nearest": inverse_nearest}
+"""By the name a contract gives (``ModelContract.depth_input``)."""

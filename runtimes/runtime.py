@@ -1,0 +1,89 @@
+"""What every backend is: a tensor function with a contract, an owner thread and a true account of itself."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import ModelContract
+from runtimes.errors import RuntimeMisuse
+
+Tensors = Mapping[str, NDArray[np.float32]]
+"""Network inputs or outputs by name."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is running, as reported by the library that runs it, never as requested."""
+
+    backend: str
+    """Name of the backend, e.g. ``onnxruntime``."""
+    precision: str
+    """Precision of the artefact, e.g. ``fp32``; an execution hint that changes it is part of the name."""
+    device: str
+    """Device in words, e.g. ``CPU (AMD EPYC)``."""
+    provider: str
+    """Execution provider or plugin that got the graph."""
+    threads: int
+    """Compute threads; 0 when the library does not say."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library versions."""
+    executed: dict[str, Any] = field(default_factory=dict)
+    """What really executes: nodes by type and precision, as far as the library tells."""
+
+
+class Runtime(Protocol):
+    """A loaded artefact.
+
+    Outputs are owned by the caller unless ``reuses_outputs`` is true; then they are valid until the next call.
+    A runtime belongs to the thread that opened it: calls from another raise RuntimeMisuse.
+    """
+
+    contract: ModelContract
+    reuses_outputs: bool
+
+    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run once. Raises RuntimeMisuse for wrong names, shapes, dtypes, a second thread, or after close."""
+        ...
+
+    def describe(self) -> Description:
+        """What is loaded, where it runs and what really executes."""
+        ...
+
+    def close(self) -> None:
+        """Free the device; calling again is harmless."""
+        ...
+
+
+class CallGuard:
+    """The checks every runtime makes before a call; backends hold one rather than inherit."""
+
+    def __init__(self, contract: ModelContract) -> None:
+        self._contract = contract
+        self._owner = threading.get_ident()
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse every later call."""
+        self._closed = True
+
+    def check(self, inputs: Tensors) -> None:
+        """Raise RuntimeMisuse unless the call is legal: owner thread, open, names, shapes, float32."""
+        if self._closed:
+            raise RuntimeMisuse("this runtime was closed", "Open the bundle again.")
+        if threading.get_ident() != self._owner:
+            raise RuntimeMisuse(
+                "a runtime belongs to the thread that opened it, and was called from another",
+                "Open one runtime per thread, or hand frames to the owning thread.",
+            )
+        expected = {spec.name: spec.shape for spec in self._contract.inputs}
+        if set(inputs) != set(expected):
+            raise RuntimeMisuse(f"inputs are {sorted(inputs)}, expected {sorted(expected)}")
+        for name, array in inputs.items():
+            if array.dtype != np.float32 or array.shape != expected[name]:
+                raise RuntimeMisuse(
+                    f"input '{name}' is {array.dtype} {list(array.shape)}, expected float32 {list(expected[name])}"
+                )
