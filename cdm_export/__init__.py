@@ -1,1 +1,35 @@
-"""Checkpoint to verified bundle: export pipeline and command line."""
+"""Depth models from PyTorch to verified bundles, and from bundles to metric depth.
+
+>>> import cdm_export
+>>> refine = cdm_export.open("d435.bundle")                                # doctest: +SKIP
+>>> result = refine(cdm_export.Frame(rgb=rgb, depth=depth_in_metres))      # doctest: +SKIP
+>>> result.depth_m                                                         # doctest: +SKIP
+"""
+
+from runtimes import (
+    CdmExportError,
+    DepthPipeline,
+    DepthResult,
+    Frame,
+    Health,
+    ModelContract,
+    Semantics,
+    Size,
+    Timing,
+    open,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CdmExportError",
+    "DepthPipeline",
+    "DepthResult",
+    "Frame",
+    "Health",
+    "ModelContract",
+    "Semantics",
+    "Size",
+    "Timing",
+    "open",
+]

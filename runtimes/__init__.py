@@ -1,1 +1,20 @@
 """What ships to the device: contracts, bundles, processing and one file per backend."""
+
+from runtimes.contract import ModelContract, Semantics, Size
+from runtimes.errors import CdmExportError
+from runtimes.frame import DepthResult, Frame, Health, Timing
+from runtimes.opening import open
+from runtimes.pipeline import DepthPipeline
+
+__all__ = [
+    "CdmExportError",
+    "DepthPipeline",
+    "DepthResult",
+    "Frame",
+    "Health",
+    "ModelContract",
+    "Semantics",
+    "Size",
+    "Timing",
+    "open",
+]

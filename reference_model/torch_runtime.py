@@ -1,0 +1,76 @@
+"""The PyTorch reference as a runtime: eager float32, original order of operations."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reference_model.checkpoint import load_network
+from reference_model.random_weights import RandomWeights, rebuild, state_dict_sha256
+from reference_model.reference import exact_float32, run_reference
+from reference_model.registry import get_variant
+from runtimes.backends import Backend
+from runtimes.bundle import Bundle
+from runtimes.contract import ModelContract
+from runtimes.errors import CheckpointError
+from runtimes.host import cpu_name
+from runtimes.runtime import CallGuard, Description, Tensors
+
+
+class TorchRuntime:
+    """A network behind its boundary."""
+
+    reuses_outputs = False
+
+    def __init__(self, path: Path, contract: ModelContract) -> None:
+        import torch
+
+        variant = get_variant(contract.model)
+        if path.is_dir():
+            provenance = Bundle.open(path).manifest.provenance
+            assert provenance.random_weights is not None
+            network = rebuild(variant, RandomWeights(**provenance.random_weights.model_dump()))
+            if state_dict_sha256(network) != provenance.sha256:
+                raise CheckpointError(
+                    f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than "
+                    "the version that made this bundle"
+                )
+        else:
+            network = load_network(path, variant)[0]
+        exact_float32()
+        self.contract = contract
+        self._network = variant.on_boundary(network, contract.channel_order).eval()
+        self._guard = CallGuard(contract)
+
+    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run once."""
+        self._guard.check(inputs)
+        return run_reference(self._network, self.contract, inputs)
+
+    def describe(self) -> Description:
+        """Always CPU, float32, eager."""
+        import torch
+
+        return Description(
+            backend="torch",
+            precision="fp32",
+            device=f"CPU ({cpu_name()})",
+            provider="eager",
+            threads=torch.get_num_threads(),
+            versions={"torch": torch.__version__},
+            executed={"dtype": str(next(self._network.parameters()).dtype)},
+        )
+
+    def close(self) -> None:
+        """Drop the network."""
+        self._guard.close()
+        del self._network
+
+
+def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> TorchRuntime:
+    """Open a checkpoint file, or a bundle folder of seeded random weights."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return TorchRuntime(path, contract)

@@ -1,0 +1,88 @@
+"""The backends this toolkit knows, by name. A new backend is one module and one line here.
+
+Modules are imported only when used, by name: the PyTorch reference lives in ``reference_model``, which this package
+must not depend on.
+"""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from runtimes.contract import ModelContract
+from runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from runtimes.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run an artefact."""
+
+    name: str
+    """Name on the command line."""
+    module: str
+    """Module with ``load(path, contract, precision, threads)``."""
+    library: str
+    """Python package it needs, by import name."""
+    install: str
+    """Command that adds the library."""
+    device: str
+    """``cpu`` or ``cuda``."""
+    format: str
+    """Artefact format it runs; ``checkpoint`` for the reference."""
+    precisions: tuple[str, ...]
+    """Artefact precisions it can run faithfully."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether the library can be imported; says nothing about the device."""
+        return importlib.util.find_spec(self.library) is not None
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
+                "checkpoint", ("fp32",)),
+        Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx", ("fp32",)),
+        Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
+                ("fp32",)),
+        Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+                "onnx", ("fp32",)),
+    )
+}  # fmt: skip
+"""In the order ``auto`` prefers them where nothing was measured; the reference is never chosen by ``auto``."""
+
+
+class BackendModule(Protocol):
+    """What a backend's module offers."""
+
+    def load(self, path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Runtime:
+        """Open an artefact. ``threads`` 0 leaves the choice to the library's default on this machine.
+
+        Raises BackendUnavailable when library, device or precision is not to be had here.
+        """
+        ...
+
+
+def get_backend(name: str) -> Backend:
+    """Backend by name. Raises InputError naming the closest known one."""
+    if name not in BACKENDS:
+        raise InputError(f"unknown backend '{name}'. {did_you_mean(name, ['auto', *BACKENDS])}")
+    return BACKENDS[name]
+
+
+def load_runtime(backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0) -> Runtime:
+    """Open an artefact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
+    if not backend.installed:
+        raise BackendUnavailable(
+            f"backend '{backend.name}' needs the package '{backend.library}', which is not installed here",
+            f"Add it with: {backend.install}",
+        )
+    if precision not in backend.precisions:
+        raise BackendUnavailable(
+            f"backend '{backend.name}' does not run {precision}; it runs {', '.join(backend.precisions)}"
+        )
+    module = cast(BackendModule, importlib.import_module(backend.module))
+    return module.load(path, contract, backend, precision, threads)

@@ -1,0 +1,270 @@
+"""A bundle on disk: its manifest, and opening it without trusting it.
+
+Nothing in a bundle is executed and pickle is never loaded. Paths that leave the bundle are refused; sizes of all
+files are checked at every opening, and the sha256 of every file about to be used.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from runtimes.contract import ModelContract, Record
+from runtimes.errors import BundleError
+from runtimes.hashing import cached_sha256
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def _inside(path: str) -> str:
+    """A relative POSIX path that stays inside the bundle; anything else is refused."""
+    pure = PurePosixPath(path)
+    if not path or "\\" in path or ":" in path or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+        raise ValueError(f"path '{path}' leaves the bundle")
+    return str(pure)
+
+
+InsidePath = Annotated[str, AfterValidator(_inside)]
+
+
+class FileRecord(Record):
+    """One file, as it was when the bundle was published."""
+
+    path: InsidePath
+    """Relative to the bundle."""
+    size: int = Field(ge=0)
+    """Bytes."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the content."""
+
+
+class State(str, Enum):
+    """Where an artefact stands."""
+
+    PUBLISHED = "published"
+    """Its gate passed, measured where it runs."""
+    CANDIDATE = "candidate"
+    """Accurate, its speed unknown until its own device."""
+    DROPPED = "dropped"
+    """Accurate but not worth having; both figures are kept."""
+    FAILED = "failed"
+    """Its gate failed; kept as evidence, never run."""
+
+
+class Verdict(Record):
+    """One backend's answer against the reference, worst frame."""
+
+    backend: str
+    """Backend that ran the artefact."""
+    verdict: Literal["passed", "failed", "inconclusive"]
+    """Outcome of the gate over all frames."""
+    reason: str
+    """Which limit was broken, or empty."""
+    frames: int
+    """Frames compared."""
+    mean: float | None
+    """Mean relative depth error of the worst frame; None when nothing could be compared."""
+    p99: float | None
+    """99th percentile, likewise."""
+    max: float | None
+    """Largest, likewise."""
+    mean_mm: float | None
+    """Mean absolute depth error of the worst frame, mm."""
+    reference: str
+    """What it was compared with."""
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return f"{self.verdict} ({self.reason})"
+        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self.mean_mm:.2g} mm"
+        return f"{self.verdict} ({figures}{'; ' + self.reason if self.reason else ''})"
+
+
+class Artefact(Record):
+    """One deployable form of the model."""
+
+    name: str
+    """``format/precision``, unique in the bundle."""
+    format: Literal["onnx"]
+    """File format; decides which backends can run it."""
+    precision: Literal["fp32"]
+    """Precision of the graph and name of its gate."""
+    opset: int
+    """ONNX operator set."""
+    main: InsidePath
+    """File to open; the others belong to it."""
+    files: tuple[FileRecord, ...]
+    """Every file of the artefact."""
+    producers: dict[str, str]
+    """Library versions that made it."""
+    rewrites: dict[str, int]
+    """Exact rewrites applied, and to how many modules."""
+    state: State
+    """Where it stands."""
+    verdicts: tuple[Verdict, ...] = ()
+    """Parity per backend, on the machine that made the bundle."""
+
+    def verdict(self, backend: str) -> Verdict | None:
+        """The verdict of one backend, if it ran."""
+        return next((verdict for verdict in self.verdicts if verdict.backend == backend), None)
+
+
+class RandomWeightsRecord(Record):
+    """Seeded weights instead of a checkpoint: plumbing, not depth."""
+
+    seed: int
+    """Seed of the generator."""
+    scale: float
+    """Factor on the last convolution."""
+    shift: float
+    """Added to its bias, 1/m."""
+
+
+class Provenance(Record):
+    """Where the weights came from."""
+
+    checkpoint: str | None
+    """File name of the checkpoint; None for seeded random weights."""
+    sha256: str
+    """Of the checkpoint file, or of the state dict of random weights."""
+    random_weights: RandomWeightsRecord | None
+    """How to make random weights again."""
+    licence: str
+    """Note on the weights' licence; may be empty."""
+
+
+class Golden(Record):
+    """One frame with everything the reference made of it."""
+
+    name: str
+    """Name of the frame in its source."""
+    file: FileRecord
+    """npz of ``rgb, raw_depth, depth_scale``, the network inputs by name, ``raw_output``, ``depth``, ``valid``."""
+
+
+class Manifest(Record):
+    """``manifest.json``: the device needs nothing else."""
+
+    schema_version: Literal[1]
+    """Of this file."""
+    name: str
+    """Name of the bundle when it was made."""
+    created: str
+    """UTC, ISO 8601."""
+    producer: str
+    """Version of this package that made it."""
+    contract: ModelContract
+    """What the tensors mean."""
+    provenance: Provenance
+    """Where the weights came from."""
+    artefacts: tuple[Artefact, ...]
+    """Deployable forms."""
+    golden: tuple[Golden, ...]
+    """Frames to test a device with."""
+    reports: tuple[FileRecord, ...]
+    """Parity report and pictures."""
+
+    def files(self) -> Iterator[FileRecord]:
+        """Every file the manifest vouches for."""
+        for artefact in self.artefacts:
+            yield from artefact.files
+        for golden in self.golden:
+            yield golden.file
+        yield from self.reports
+
+
+class Bundle:
+    """A published bundle, opened for reading."""
+
+    def __init__(self, path: Path, manifest: Manifest, identity: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.identity = identity
+        """First 16 hex digits of the manifest's sha256; names its folder in the cache."""
+
+    @classmethod
+    def open(cls, path: str | Path, full: bool = False) -> "Bundle":
+        """Open and check sizes of all files; with ``full`` their sha256 too.
+
+        Raises BundleError for a missing or unreadable manifest, another schema, a path that leaves the bundle, a
+        missing file, a size or a sha256 that differs.
+        """
+        root = Path(path)
+        manifest_path = root / MANIFEST
+        try:
+            text = manifest_path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            what = "no such folder" if not root.exists() else "not a bundle: it has no manifest.json"
+            raise BundleError(f"{root}: {what}", "Make one with: cdm-export export CHECKPOINT -o OUT.bundle") from None
+        except OSError as error:
+            raise BundleError(f"{manifest_path}: {error.strerror}") from error
+        bundle = cls(root, _parse_manifest(text, manifest_path), hashlib.sha256(text).hexdigest()[:16])
+        for record in bundle.manifest.files():
+            bundle._check_size(record)
+            if full:
+                bundle._check_content(record)
+        return bundle
+
+    def file(self, record: FileRecord) -> Path:
+        """Path of a file about to be used, after its sha256 was checked (cached by size, times and inode)."""
+        self._check_content(record)
+        return self.path / record.path
+
+    def artefact_file(self, artefact: Artefact) -> Path:
+        """Path of an artefact's main file, after every file of it was checked."""
+        for record in artefact.files:
+            self._check_content(record)
+        return self.path / artefact.main
+
+    def _located(self, record: FileRecord) -> Path:
+        path = self.path / record.path
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{self.path}: '{record.path}' leads outside the bundle, to {path.resolve()}")
+        return path
+
+    def _check_size(self, record: FileRecord) -> None:
+        path = self._located(record)
+        if not path.is_file():
+            raise BundleError(f"{self.path}: '{record.path}' is missing", _COPY_AGAIN)
+        size = path.stat().st_size
+        if size != record.size:
+            raise BundleError(
+                f"{self.path}: '{record.path}' has {size:,} bytes, the manifest says {record.size:,}", _COPY_AGAIN
+            )
+
+    def _check_content(self, record: FileRecord) -> None:
+        self._check_size(record)
+        got = cached_sha256(self._located(record))
+        if got != record.sha256:
+            raise BundleError(
+                f"{self.path}: '{record.path}' was changed since it was published: "
+                f"sha256 is {got[:12]}…, the manifest says {record.sha256[:12]}…",
+                _COPY_AGAIN,
+            )
+
+
+_COPY_AGAIN = "Copy the bundle again from where it was made, or export it again."
+
+
+def _parse_manifest(text: bytes, path: Path) -> Manifest:
+    try:
+        data: Any = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON ({error})", _COPY_AGAIN) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version}, this cdm-export reads {SCHEMA_VERSION}",
+            "Export the bundle again with this version, or install the version that made it.",
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}", _COPY_AGAIN) from error

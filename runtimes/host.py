@@ -1,0 +1,41 @@
+"""What this machine is: names for sidecars and for messages."""
+
+import hashlib
+import platform
+import sys
+from pathlib import Path
+
+
+def cpu_name() -> str:
+    """Model name of the processor, as the operating system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> frozenset[str]:
+    """Instruction set flags of the processor; empty where the operating system does not list them."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def usable_cpus() -> int:
+    """Processors this process may run on."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fingerprint() -> str:
+    """8 hex digits that change with processor, its features, system and architecture."""
+    parts = (platform.machine(), sys.platform, cpu_name(), *sorted(cpu_features()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

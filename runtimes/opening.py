@@ -1,0 +1,91 @@
+"""The public door: a bundle becomes a pipeline."""
+
+from pathlib import Path
+
+from runtimes.backends import load_runtime
+from runtimes.bundle import Bundle
+from runtimes.errors import InputError
+from runtimes.hashing import cached_sha256
+from runtimes.pipeline import DepthPipeline
+from runtimes.selection import Choice, choose
+
+
+def open(  # noqa: A001 - the public name is cdm_export.open
+    bundle: str | Path,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    warmup: bool = True,
+    threads: int = 0,
+    max_depth: float | None = None,
+    far: float | None = None,
+    checkpoint: str | Path | None = None,
+) -> DepthPipeline:
+    """Open a bundle for running.
+
+    ``backend`` and ``precision``: names, or ``auto`` for the fastest that passed its parity gate here. ``threads``: 0
+    for all usable processors. ``max_depth``, ``far``: metres, instead of the contract's. ``checkpoint``: only for the
+    ``torch`` reference. The pipeline belongs to the calling thread.
+
+    Raises BundleError (changed or unreadable bundle), InputError (names), ParityError (only failed artefacts),
+    BackendUnavailable (nothing to run it with).
+    """
+    opened = Bundle.open(bundle)
+    return open_choice(
+        opened,
+        choose(opened, backend, precision),
+        warmup=warmup,
+        threads=threads,
+        max_depth=max_depth,
+        far=far,
+        checkpoint=checkpoint,
+    )
+
+
+def open_choice(
+    bundle: Bundle,
+    choice: Choice,
+    *,
+    warmup: bool = True,
+    threads: int = 0,
+    max_depth: float | None = None,
+    far: float | None = None,
+    checkpoint: str | Path | None = None,
+) -> DepthPipeline:
+    """``open`` after the choice was made."""
+    contract = bundle.manifest.contract
+    if choice.artefact is None:
+        path, precision = reference_path(bundle, checkpoint), "fp32"
+    else:
+        path, precision = bundle.artefact_file(choice.artefact), choice.artefact.precision
+    changed = {name: value for name, value in (("max_depth", max_depth), ("far", far)) if value is not None}
+    for name, value in changed.items():
+        if not value > 0:
+            raise InputError(f"{name} must be above 0 metres, got {value}")
+    runtime = load_runtime(choice.backend, path, contract, precision, threads)
+    pipeline = DepthPipeline(runtime, contract.model_copy(update=changed))
+    if warmup:
+        pipeline.warm_up()
+    return pipeline
+
+
+def reference_path(bundle: Bundle, checkpoint: str | Path | None) -> Path:
+    """What the PyTorch reference opens: the checkpoint after its sha256 was compared, or a bundle of seeded weights."""
+    provenance = bundle.manifest.provenance
+    if checkpoint is None:
+        if provenance.random_weights is not None:
+            return bundle.path
+        raise InputError(
+            f"the torch reference of {bundle.path} needs the checkpoint it was made from ({provenance.checkpoint})",
+            "Give it with --checkpoint CKPT.",
+        )
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    got = cached_sha256(path)
+    if got != provenance.sha256:
+        raise InputError(
+            f"{path} is not the checkpoint this bundle was made from ({provenance.checkpoint}): sha256 is {got[:12]}…, "
+            f"the manifest says {provenance.sha256[:12]}…"
+        )
+    return path

@@ -1,0 +1,97 @@
+"""OpenVINO on CPU, with an explicit precision hint: its own default may be bf16 on processors that have it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.backends import Backend
+from runtimes.contract import ModelContract
+from runtimes.errors import BackendUnavailable, BundleError
+from runtimes.host import usable_cpus
+from runtimes.runtime import CallGuard, Description, Tensors
+
+_HINTS = {"fp32": "f32"}
+"""Artefact precision -> INFERENCE_PRECISION_HINT."""
+
+
+class OpenVino:
+    """One compiled model and one request; outputs are fresh arrays."""
+
+    reuses_outputs = False
+
+    def __init__(self, compiled: Any, contract: ModelContract, precision: str, threads: int) -> None:
+        self.contract = contract
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._precision = precision
+        self._threads = threads
+        self._guard = CallGuard(contract)
+
+    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run once."""
+        self._guard.check(inputs)
+        self._request.infer(dict(inputs), share_inputs=True)
+        return {
+            spec.name: np.array(self._request.get_tensor(spec.name).data, copy=True) for spec in self.contract.outputs
+        }
+
+    def describe(self) -> Description:
+        """Devices, the hint in force, and node counts by runtime precision from the executable graph."""
+        import openvino
+
+        compiled = self._compiled
+        executed = Counter(
+            str(operation.get_rt_info()["runtimePrecision"].astype(str))
+            for operation in compiled.get_runtime_model().get_ops()
+            if "runtimePrecision" in operation.get_rt_info()
+        )
+        devices = compiled.get_property("EXECUTION_DEVICES")
+        return Description(
+            backend="openvino",
+            precision=self._precision,
+            device=f"CPU ({openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')})",
+            provider=", ".join(devices),
+            threads=self._threads,
+            versions={"openvino": openvino.__version__},
+            executed={
+                "precision_hint": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+                "nodes_by_precision": dict(executed.most_common()),
+            },
+        )
+
+    def close(self) -> None:
+        """Drop the request and the model."""
+        self._guard.close()
+        self._request = self._compiled = None
+
+
+def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> OpenVino:
+    """Read an ONNX file and compile it for the CPU.
+
+    Raises BackendUnavailable when OpenVINO has no CPU plugin here or does not honour the hint, BundleError when it
+    refuses the file.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if "CPU" not in core.available_devices:
+        raise BackendUnavailable(f"OpenVINO {openvino.__version__} has no CPU device here: {core.available_devices}")
+    threads = threads or usable_cpus()
+    hint = _HINTS[precision]
+    config = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    try:
+        compiled = core.compile_model(core.read_model(path), "CPU", config)
+    except RuntimeError as error:
+        raise BundleError(f"OpenVINO refused {path.name}: {str(error).strip().splitlines()[-1][:300]}") from error
+    given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if given != hint:
+        raise BackendUnavailable(f"OpenVINO was asked for {hint} and will compute in {given}")
+    return OpenVino(compiled, contract, precision, threads)
