@@ -1,0 +1,282 @@
+"""Published weights into a network, or an error that says why not.
+
+The usual way, ``load_state_dict(strict=False)`` after cutting a fixed number of characters off every name, leaves a
+network with random weights and no message when the file is wrapped another way. Here nothing is missing silently.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from reference_model.registry import VARIANTS
+from reference_model.unpickle import RESAVE, Ignored, StoredTensor, read_torch_file
+from reference_model.variant import Variant
+from runtimes.errors import CheckpointError
+from runtimes.hashing import sha256_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+"""Keys under which training code puts the state dict."""
+_PREFIXES = ("module.", "pipeline.", "_orig_mod.")
+"""What DataParallel, the Lightning module of the CDM authors and torch.compile put before every name."""
+_SHOWN = 8
+"""Names listed in a message before the rest is only counted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Tensors of a file, as views of it: the file must not be overwritten while they are in use."""
+
+    path: Path
+    """The file."""
+    sha256: str
+    """Hexadecimal, of the whole file."""
+    state_dict: dict[str, Tensor]
+    """Tensors by their names after unwrapping and stripping."""
+    ignored: tuple[str, ...]
+    """Foreign Python names met in a pickle, as it spells them; nothing of them was imported or run."""
+    wrapper: str
+    """How the file wraps its tensors: ``plain``, or such as ``state_dict, prefix 'pipeline.'``."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What came of loading a checkpoint that fits."""
+
+    loaded: int
+    """Tensors the network took."""
+    absent: tuple[str, ...]
+    """Parameters the forward never reads that the file lacks; zeros now."""
+    unexpected: tuple[str, ...]
+    """Names in the file that the network does not have; not used."""
+    converted: dict[str, int]
+    """Tensors converted to the network's dtype, counted by the dtype in the file: ``{"float16": 330}``."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read ``.pt``, ``.pth``, ``.ckpt`` (any ``torch.save``) or ``.safetensors``; told apart by content, not by name.
+
+    Raises CheckpointError when the file is missing, damaged, something else, or holds no tensors.
+    """
+    try:
+        _refuse_what_is_no_checkpoint(path)
+        with path.open("rb") as file:
+            is_safetensors = file.read(9)[8:] == b"{"
+        state, where, ignored = _read_safetensors(path) if is_safetensors else _read_pickled(path)
+        state, stripped = _strip_prefixes(state)
+        wrapper = ", ".join([*where, *(f"prefix '{prefix}'" for prefix in stripped)]) or "plain"
+        return Checkpoint(path, sha256_of(path), state, ignored, wrapper)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def detect_variant(checkpoint: Checkpoint) -> str | None:
+    """Name of the variant whose weights these are, by their shapes; None when of no known one."""
+    shapes = _shapes(checkpoint)
+    return next((name for variant in VARIANTS.values() if (name := variant.detect(shapes))), None)
+
+
+def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) -> LoadReport:
+    """Give the network the checkpoint's tensors themselves (no copy), whatever device it was built on.
+
+    Floating tensors of another dtype are converted to the network's. Raises CheckpointError when the weights are of
+    another variant, a tensor is missing, has another shape, or holds NaN or infinity.
+    """
+    _refuse_other_variant(checkpoint, variant)
+    expected: dict[str, Tensor] = network.state_dict()
+    given = checkpoint.state_dict
+    absent = [name for name in expected if name not in given]
+    missing = [name for name in absent if not any(part in name for part in variant.unused_parameters)]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path} lacks {len(missing)} of {len(expected)} tensors of {variant.name}: {_some(missing)}",
+            "It is incomplete or from other training code. " + RESAVE,
+        )
+    wrong = [name for name in expected if name in given and given[name].shape != expected[name].shape]
+    if wrong:
+        listed = (f"{name} expected {list(expected[name].shape)}, got {list(given[name].shape)}" for name in wrong)
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {variant.name}, {len(wrong)} tensors have another shape: {_some(listed)}",
+            "The network was changed in training; give weights of the published architecture.",
+        )
+
+    converted: Counter[str] = Counter()
+    state: dict[str, Tensor] = {}
+    for name, wanted in expected.items():
+        tensor = given[name] if name in given else torch.zeros(wanted.shape, dtype=wanted.dtype)
+        if tensor.dtype != wanted.dtype:
+            if not (tensor.is_floating_point() and wanted.is_floating_point()):
+                raise CheckpointError(
+                    f"{name} in {checkpoint.path} is {_dtype(tensor)}, expected {_dtype(wanted)}",
+                    "Give weights that were not quantised: float32, float16 or bfloat16.",
+                )
+            converted[_dtype(tensor)] += 1
+            tensor = tensor.to(wanted.dtype)
+        _refuse_non_finite(name, tensor, checkpoint.path)
+        state[name] = tensor
+    network.load_state_dict(state, assign=True)
+    unexpected = tuple(name for name in given if name not in expected)
+    return LoadReport(len(expected) - len(absent), tuple(absent), unexpected, dict(converted))
+
+
+def load_network(path: Path, variant: Variant) -> "tuple[nn.Module, Checkpoint, LoadReport]":
+    """The variant's network with the weights of the file, float32, on the CPU, in evaluation mode, without gradients.
+
+    Weights that are float32 in the file stay in it, memory-mapped. Raises CheckpointError as the two steps do.
+    """
+    checkpoint = read_checkpoint(path)
+    with torch.device("meta"):
+        network = variant.build()
+    if {name for name, _ in network.named_buffers()} - network.state_dict().keys():
+        network = variant.build()  # buffers that no checkpoint holds must be computed, not allocated
+    report = load_into(network, checkpoint, variant)
+    return network.eval().requires_grad_(False), checkpoint, report
+
+
+def _refuse_what_is_no_checkpoint(path: Path) -> None:
+    """Everything that can be told from the name and the first bytes."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint file", "See: cdm-export models")
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
+        raise CheckpointError(
+            f"{path} is a directory; expected one file ({', '.join(_SUFFIXES)})",
+            f"Give one of its files: {_some(files)}" if files else "It holds no such file.",
+        )
+    with path.open("rb") as file:
+        start = file.read(256)
+    size = path.stat().st_size
+    if not start:
+        raise CheckpointError(f"{path} is empty (0 bytes); expected a checkpoint", "Download or copy it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a git-lfs pointer of {size} bytes, not the weights it points to", "Fetch them: git lfs pull"
+        )
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(
+            f"{path} is a web page of {size} bytes, not weights",
+            "Download the file itself; on Hugging Face: hf download REPOSITORY FILE",
+        )
+    if not (start[:2] == b"PK" or start[:1] == b"\x80" or start[8:9] == b"{"):
+        raise CheckpointError(
+            f"{path} is neither a PyTorch file nor safetensors; it begins with {start[:16]!r}",
+            f"Give the trained weights ({', '.join(_SUFFIXES)}).",
+        )
+
+
+_Read = tuple[dict[str, Tensor], list[str], tuple[str, ...]]
+"""Tensors by name, the keys they were wrapped in, foreign Python names."""
+
+
+def _read_safetensors(path: Path) -> _Read:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is a truncated or damaged safetensors file ({path.stat().st_size} bytes): {error}",
+            "Download or copy it again and compare its size with the source.",
+        ) from error
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors", RESAVE)
+    return state, [], ()
+
+
+def _read_pickled(path: Path) -> _Read:
+    file = read_torch_file(path)
+    where: list[str] = []
+    tree = file.tree
+    while wrapper := next((key for key in _WRAPPERS if isinstance(_entries(tree).get(key), dict)), None):
+        where.append(wrapper)
+        tree = tree[wrapper]
+    state = {name: file.tensor(value) for name, value in _entries(tree).items() if isinstance(value, StoredTensor)}
+    if not state:
+        foreign = f"; objects that were not loaded: {_some(file.ignored)}" if file.ignored else ""
+        raise CheckpointError(
+            f"{path} holds no tensors where a state dict has them: {_describe(tree)}{foreign}",
+            "Expected a state dict, or one under " + ", ".join(f"'{key}'" for key in _WRAPPERS) + f". {RESAVE}",
+        )
+    return state, where, file.ignored
+
+
+def _entries(tree: Any) -> dict[str, Any]:
+    """Entries of a mapping with names as keys; nothing for anything else."""
+    return {key: value for key, value in tree.items() if isinstance(key, str)} if isinstance(tree, dict) else {}
+
+
+def _describe(tree: Any) -> str:
+    if isinstance(tree, dict):
+        return f"a mapping with the keys {_some(map(str, tree))}" if tree else "an empty mapping"
+    if isinstance(tree, StoredTensor):
+        return "a single tensor without a name"
+    return "a Python object" if tree is Ignored else f"a {type(tree).__name__}"
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Take off, outermost first, every prefix that most names carry, unless two names would become one.
+
+    Names without it belong to something beside the network (a loss, a metric) and stay as they are.
+    """
+    stripped: list[str] = []
+    while True:
+        prefix = next((prefix for prefix in _PREFIXES if _share(state, prefix) > 0.5), None)
+        bare = {name.removeprefix(prefix or ""): tensor for name, tensor in state.items()}
+        if prefix is None or len(bare) < len(state):
+            return state, stripped
+        state = bare
+        stripped.append(prefix)
+
+
+def _share(state: Mapping[str, Tensor], prefix: str) -> float:
+    return sum(name.startswith(prefix) for name in state) / len(state)
+
+
+def _refuse_other_variant(checkpoint: Checkpoint, variant: Variant) -> None:
+    shapes = _shapes(checkpoint)
+    detected = variant.detect(shapes) or detect_variant(checkpoint)
+    if detected is None:
+        raise CheckpointError(
+            f"{checkpoint.path} is of no known model, expected {variant.name}. "
+            f"Its {len(shapes)} tensors ({checkpoint.wrapper}): {_some(shapes)}",
+            "See: cdm-export models",
+        )
+    if detected != variant.name:
+        raise CheckpointError(
+            f"checkpoint is {detected}, --model says {variant.name} ({checkpoint.path})", f"Use: --model {detected}"
+        )
+
+
+def _refuse_non_finite(name: str, tensor: Tensor, path: Path) -> None:
+    if not tensor.numel() or not tensor.is_floating_point():
+        return
+    low, high = torch.aminmax(tensor)  # NaN goes through both; no temporary of the tensor's size
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise CheckpointError(
+            f"{name} in {path} holds NaN or infinity; expected finite weights",
+            "Training diverged, or the numbers do not fit float32: give another checkpoint.",
+        )
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in checkpoint.state_dict.items()}
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _some(names: Iterable[str]) -> str:
+    """First names, and how many more there are."""
+    listed = list(names)
+    more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
