@@ -1,0 +1,73 @@
+"""Where frames come from: one way for run, verify, export and calibration.
+
+``open_source(text)`` turns what a user typed into a ``FrameSource``; ``frames(source)`` walks through it.
+"""
+
+import difflib
+from pathlib import Path
+
+from runtimes.contract import Size
+from runtimes.errors import InputError
+from runtimes.sources.base import FrameSource, SourceFrame, frames
+from runtimes.sources.depth_check import check_depth
+from runtimes.sources.fit import AtCameraSize, fit_frame
+from runtimes.sources.folder import FolderSource
+from runtimes.sources.frames_json import FramesJsonSource
+from runtimes.sources.images import load_pair, read_color, read_depth, require_scale
+from runtimes.sources.sample import SampleSource, sample_truth
+from runtimes.sources.synthetic import SyntheticSource
+
+__all__ = [
+    "DEFAULT_DEPTH_SCALE",
+    "FrameSource",
+    "SourceFrame",
+    "check_depth",
+    "fit_frame",
+    "frames",
+    "load_pair",
+    "open_source",
+    "read_color",
+    "read_depth",
+    "sample_truth",
+]
+
+DEFAULT_DEPTH_SCALE = 1000.0
+"""Sensor units per metre when nobody says: millimetres."""
+
+_KINDS = "a folder of STEM.color.*/STEM.depth.* pairs, a frames.json, synthetic:N[:SEED], or sample"
+
+
+def open_source(
+    text: str, *, depth_scale: float = DEFAULT_DEPTH_SCALE, camera: Size | None = None, fit: bool = False
+) -> FrameSource:
+    """Source named by ``text``: a folder, a ``frames.json``, ``synthetic:N[:SEED]`` or ``sample``.
+
+    ``depth_scale`` is sensor units per metre for integer depth that does not bring its own scale. With ``camera``,
+    every frame has that size: synthetic frames are rendered at it, the sample is fitted to it, and files of
+    another size are refused, or fitted when ``fit`` is set. Raises InputError for anything it cannot name or open; a
+    single broken frame only raises when it is loaded.
+    """
+    require_scale(depth_scale)
+    if text == "sample":
+        return AtCameraSize(SampleSource(), camera, fit=True) if camera else SampleSource()
+    if text == "synthetic" or text.startswith("synthetic:"):
+        return SyntheticSource.parse(text, camera)
+    source = _from_files(text, depth_scale)
+    return AtCameraSize(source, camera, fit) if camera else source
+
+
+def _from_files(text: str, depth_scale: float) -> FrameSource:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        inside = path / "frames.json"
+        return FramesJsonSource(inside, depth_scale) if inside.is_file() else FolderSource(path, depth_scale)
+    if path.is_file() and path.suffix.lower() == ".json":
+        return FramesJsonSource(path, depth_scale)
+    if path.exists():
+        raise InputError(
+            f"'{text}' is a file, not a source of frames: expected {_KINDS}",
+            "For one colour and depth image use --input COLOUR --depth DEPTH.",
+        )
+    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, ["synthetic:8", "sample", *siblings], n=1, cutoff=0.5)
+    raise InputError(f"no frame source '{text}': expected {_KINDS}", f"Did you mean '{close[0]}'?" if close else "")

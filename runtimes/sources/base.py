@@ -1,0 +1,52 @@
+"""What every frame source gives, and how to walk through one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from runtimes.frame import Frame
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One frame as it came from its source, with the sensor's own numbers beside the metres."""
+
+    name: str
+    """Unique within the source; good as the stem of a file name."""
+    frame: Frame
+    """Colour, and depth in metres."""
+    raw_depth: NDArray[Any] | None = None
+    """[H, W] as stored: integer sensor units, or floating point metres; None when the frame has no depth."""
+    depth_scale: float = 1.0
+    """Metres = ``raw_depth / depth_scale``; 1 when ``raw_depth`` is metres already."""
+
+
+class FrameSource(Protocol):
+    """Frames by index, each loaded when asked for, so that a broken one can be reported and skipped.
+
+    ``for i, name in enumerate(source.names): source.load(i)`` holds one frame in memory at a time, as often as wanted.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the frames in order; known without loading any."""
+
+    @property
+    def description(self) -> str:
+        """What this is, for manifests and messages; holds no path of this machine."""
+
+    @property
+    def unpaired(self) -> tuple[str, ...]:
+        """Files that look like frames but belong to none: worth a warning."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> SourceFrame:
+        """Frame ``names[index]``. Raises InputError when it cannot be used; the others still can."""
+
+
+def frames(source: FrameSource) -> Iterator[SourceFrame]:
+    """Every frame in order, one in memory at a time; the first broken one raises InputError."""
+    return (source.load(index) for index in range(len(source)))

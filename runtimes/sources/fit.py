@@ -1,0 +1,76 @@
+"""Frames at the camera size of a bundle: checked, or cropped and resized on request."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import Size
+from runtimes.errors import InputError
+from runtimes.frame import Frame
+from runtimes.sources.base import FrameSource, SourceFrame
+
+
+class AtCameraSize:
+    """A source whose frames all have the size of ``camera``; others are refused, or fitted when ``fit`` is set."""
+
+    def __init__(self, source: FrameSource, camera: Size, fit: bool) -> None:
+        self._source, self._camera, self._fit = source, camera, fit
+        self.names = source.names
+        self.unpaired = source.unpaired
+        self.description = f"{source.description}, {'fitted to' if fit else 'at'} {camera}"
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def load(self, index: int) -> SourceFrame:
+        """Frame ``names[index]`` at camera size. Raises InputError when it has another size and ``fit`` is off."""
+        loaded = self._source.load(index)
+        if loaded.frame.size == self._camera:
+            return loaded
+        if not self._fit:
+            raise InputError(
+                f"{loaded.name}: the frame is {loaded.frame.size}, expected the camera size {self._camera}",
+                f"Pass --fit to crop and resize, or export a bundle with --camera {loaded.frame.size}.",
+            )
+        return fit_frame(loaded, self._camera)
+
+
+def fit_frame(source_frame: SourceFrame, camera: Size) -> SourceFrame:
+    """Centre crop to the aspect of ``camera``, then resize to it.
+
+    Colour is averaged when shrinking and cubic when growing; depth is nearest, since a mean of two depths is
+    a surface that is not there.
+    """
+    rgb, depth, raw = source_frame.frame.rgb, source_frame.frame.depth, source_frame.raw_depth
+    cropped = rgb[crop(source_frame.frame.size, camera)]
+    shrinking = cropped.shape[0] > camera.height
+    resized = cv2.resize(cropped, camera, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    frame = Frame(
+        rgb=np.asarray(resized, np.uint8),
+        depth=None if depth is None else fit_nearest(depth, camera),
+        captured_at=source_frame.frame.captured_at,
+    )
+    fitted_raw = None if raw is None else fit_nearest(raw, camera)
+    return SourceFrame(source_frame.name, frame, fitted_raw, source_frame.depth_scale)
+
+
+def crop(size: Size, camera: Size) -> tuple[slice, slice]:
+    """Largest centred window of ``size`` with the aspect of ``camera``, as (rows, columns)."""
+    scale = min(size.width / camera.width, size.height / camera.height)
+
+    def centred(length: int, wanted: int) -> slice:
+        kept = min(length, max(1, round(wanted * scale)))
+        start = (length - kept) // 2
+        return slice(start, start + kept)
+
+    return centred(size.height, camera.height), centred(size.width, camera.width)
+
+
+def fit_nearest(image: NDArray[Any], camera: Size) -> NDArray[Any]:
+    """``image`` [H, W] of any type, cropped as ``crop`` does and sampled at pixel centres: no value is invented."""
+    window = image[crop(Size.of(image), camera)]
+    rows = ((np.arange(camera.height) + 0.5) * window.shape[0] / camera.height).astype(np.intp)
+    columns = ((np.arange(camera.width) + 0.5) * window.shape[1] / camera.width).astype(np.intp)
+    return np.asarray(window[rows[:, None], columns])

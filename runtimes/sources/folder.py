@@ -1,0 +1,95 @@
+"""A folder of images as a frame source."""
+
+import re
+from pathlib import Path
+
+from runtimes.errors import InputError
+from runtimes.sources.base import SourceFrame
+from runtimes.sources.images import load_pair
+
+_COLOR = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+_DEPTH = {".png", ".tif", ".tiff", ".npy"}
+
+
+class FolderSource:
+    """Pairs ``STEM.color.*`` with ``STEM.depth.*``; in a folder without such names, ``rgb/`` (or ``color/``) with
+    ``depth/`` by stem. In natural order: ``frame2`` before ``frame10``.
+    """
+
+    def __init__(self, folder: Path, depth_scale: float) -> None:
+        """Looks at names only. Raises InputError when nothing pairs, or two files claim one place."""
+        color, depth = _by_suffix(folder)
+        if not color and not depth:
+            color, depth = _by_subfolder(folder)
+        stems = sorted(color.keys() & depth.keys(), key=natural_key)
+        alone = [color[stem] for stem in color.keys() - depth.keys()]
+        alone += [depth[stem] for stem in depth.keys() - color.keys()]
+        self.unpaired = tuple(sorted((path.relative_to(folder).as_posix() for path in alone), key=natural_key))
+        """Files with a colour or depth name whose counterpart is missing, relative to the folder."""
+        if not stems:
+            raise _nothing_pairs(folder, self.unpaired)
+        self.names = tuple(stems)
+        self.description = f"folder {folder.resolve().name} ({len(stems)} frames)"
+        self._pairs = [(color[stem], depth[stem]) for stem in stems]
+        self._depth_scale = depth_scale
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> SourceFrame:
+        """Frame ``names[index]``. Raises InputError when one of its files cannot be used."""
+        return load_pair(self.names[index], *self._pairs[index], self._depth_scale)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that compares runs of digits as numbers: ``frame2`` before ``frame10``."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def _by_suffix(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    color: dict[str, Path] = {}
+    depth: dict[str, Path] = {}
+    for path in _files(folder):
+        match = re.fullmatch(r"(.+)\.(color|depth)", path.stem, re.IGNORECASE)
+        if not match:
+            continue
+        found, kinds = (color, _COLOR) if match[2].lower() == "color" else (depth, _DEPTH)
+        if path.suffix.lower() in kinds:
+            _add(found, match[1], path)
+    return color, depth
+
+
+def _by_subfolder(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    color: dict[str, Path] = {}
+    depth: dict[str, Path] = {}
+    color_folder = folder / "rgb" if (folder / "rgb").is_dir() else folder / "color"
+    for subfolder, found, kinds in ((color_folder, color, _COLOR), (folder / "depth", depth, _DEPTH)):
+        for path in _files(subfolder) if subfolder.is_dir() else []:
+            if path.suffix.lower() in kinds:
+                _add(found, path.stem, path)
+    return color, depth
+
+
+def _files(folder: Path) -> list[Path]:
+    """Visible files; macOS leaves ``._NAME`` beside every file it copies to a foreign disk."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _add(found: dict[str, Path], stem: str, path: Path) -> None:
+    if stem in found:
+        raise InputError(
+            f"two files claim the same place in frame '{stem}': {found[stem].name} and {path.name}",
+            "Remove one, or list the frames in a frames.json.",
+        )
+    found[stem] = path
+
+
+def _nothing_pairs(folder: Path, unpaired: tuple[str, ...]) -> InputError:
+    shown = ", ".join(unpaired[:6]) + (f" and {len(unpaired) - 6} more" if len(unpaired) > 6 else "")
+    return InputError(
+        f"no frame in {folder}: "
+        + (f"nothing pairs among {shown}" if unpaired else "it holds no file named as a frame"),
+        "Expected STEM.color.png with STEM.depth.png (or .npy), or rgb/ and depth/ with equal stems; "
+        "any other naming can be listed in a frames.json.",
+    )

@@ -1,0 +1,173 @@
+"""A ray-caster of boxes and ellipsoids: colour and exact depth, in numpy.
+
+Camera axes: x right, y down, z forward; lengths in metres. Rays have z = 1, so the ray parameter of a hit *is* its
+depth along the optical axis. Only elementwise arithmetic and square roots, which IEEE 754 fixes to the bit: no BLAS, no
+transcendental function over an array, whose last bit depends on the machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import Size
+
+Vector = tuple[float, float, float]
+Plane = NDArray[Any]
+"""[H, W] or flat float32."""
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A box or an ellipsoid. Seen from within, a box is a room."""
+
+    centre: Vector
+    """World metres."""
+    half: Vector
+    """Half extents along its own axes, metres."""
+    colors: tuple[Vector, Vector]
+    """Linear RGB 0..1 between which the texture varies."""
+    pattern: str = "mottled"
+    """``mottled``, ``checker`` or ``stripes``."""
+    cell: float = 0.1
+    """Size of a texture cell, metres."""
+    axes: NDArray[np.float64] | None = None
+    """[3, 3] rotation from its own axes to the world's; None for none."""
+    round: bool = False
+    """Ellipsoid instead of box."""
+
+
+class Camera(NamedTuple):
+    """A pinhole at the world's origin with its principal point in the image's middle."""
+
+    size: Size
+    focal: float
+    axes: NDArray[np.float64]
+
+    def rays(self) -> list[Plane]:
+        """World x, y, z of the ray through every pixel centre, [H, W] each."""
+        x = (np.arange(self.size.width) + 0.5 - self.size.width / 2) / self.focal
+        y = ((np.arange(self.size.height) + 0.5 - self.size.height / 2) / self.focal)[:, None]
+        return [(row[0] * x + row[1] * y + row[2]).astype(np.float32) for row in self.axes]
+
+
+def render(solids: Sequence[Solid], camera: Camera, light: Vector) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """RGB uint8 [H, W, 3] and depth float32 [H, W] metres, 0 where a ray hits nothing."""
+    rays = camera.rays()
+    depth = np.full(rays[0].shape, np.inf, np.float32)
+    nearest = np.full(rays[0].shape, -1, np.int16)
+    for index, solid in enumerate(solids):
+        hit = _hit(solid, rays)
+        closer = hit < depth
+        depth[closer] = hit[closer]
+        nearest[closer] = index
+    rgb = np.zeros((*depth.shape, 3), np.float32)
+    for index, solid in enumerate(solids):
+        seen = nearest == index
+        if seen.any():
+            rgb[seen] = _shade(solid, [ray[seen] for ray in rays], depth[seen], light)
+    # Square root stands in for the display gamma, 2.2.
+    encoded = np.rint(255 * np.sqrt(np.clip(rgb, 0, 1))).astype(np.uint8)
+    return encoded, np.where(np.isinf(depth), np.float32(0), depth)
+
+
+def _own_axes(solid: Solid, vector: Sequence[Any]) -> list[Any]:
+    """World vector -> the solid's axes."""
+    if solid.axes is None:
+        return list(vector)
+    return [sum(np.float32(solid.axes[i, j]) * vector[i] for i in range(3)) for j in range(3)]
+
+
+def _hit(solid: Solid, rays: list[Plane]) -> Plane:
+    """Depth of the first hit in front of the camera, infinity where there is none."""
+    eye = _own_axes(solid, [np.float32(-c) for c in solid.centre])
+    rays = _own_axes(solid, rays)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near, far = (_cross_ellipsoid if solid.round else _cross_box)(eye, rays, solid.half)
+        hit = np.where(near > 0, near, far)
+        return np.where((near <= far) & (far > 0), hit, np.float32(np.inf))
+
+
+def _cross_box(eye: list[Any], rays: list[Plane], half: Vector) -> tuple[Plane, Plane]:
+    """Depths of entry and exit: the last of the three slabs entered, the first one left."""
+    near: Any = np.float32(-np.inf)
+    far: Any = np.float32(np.inf)
+    for start, ray, extent in zip(eye, rays, half, strict=True):
+        one, other = (-np.float32(extent) - start) / ray, (np.float32(extent) - start) / ray
+        near = np.fmax(near, np.fmin(one, other))
+        far = np.fmin(far, np.fmax(one, other))
+    return near, far
+
+
+def _cross_ellipsoid(eye: list[Any], rays: list[Plane], half: Vector) -> tuple[Plane, Plane]:
+    """Roots of |(eye + t ray) / half| = 1; NaN where the ray passes by, which compares as a miss."""
+    scaled = [(start / np.float32(h), ray / np.float32(h)) for start, ray, h in zip(eye, rays, half, strict=True)]
+    a = sum(ray * ray for _, ray in scaled)
+    b = sum(start * ray for start, ray in scaled)
+    c = sum(start * start for start, _ in scaled) - 1
+    root = np.sqrt(b * b - a * c)
+    return (-b - root) / a, (-b + root) / a
+
+
+def _shade(solid: Solid, rays: list[Plane], depth: Plane, light: Vector) -> Plane:
+    """Lambert shading of textured points, linear RGB [N, 3]: ambient, plus a lamp that fades with distance."""
+    points = [ray * depth for ray in rays]
+    own = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.centre, strict=True)])
+    relative = [p / np.float32(h) for p, h in zip(own, solid.half, strict=True)]
+    if solid.round:
+        normal = [p / np.float32(h) for p, h in zip(relative, solid.half, strict=True)]
+    else:
+        face = np.argmax(np.abs(np.stack(relative)), axis=0)
+        normal = [np.where(face == axis, np.sign(relative[axis]), 0).astype(np.float32) for axis in range(3)]
+    view = _own_axes(solid, rays)
+    lamp = _own_axes(solid, [np.float32(q) - p for q, p in zip(light, points, strict=True)])
+    distance2 = _dot(lamp, lamp)
+    # A face is lit when lamp and eye are on the same side of it.
+    cosine = -np.sign(_dot(normal, view)) * _dot(normal, lamp) / np.sqrt(_dot(normal, normal) * distance2)
+    brightness = 0.22 + 1.1 * np.maximum(cosine, 0) / (1 + 0.12 * distance2)
+    blend = _texture(solid, own)[:, None]
+    first, second = (np.array(color, np.float32) for color in solid.colors)
+    return np.asarray((first + (second - first) * blend) * brightness[:, None])
+
+
+def _dot(one: list[Any], other: list[Any]) -> Any:
+    return sum(p * q for p, q in zip(one, other, strict=True))
+
+
+def _texture(solid: Solid, own: list[Plane]) -> Plane:
+    """Solid texture 0..1: the pattern, with some mottling over it so that no surface is without features."""
+    grain = [p / np.float32(solid.cell) for p in own]
+    mottled = 0.65 * _value_noise(grain) + 0.35 * _value_noise([4 * p for p in grain])
+    if solid.pattern == "mottled":
+        return np.asarray(mottled)
+    # Half a cell off, so that faces through the origin of an axis do not fall on a boundary.
+    axes = grain if solid.pattern == "checker" else grain[:1]
+    parity = sum(np.floor(p + np.float32(0.497)) for p in axes) % 2
+    return np.asarray(0.75 * parity + 0.25 * mottled)
+
+
+def _value_noise(points: list[Plane]) -> Plane:
+    """Smooth noise 0..1 in three dimensions: random values on the integer lattice, blended between."""
+    cells = [np.floor(p) for p in points]
+    inside = [p - c for p, c in zip(points, cells, strict=True)]
+    eased = [t * t * (3 - 2 * t) for t in inside]
+    lattice = [c.astype(np.int32).astype(np.uint32) for c in cells]
+    total: Any = np.float32(0)
+    for corner in range(8):
+        steps = [corner >> axis & 1 for axis in range(3)]
+        weight = np.float32(1)
+        for step, t in zip(steps, eased, strict=True):
+            weight = weight * (t if step else 1 - t)
+        total = total + weight * _hash([q + np.uint32(step) for q, step in zip(lattice, steps, strict=True)])
+    return np.asarray(total)
+
+
+def _hash(lattice: list[NDArray[np.uint32]]) -> Plane:
+    """A value 0..1 for every lattice point: multiply by large odd numbers, mix high bits into low ones."""
+    x, y, z = lattice
+    mixed = x * np.uint32(0x9E3779B1) ^ y * np.uint32(0x85EBCA77) ^ z * np.uint32(0xC2B2AE3D)
+    mixed = (mixed ^ mixed >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
+    mixed = (mixed ^ mixed >> np.uint32(12)) * np.uint32(0x297A2D39)
+    return np.asarray((mixed >> np.uint32(8)).astype(np.float32) * np.float32(2**-24))
