@@ -60,6 +60,17 @@ class LoadReport:
     converted: dict[str, int]
     """Tensors converted to the network's dtype, counted by the dtype in the file: ``{"float16": 330}``."""
 
+    def notes(self) -> list[str]:
+        """What a person should know, one sentence each; empty when the file fitted without remark."""
+        notes = []
+        if self.unexpected:
+            notes.append(f"{len(self.unexpected)} tensor(s) of the file are not used: {_some(self.unexpected)}")
+        if self.absent:
+            notes.append(f"{len(self.absent)} tensor(s) the network never reads are absent: {_some(self.absent)}")
+        for dtype, count in self.converted.items():
+            notes.append(f"{count} tensor(s) were {dtype} in the file and are now float32")
+        return notes
+
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read ``.pt``, ``.pth``, ``.ckpt`` (any ``torch.save``) or ``.safetensors``; told apart by content, not by name.

@@ -12,22 +12,11 @@ from torch import Tensor, nn
 
 from reference_model.config import ChannelOrder
 from reference_model.variant import Variant
-from runtimes.contract import Record
+from runtimes.bundle import RandomWeights
 from runtimes.errors import CheckpointError
 
 _LOW, _HIGH = 1 / 4.0, 1 / 0.5
 """Inverse depth, 1/m, that the 1st and 99th percentile are brought to."""
-
-
-class RandomWeights(Record):
-    """Enough to make the same weights again."""
-
-    seed: int
-    """Seed of the generator."""
-    scale: float
-    """Factor applied to the last convolution's weight and bias."""
-    shift: float
-    """Added to its bias afterwards, 1/m."""
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reference_model.checkpoint import load_network
-from reference_model.random_weights import RandomWeights, rebuild, state_dict_sha256
+from reference_model.random_weights import rebuild, state_dict_sha256
 from reference_model.reference import exact_float32, run_reference
 from reference_model.registry import get_variant
 from runtimes.backends import Backend
@@ -29,7 +29,7 @@ class TorchRuntime:
         if path.is_dir():
             provenance = Bundle.open(path).manifest.provenance
             assert provenance.random_weights is not None
-            network = rebuild(variant, RandomWeights(**provenance.random_weights.model_dump()))
+            network = rebuild(variant, provenance.random_weights)
             if state_dict_sha256(network) != provenance.sha256:
                 raise CheckpointError(
                     f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than "

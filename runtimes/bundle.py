@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from runtimes.contract import ModelContract, Record
+from runtimes.contract import ModelContract, Precision, Record
 from runtimes.errors import BundleError
 from runtimes.hashing import cached_sha256
 
 SCHEMA_VERSION = 1
+"""Of the manifest; a bundle of another version is refused."""
 MANIFEST = "manifest.json"
 
 
@@ -92,7 +93,7 @@ class Artefact(Record):
     """``format/precision``, unique in the bundle."""
     format: Literal["onnx"]
     """File format; decides which backends can run it."""
-    precision: Literal["fp32"]
+    precision: Precision
     """Precision of the graph and name of its gate."""
     opset: int
     """ONNX operator set."""
@@ -114,15 +115,15 @@ class Artefact(Record):
         return next((verdict for verdict in self.verdicts if verdict.backend == backend), None)
 
 
-class RandomWeightsRecord(Record):
-    """Seeded weights instead of a checkpoint: plumbing, not depth."""
+class RandomWeights(Record):
+    """Seeded weights instead of a checkpoint: enough to make the same ones again."""
 
     seed: int
     """Seed of the generator."""
     scale: float
-    """Factor on the last convolution."""
+    """Factor applied to the last convolution's weight and bias."""
     shift: float
-    """Added to its bias, 1/m."""
+    """Added to its bias afterwards, 1/m."""
 
 
 class Provenance(Record):
@@ -132,7 +133,7 @@ class Provenance(Record):
     """File name of the checkpoint; None for seeded random weights."""
     sha256: str
     """Of the checkpoint file, or of the state dict of random weights."""
-    random_weights: RandomWeightsRecord | None
+    random_weights: RandomWeights | None
     """How to make random weights again."""
     licence: str
     """Note on the weights' licence; may be empty."""

@@ -16,6 +16,9 @@ from runtimes.errors import InputError
 DEFAULT_FAR = 25.0
 """Metres. A pixel farther than this is invalid; the reference implementation's widest clip."""
 
+Precision = Literal["fp32", "fp16", "tf32", "bf16", "int8"]
+"""Precision of an artefact, and name of the gate it has to pass."""
+
 
 class Size(NamedTuple):
     """Image size in pixels; printed and parsed as ``WIDTHxHEIGHT``."""

@@ -10,7 +10,7 @@ from runtimes.pipeline import DepthPipeline
 from runtimes.selection import Choice, choose
 
 
-def open(  # noqa: A001 - the public name is cdm_export.open
+def open(
     bundle: str | Path,
     backend: str = "auto",
     precision: str = "auto",

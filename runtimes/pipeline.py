@@ -41,9 +41,7 @@ class DepthPipeline:
             health=Health(
                 non_finite_share=float(1 - np.isfinite(raw).mean()),
                 valid_share=float(valid.mean()),
-                sensor_share=None
-                if frame.depth is None
-                else float(usable(frame.depth, self.contract.max_depth).mean()),
+                sensor_share=sensor_share,
                 age=None if frame.captured_at is None else time.monotonic() - frame.captured_at,
             ),
         )

@@ -1,4 +1,4 @@
-"""What a device learnt about a bundle: verdicts and latencies, beside the bundle or in the cache, never inside it.
+"""What a device learnt about a bundle: verdicts and latencies. What was published is never touched.
 
 One small JSON file per backend and precision, in ``engines/<backend>-<version>-<host>/``; in the cache when the bundle
 cannot be written. Found by scanning, believed only for the very artefact and host they were made with.
@@ -58,7 +58,7 @@ def save(bundle: Bundle, local: LocalVerdict) -> Path:
 
 def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
     """Verdicts made on this host for artefacts as they are now, newest first come, by (backend, precision)."""
-    current = {artefact.precision: main_sha256(artefact) for artefact in bundle.manifest.artefacts}
+    current: dict[str, str] = {artefact.precision: main_sha256(artefact) for artefact in bundle.manifest.artefacts}
     host = fingerprint()
     files = [file for place in _folders(bundle) for file in place.glob("*/verdict-*.json")]
     verdicts: dict[tuple[str, str], LocalVerdict] = {}

@@ -19,7 +19,6 @@ from runtimes.backends import get_backend, load_runtime
 from runtimes.contract import ModelContract, Record
 from runtimes.errors import BackendUnavailable, CdmExportError
 from runtimes.measure import Measurement, measure
-from runtimes.runtime import Description
 
 
 class Job(Record):

@@ -36,7 +36,8 @@ class ClosedFormPairFusion(nn.Module):
 
         def to_colour(tokens: Tensor) -> Tensor:
             """Weight of the colour value in this token's result, per head: [B, T, heads, 1]."""
-            return (self.query(tokens).reshape(by_head) * key_difference).sum(dim=-1, keepdim=True).sigmoid()
+            score: Tensor = (self.query(tokens).reshape(by_head) * key_difference).sum(dim=-1, keepdim=True)
+            return score.sigmoid()
 
         share = to_colour(colour) + to_colour(depth)
         value_colour, value_depth = self.value(colour).reshape(by_head), self.value(depth).reshape(by_head)

@@ -1,0 +1,100 @@
+"""One backend over reference frames, in a process of its own, compared frame by frame."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdm_export.golden import load_reference, raw_frame
+from cdm_export.parity import FrameParity, compare, compare_inputs, summarise
+from cdm_export.progress import Progress
+from runtimes.bundle import Verdict
+from runtimes.contract import ModelContract, Record
+from runtimes.measure import Measurement
+from runtimes.processing import preprocess
+from runtimes.worker import Job, run_job
+
+
+class BackendParity(Record):
+    """A backend's account of itself and its parity."""
+
+    backend: str
+    """Name."""
+    precision: str
+    """Precision of the artefact, and of the gate."""
+    description: dict[str, Any]
+    """``Runtime.describe()`` in the process that ran."""
+    verdict: Verdict
+    """Worst of all frames."""
+    frames: tuple[FrameParity, ...]
+    """One by one."""
+    latency: Measurement | None
+    """Inference only, ms; None when not asked for."""
+
+
+@dataclass(frozen=True)
+class ReferenceFrame:
+    """Where a reference frame lies."""
+
+    name: str
+    """Name of the frame."""
+    path: Path
+    """npz of ``golden.save_reference``."""
+
+
+def check_backend(
+    backend: str,
+    artefact: Path,
+    contract: ModelContract,
+    precision: str,
+    references: list[ReferenceFrame],
+    reference: str,
+    progress: Progress,
+    *,
+    threads: int = 0,
+    timed: bool = False,
+    keep: Path | None = None,
+) -> BackendParity:
+    """Run every reference frame and compare.
+
+    ``reference`` says in words what the frames were made with. ``keep``: folder that takes the raw outputs, named
+    ``BACKEND-INDEX.npy``. Raises what the backend raises; a gate that fails is not an error here but a verdict.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
+        folder = Path(temporary)
+        outputs = [(keep or folder) / f"{backend}-{index}.npy" for index in range(len(references))]
+        progress.stage(f"{backend} {precision}: parity on {len(references)} frame(s)", len(references))
+        job = Job(
+            backend=backend,
+            path=str(artefact),
+            contract=contract,
+            precision=precision,
+            threads=threads,
+            frames=tuple(str(item.path) for item in references),
+            outputs=tuple(str(output) for output in outputs),
+            timed=timed,
+        )
+        outcome = run_job(job, folder, lambda index: progress.step())
+        frames = tuple(
+            _compare_frame(item, np.load(output, allow_pickle=False), contract, precision)
+            for item, output in zip(references, outputs, strict=True)
+        )
+    return BackendParity(
+        backend=backend,
+        precision=precision,
+        description=outcome.description,
+        verdict=summarise(backend, list(frames), reference),
+        frames=frames,
+        latency=outcome.latency,
+    )
+
+
+def _compare_frame(
+    item: ReferenceFrame, candidate: "np.ndarray[Any, Any]", contract: ModelContract, precision: str
+) -> FrameParity:
+    arrays = load_reference(item.path)
+    stored = {spec.name: arrays[spec.name] for spec in contract.inputs}
+    preprocessing = compare_inputs(stored, preprocess(raw_frame(arrays), contract))
+    return compare(item.name, arrays["raw_output"], candidate, contract, precision, preprocessing)

@@ -1,0 +1,47 @@
+"""``cdm-export demo``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdm_export.cli.console import print_json, progress
+from cdm_export.cli.options import Json, Quiet
+from runtimes.errors import InputError
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bundle and the pictures.")] = Path(
+        "demo_output"
+    ),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job on an embedded default: export, verify, refine a real frame."""
+    try:
+        from cdm_export.demo import run_demo
+        from cdm_export.refine import RANDOM_WARNING
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the demo exports a model, which needs the package '{error.name}'",
+            "Add it with: pip install 'cdm-export[export,cpu]'",
+        ) from error
+    with progress(not quiet and not as_json) as shown:
+        demo = run_demo(out, shown)
+    if as_json:
+        print_json(
+            {
+                "bundle": str(demo.bundle.path),
+                "parity": [parity.verdict.model_dump(mode="json") for parity in demo.parities],
+                "choice": str(demo.choice),
+                "frame": demo.refined.to_json(),
+                "warning": RANDOM_WARNING,
+            }
+        )
+    elif not quiet:
+        print(RANDOM_WARNING)
+        for parity in demo.parities:
+            print(f"{parity.backend} {parity.precision}: {parity.verdict}")
+        print(f"ran {demo.choice} in {demo.refined.result.timing.total:.0f} ms")
+        for path in demo.refined.files:
+            print(f"  {path}")

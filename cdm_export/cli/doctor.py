@@ -1,0 +1,28 @@
+"""``cdm-export doctor``."""
+
+from cdm_export.cli.console import print_json
+from cdm_export.cli.options import Json
+
+_MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]not here[/]", "problem": "[bold red]problem[/]"}
+
+
+def command(as_json: Json = False) -> None:
+    """What this machine can build and run, and the exact command that adds the rest."""
+    from cdm_export.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        detail = escape(finding.detail) + (f"\n[cyan]{escape(finding.command)}[/]" if finding.command else "")
+        table.add_row(finding.subject, _MARKS[finding.status], detail)
+    Console(highlight=False).print(table)

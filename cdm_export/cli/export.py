@@ -1,0 +1,106 @@
+"""``cdm-export export``."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cdm_export.cli.console import print_json, progress
+from cdm_export.cli.options import DepthScale, Fit, Json, Quiet
+from runtimes.contract import Size
+from runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from cdm_export.backend_parity import BackendParity
+    from runtimes.bundle import Bundle
+
+
+class ChannelOrderChoice(str, Enum):
+    """Plane order the weights are run with."""
+
+    bgr = "bgr"
+    rgb = "rgb"
+
+
+def command(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth, .ckpt or .safetensors")
+    ] = None,
+    *,
+    camera: Annotated[str, typer.Option("--camera", help="Size of the camera's frames, e.g. 640x480.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle to make, e.g. d435.bundle.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="See cdm-export models; read off the checkpoint when not given.")
+    ] = None,
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", metavar="SEED", min=0, help="Seeded weights, no checkpoint.")
+    ] = None,
+    input_size: Annotated[int, typer.Option("--input-size", help="Lower bound of the network's sides, pixels.")] = 518,
+    target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx.")] = "onnx",
+    precision: Annotated[str, typer.Option("--precision", help="Comma-separated: fp32.")] = "fp32",
+    frames: Annotated[
+        str, typer.Option("--frames", help="Frames to verify on: folder, frames.json, synthetic:N[:SEED] or sample.")
+    ] = "sample",
+    depth_scale: DepthScale = 1000.0,
+    fit: Fit = False,
+    channel_order: Annotated[
+        ChannelOrderChoice,
+        typer.Option("--channel-order", help="bgr: as the reference runs its weights; rgb: without its swap."),
+    ] = ChannelOrderChoice.bgr,
+    max_depth: Annotated[float, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")] = 6.0,
+    far: Annotated[float, typer.Option("--far", help="Metres; refined depth beyond is invalid.")] = 25.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle, atomically.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Checkpoint -> verified bundle. Nothing is published unless every parity gate passes."""
+    _only("--target", target, "onnx")
+    _only("--precision", precision, "fp32")
+    size = Size.parse(camera)
+    try:
+        from cdm_export.export import ExportRequest, export_bundle
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"exporting needs the package '{error.name}', which is not installed here",
+            "Add it with: pip install 'cdm-export[export,cpu]'",
+        ) from error
+    request = ExportRequest(
+        out=out,
+        camera=size,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        model=model,
+        frames=frames,
+        depth_scale=depth_scale,
+        fit=fit,
+        input_size=input_size,
+        channel_order=channel_order.value,
+        max_depth=max_depth,
+        far=far,
+        overwrite=overwrite,
+    )
+    with progress(not quiet) as shown:
+        bundle, parities = export_bundle(request, shown)
+    if as_json:
+        print_json(_summary(bundle, parities))
+    elif not quiet:
+        for parity in parities:
+            print(f"{parity.backend} {parity.precision}: {parity.verdict}")
+        print(f"published {bundle.path}")
+        print(f"next: cdm-export run {bundle.path} --input RGB --depth DEPTH -o refined.npy")
+
+
+def _only(option: str, given: str, supported: str) -> None:
+    unknown = [name for name in given.split(",") if name.strip() != supported]
+    if unknown:
+        raise InputError(f"{option}: '{unknown[0]}' cannot be exported by this version; it exports {supported}")
+
+
+def _summary(bundle: "Bundle", parities: "list[BackendParity]") -> dict[str, object]:
+    return {
+        "bundle": str(bundle.path),
+        "model": bundle.manifest.contract.model,
+        "network": str(Size(*bundle.manifest.contract.network)),
+        "parity": [parity.verdict.model_dump(mode="json") for parity in parities],
+    }

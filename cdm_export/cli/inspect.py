@@ -1,0 +1,81 @@
+"""``cdm-export inspect``."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cdm_export.cli.console import print_json
+from cdm_export.cli.options import BundleArgument, Json
+
+
+def command(
+    bundle: BundleArgument,
+    full: Annotated[bool, typer.Option("--full", help="Check the sha256 of every file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What is inside a bundle: contract, artefacts, verdicts, provenance; nothing is run."""
+    from runtimes import sidecar
+    from runtimes.bundle import Bundle
+    from runtimes.contract import Size
+
+    opened = Bundle.open(bundle, full=full)
+    manifest = opened.manifest
+    here = sidecar.load(opened)
+    if as_json:
+        print_json(
+            {
+                "identity": opened.identity,
+                "integrity": _integrity(full),
+                "manifest": manifest.model_dump(mode="json"),
+                "verified_here": [local.model_dump(mode="json") for local in here.values()],
+            }
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    contract, provenance = manifest.contract, manifest.provenance
+    console = Console(highlight=False)
+    rows: list[tuple[str, Any]] = [
+        ("bundle", f"{bundle} (identity {opened.identity}, schema {manifest.schema_version})"),
+        ("integrity", _integrity(full)),
+        ("made", f"{manifest.created} by {manifest.producer}"),
+        ("model", f"{contract.model}, {contract.semantics.value} in {contract.semantics.unit or 'no unit'}"),
+        ("camera", f"{Size(*contract.camera)}, network {Size(*contract.network)}"),
+        ("sensor depth", f"up to {contract.max_depth:g} m; refined depth valid up to {contract.far:g} m"),
+        ("channel order", f"{contract.channel_order} inside the weights; the boundary is RGB"),
+        ("weights", _weights(provenance)),
+        ("licence", provenance.licence or "no note"),
+        ("golden frames", ", ".join(golden.name for golden in manifest.golden)),
+    ]
+    overview = Table(box=None, show_header=False, pad_edge=False)
+    overview.add_column(style="bold", no_wrap=True)
+    overview.add_column(overflow="fold")
+    for row in rows:
+        overview.add_row(*row)
+    console.print(overview)
+    for spec in (*contract.inputs, *contract.outputs):
+        console.print(f"  {spec.name}: {spec.dtype} {list(spec.shape)}, {spec.unit}", markup=False)
+    for artefact in manifest.artefacts:
+        size = sum(record.size for record in artefact.files) / 1e6
+        producers = ", ".join(f"{name} {version}" for name, version in artefact.producers.items())
+        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, opset {artefact.opset}, {size:,.1f} MB")
+        console.print(f"  made with {producers}", markup=False)
+        rewrites = ", ".join(f"{name} ({count})" for name, count in artefact.rewrites.items())
+        console.print(f"  exact rewrites: {rewrites}", markup=False)
+        for verdict in artefact.verdicts:
+            console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
+    for local in here.values():
+        latency = f", {local.p50_ms:.0f} ms" if local.p50_ms is not None else ""
+        console.print(f"  {local.backend} {local.precision}: {local.verdict} on this machine{latency}", markup=False)
+
+
+def _integrity(full: bool) -> str:
+    return "sha256 of every file checked" if full else "sizes of all files checked; --full checks every sha256"
+
+
+def _weights(provenance: Any) -> str:
+    if provenance.random_weights is not None:
+        seed = provenance.random_weights.seed
+        return f"seeded random weights (seed {seed}): the depth means nothing; sha256 {provenance.sha256[:16]}…"
+    return f"{provenance.checkpoint}, sha256 {provenance.sha256[:16]}…"

@@ -1,0 +1,17 @@
+"""Options that several commands share, each defined once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle made by cdm-export export.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Fit = Annotated[bool, typer.Option("--fit", help="Crop and resize frames of another size to the bundle's.")]
+DepthScale = Annotated[float, typer.Option("--depth-scale", help="Sensor units per metre; 1000 for millimetres.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0 for all usable processors.")]
+BackendName = Annotated[str, typer.Option("--backend", help="torch, openvino, onnxruntime, onnxruntime-cuda, or auto.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option("--checkpoint", help="Checkpoint the bundle was made from, for the PyTorch reference.")
+]

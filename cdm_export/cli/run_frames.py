@@ -1,0 +1,118 @@
+"""``cdm-export run``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cdm_export.cli.console import print_json, progress
+from cdm_export.cli.options import BackendName, BundleArgument, CheckpointOption, DepthScale, Fit, Json, Quiet, Threads
+from runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from runtimes.contract import ModelContract
+    from runtimes.sources import FrameSource
+
+
+def command(
+    bundle: BundleArgument,
+    *,
+    source: Annotated[
+        str,
+        typer.Option("--input", "--rgb-image", help="Colour image; or a folder, frames.json, synthetic:N, sample."),
+    ],
+    depth: Annotated[
+        Path | None, typer.Option("--depth", "--depth-image", help="Depth image (16-bit PNG, or .npy in metres).")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", "--output", help=".npy (metres), .png (16-bit mm), or a folder for all.")
+    ],
+    backend: BackendName = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or auto.")] = "auto",
+    depth_scale: DepthScale = 1000.0,
+    max_depth: Annotated[
+        float | None, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")
+    ] = None,
+    far: Annotated[float | None, typer.Option("--far", help="Metres; refined depth beyond is invalid.")] = None,
+    fit: Fit = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad frame of a folder.")] = False,
+    checkpoint: CheckpointOption = None,
+    threads: Threads = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Refine one frame or a folder of frames: metres, 16-bit millimetres and a picture."""
+    from cdm_export.refine import RANDOM_WARNING, check_output, refine_source
+    from runtimes.bundle import Bundle
+    from runtimes.opening import open_choice
+    from runtimes.selection import choose
+
+    opened = Bundle.open(bundle)
+    choice = choose(opened, backend, precision)
+    frames = _source(source, depth, depth_scale, opened.manifest.contract, fit)
+    inputs = [path for path in (Path(source), depth) if path is not None]
+    check_output(out, inputs, many=len(frames) > 1)
+    warning = RANDOM_WARNING if opened.manifest.provenance.random_weights else ""
+    bad: dict[str, str] = {}
+    refined = []
+    with progress(not quiet and not as_json) as shown:
+        shown.stage(f"opening with {choice}")
+        with open_choice(
+            opened, choice, threads=threads, max_depth=max_depth, far=far, checkpoint=checkpoint
+        ) as pipeline:
+            if warning:
+                shown.note(warning)
+            for unpaired in frames.unpaired:
+                shown.note(f"{unpaired} has no partner and is left out")
+            shown.stage(f"refining {len(frames)} frame(s)", len(frames))
+
+            def on_bad(name: str, error: InputError) -> None:
+                bad[name] = error.message
+                shown.note(f"skipped: {error}")
+                shown.step()
+
+            single = len(frames) == 1
+            for item in refine_source(
+                pipeline, frames, out, str(choice), warning, strict=strict or single, on_bad=on_bad
+            ):
+                refined.append(item)
+                for text in item.warnings:
+                    shown.note(text)
+                shown.step()
+            description = pipeline.describe()
+    if as_json:
+        print_json(
+            {
+                "backend": vars(description),
+                "choice": str(choice),
+                "parity": choice.verdict.model_dump(mode="json") if choice.verdict else None,
+                "frames": [item.to_json() for item in refined],
+                "skipped": bad,
+            }
+        )
+    elif not quiet:
+        print(str(choice))
+        for item in refined:
+            timing, health = item.result.timing, item.result.health
+            print(
+                f"{item.name}: {health.valid_share:.1%} valid, {timing.total:.0f} ms -> "
+                + ", ".join(map(str, item.files))
+            )
+    if bad:
+        raise InputError(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}")
+
+
+def _source(source: str, depth: Path | None, depth_scale: float, contract: "ModelContract", fit: bool) -> "FrameSource":
+    from runtimes.contract import Size
+    from runtimes.sources import open_source
+    from runtimes.sources.single import SingleSource
+
+    camera = Size(*contract.camera)
+    if depth is not None or (Path(source).is_file() and Path(source).suffix.lower() != ".json"):
+        if depth is None:
+            raise InputError(
+                f"{contract.model} refines sensor depth: {source} has no depth image beside it",
+                "Give it with --depth DEPTH.",
+            )
+        return SingleSource.open(Path(source), depth, depth_scale, camera, fit)
+    return open_source(source, depth_scale=depth_scale, camera=camera, fit=fit)

@@ -1,0 +1,303 @@
+"""Checkpoint -> verified bundle.
+
+In this order, because the rewrites destroy the reference and the large model must exist only once: reference outputs,
+rewrites in place, ONNX, model freed, each backend verified in its own process, report, rename.
+"""
+
+import gc
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import cdm_export
+from cdm_export import publish
+from cdm_export.backend_parity import BackendParity, ReferenceFrame, check_backend
+from cdm_export.gates import GATES
+from cdm_export.golden import load_reference, save_frame, save_output
+from cdm_export.onnx_export import OPSET, export_onnx
+from cdm_export.pictures import error_picture, write_png
+from cdm_export.progress import Progress
+from reference_model.config import PATCH, ChannelOrder
+from reference_model.registry import get_variant
+from reference_model.variant import Variant
+from runtimes.backends import BACKENDS
+from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State
+from runtimes.cache import cache_dir, write_atomically
+from runtimes.contract import DEFAULT_FAR, ModelContract, Precision, Size
+from runtimes.errors import BackendUnavailable, CheckpointError, InputError, ParityError
+from runtimes.processing import postprocess, preprocess
+from runtimes.sources import FrameSource, open_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISION: Precision = "fp32"
+_GOLDEN_FRAMES = 4
+"""Reference frames kept in the bundle; all frames are verified."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export; defaults are the reference implementation's."""
+
+    out: Path
+    """Bundle to make."""
+    camera: Size
+    """Size of the camera's frames."""
+    checkpoint: Path | None = None
+    """Checkpoint file; or ``random_weights``."""
+    random_weights: int | None = None
+    """Seed of random weights; or ``checkpoint``."""
+    model: str | None = None
+    """Registry name; None to read it off the checkpoint."""
+    frames: str = "sample"
+    """Source of the frames parity is measured on."""
+    depth_scale: float = 1000.0
+    """Sensor units per metre of those frames."""
+    fit: bool = False
+    """Crop and resize frames of another size."""
+    input_size: int = 518
+    """Lower bound of the network's sides, pixels."""
+    channel_order: ChannelOrder = "bgr"
+    """``bgr`` as the reference implementation runs its weights; ``rgb`` without its channel swap."""
+    max_depth: float = 6.0
+    """Metres; sensor readings beyond are missing."""
+    far: float = DEFAULT_FAR
+    """Metres; refined depth beyond is invalid."""
+    overwrite: bool = False
+    """Replace an existing bundle."""
+
+
+def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, list[BackendParity]]:
+    """Make, verify and publish a bundle.
+
+    Raises InputError, CheckpointError (bad input), BackendUnavailable (no backend to verify with) and ParityError (a
+    gate failed or was inconclusive); then nothing is published, and the report lies in the cache.
+    """
+    publish.check_target(request.out, request.overwrite)
+    backends = [name for name, backend in BACKENDS.items() if _verifies(name) and backend.installed]
+    if not backends:
+        raise BackendUnavailable(
+            "no backend is installed to verify the export with", "Add them: pip install 'cdm-export[cpu]'"
+        )
+    _check_numbers(request)
+    source = open_source(request.frames, depth_scale=request.depth_scale, camera=request.camera, fit=request.fit)
+    _check_source(source, request)
+    with publish.staging(request.out) as folder:
+        made = _make_onnx(request, source, folder, progress)
+        contract, references = made.contract, made.references
+        main = folder / "onnx" / f"{PRECISION}.onnx"
+        outputs = folder / "outputs"
+        outputs.mkdir()
+        parities = [
+            check_backend(name, main, contract, PRECISION, references, "eager float32 PyTorch", progress, keep=outputs)
+            for name in backends
+        ]
+        progress.stage("report")
+        reports = folder / "reports"
+        _write_reports(reports, parities, references, outputs, contract)
+        _gate(parities, reports, request)
+        manifest = Manifest(
+            schema_version=1,
+            name=request.out.name,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            producer=f"cdm-export {cdm_export.__version__}",
+            contract=contract,
+            provenance=made.provenance,
+            artefacts=(
+                Artefact(
+                    name=f"onnx/{PRECISION}",
+                    format="onnx",
+                    precision=PRECISION,
+                    opset=OPSET,
+                    main=f"onnx/{PRECISION}.onnx",
+                    files=tuple(publish.record(folder, path) for path in sorted((folder / "onnx").iterdir())),
+                    producers=made.versions,
+                    rewrites=made.rewrites,
+                    state=State.PUBLISHED,
+                    verdicts=tuple(parity.verdict for parity in parities),
+                ),
+            ),
+            golden=tuple(
+                Golden(name=reference.name, file=publish.record(folder, reference.path))
+                for reference in references[:_GOLDEN_FRAMES]
+            ),
+            reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
+        )
+        for surplus in (*outputs.iterdir(), *(reference.path for reference in references[_GOLDEN_FRAMES:])):
+            surplus.unlink()
+        outputs.rmdir()
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        publish.publish(folder, request.out)
+    return Bundle.open(request.out), parities
+
+
+def _verifies(name: str) -> bool:
+    """Backends that verify an ONNX artefact on the exporting machine: those that run on any CPU."""
+    backend = BACKENDS[name]
+    return backend.format == "onnx" and backend.device == "cpu"
+
+
+def _check_numbers(request: ExportRequest) -> None:
+    if (request.checkpoint is None) == (request.random_weights is None):
+        raise InputError("give either a checkpoint or --random-weights SEED")
+    if not 14 <= request.input_size <= 4096:
+        raise InputError(f"--input-size must be from 14 to 4096 pixels, got {request.input_size}")
+    for name, value in (("--max-depth", request.max_depth), ("--far", request.far)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"{name} must be a positive number of metres, got {value}")
+    if request.checkpoint is None and request.model is None:
+        raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
+    if request.checkpoint is not None and not request.checkpoint.exists():
+        raise CheckpointError(f"{request.checkpoint}: no such file")
+
+
+def _check_source(source: FrameSource, request: ExportRequest) -> None:
+    if len(source) == 0:
+        raise InputError(f"'{request.frames}' holds no frames: parity needs at least one")
+    source.load(0)
+
+
+@dataclass(frozen=True)
+class _Made:
+    contract: ModelContract
+    provenance: Provenance
+    references: list[ReferenceFrame]
+    rewrites: dict[str, int]
+    versions: dict[str, str]
+
+
+def _make_onnx(request: ExportRequest, source: FrameSource, folder: Path, progress: Progress) -> _Made:
+    """Everything that needs PyTorch; when it returns the model is gone."""
+    from cdm_export.transforms import specialise
+    from reference_model.reference import exact_float32, run_reference
+
+    exact_float32()
+    variant, network, provenance = _load(request, source, progress)
+    contract = _contract(request, variant)
+    boundary = variant.on_boundary(network, request.channel_order).eval()
+    if contract.network != request.camera and request.input_size % PATCH:
+        progress.note(
+            f"--input-size {request.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
+            "rounded as the reference does"
+        )
+    progress.stage(f"reference: eager PyTorch at {contract.network}", len(source))
+    references = []
+    (folder / "golden").mkdir()
+    for index, name in enumerate(source.names):
+        frame = source.load(index)
+        inputs = preprocess(frame.frame, contract)
+        raw = run_reference(boundary, contract, inputs)[contract.outputs[0].name]
+        path = folder / "golden" / f"{index:03d}.npz"
+        save_frame(path, frame, inputs)
+        save_output(path, path, contract, raw)
+        references.append(ReferenceFrame(name, path))
+        progress.step()
+    progress.stage("export to ONNX")
+    rewrites = specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
+    versions = export_onnx(boundary, contract, folder / "onnx" / f"{PRECISION}.onnx")
+    del network, boundary
+    gc.collect()
+    return _Made(contract, provenance, references, rewrites, versions)
+
+
+def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
+    return variant.contract(
+        variant.name, request.camera, request.input_size, request.channel_order, request.max_depth, request.far
+    )
+
+
+def _load(request: ExportRequest, source: FrameSource, progress: Progress) -> "tuple[Variant, nn.Module, Provenance]":
+    from reference_model.checkpoint import detect_variant, load_network, read_checkpoint
+    from reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
+
+    if request.random_weights is not None:
+        assert request.model is not None
+        import torch
+
+        variant = get_variant(request.model)
+        progress.stage(f"seeded random weights for {variant.name}")
+        progress.note(
+            f"random weights (seed {request.random_weights}), range-calibrated to 0.5-4 m: they prove the plumbing, "
+            "the depth means nothing"
+        )
+        network = seeded_network(variant, request.random_weights)
+        contract = _contract(request, variant)
+        inputs = preprocess(source.load(0).frame, contract)
+        tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in contract.inputs)
+        weights = calibrate_range(network, variant, request.channel_order, tensors, request.random_weights)
+        identity = state_dict_sha256(network)
+        return variant, network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, licence="")
+    assert request.checkpoint is not None
+    progress.stage(f"checkpoint {request.checkpoint.name}")
+    model = request.model or detect_variant(read_checkpoint(request.checkpoint))
+    if model is None:
+        raise CheckpointError(
+            f"{request.checkpoint}: its tensors belong to no model known here",
+            "Say which with --model; see: cdm-export models",
+        )
+    variant = get_variant(model)
+    network, checkpoint, report = load_network(request.checkpoint, variant)
+    for note in report.notes():
+        progress.note(note)
+    return (
+        variant,
+        network,
+        Provenance(
+            checkpoint=request.checkpoint.name, sha256=checkpoint.sha256, random_weights=None, licence=variant.licence
+        ),
+    )
+
+
+def _write_reports(
+    folder: Path,
+    parities: list[BackendParity],
+    references: list[ReferenceFrame],
+    outputs: Path,
+    contract: ModelContract,
+) -> None:
+    """``parity.json``, and for each backend the heat map of its worst frame."""
+    folder.mkdir()
+    report: dict[str, Any] = {
+        "gates": {name: vars(gate) for name, gate in GATES.items()},
+        "contract": contract.model_dump(mode="json"),
+        "backends": [parity.model_dump(mode="json") for parity in parities],
+    }
+    (folder / "parity.json").write_text(json.dumps(report, indent=1))
+    for parity in parities:
+        worst = max(range(len(references)), key=lambda index: parity.frames[index].depth.mean or float("inf"))
+        arrays = load_reference(references[worst].path)
+        candidate = np.load(outputs / f"{parity.backend}-{worst}.npy", allow_pickle=False)
+        caption = f"{contract.model} {parity.precision} on {parity.backend}, frame {references[worst].name}"
+        picture = error_picture(
+            arrays["rgb"],
+            arrays["depth"],
+            postprocess(candidate, contract)[0],
+            GATES[parity.precision].p99,
+            f"{caption}: {parity.verdict}",
+        )
+        write_png(folder / f"{parity.backend}-{parity.precision}.png", picture)
+
+
+def _gate(parities: list[BackendParity], reports: Path, request: ExportRequest) -> None:
+    """Raise ParityError unless every backend passed; the report is kept in the cache."""
+    bad = [parity for parity in parities if parity.verdict.verdict != "passed"]
+    if not bad:
+        return
+    kept = cache_dir() / "failed" / request.out.name
+    for path in reports.iterdir():
+        write_atomically(kept / path.name, path.read_bytes())
+    lines = [f"{parity.backend} {parity.precision}: {parity.verdict}" for parity in bad]
+    next_step = f"The report is in {kept}."
+    predicted = bad[0].frames[0].reference_depth if bad[0].frames else None
+    if bad[0].verdict.verdict == "inconclusive" and predicted is not None and predicted[1] > request.far:
+        next_step += (
+            f" PyTorch itself predicts {predicted[0]:.3g} to {predicted[1]:.3g} m on frame {bad[0].frames[0].frame}, "
+            f"and --far {request.far:g} makes everything beyond invalid: is this the right checkpoint, or does it want "
+            "a larger --far?"
+        )
+    raise ParityError("nothing was published: " + "; ".join(lines), next_step)

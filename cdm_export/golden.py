@@ -1,0 +1,46 @@
+"""Reference frames on disk: the raw frame, the network's inputs, and what the reference made of them."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import ModelContract
+from runtimes.frame import Frame
+from runtimes.processing import postprocess
+from runtimes.sources import SourceFrame
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+
+
+def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:
+    """Write ``rgb, depth_scale, raw_depth`` and the network inputs by name; the reference's part comes later."""
+    arrays: Arrays = {"rgb": source.frame.rgb, "depth_scale": np.array(source.depth_scale, np.float64), **inputs}
+    if source.raw_depth is not None:
+        arrays["raw_depth"] = source.raw_depth
+    _save(path, arrays)
+
+
+def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: NDArray[np.float32]) -> None:
+    """Write to ``path`` what ``frame`` holds plus ``raw_output``, and the ``depth`` and ``valid`` it means."""
+    depth, valid = postprocess(raw_output, contract)
+    _save(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
+
+
+def load_reference(path: Path) -> Arrays:
+    """All arrays of a reference frame; pickled objects are refused."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def raw_frame(arrays: Arrays) -> Frame:
+    """The camera frame of a reference frame, depth in metres."""
+    raw = arrays.get("raw_depth")
+    depth = None if raw is None else raw.astype(np.float32) / np.float32(arrays["depth_scale"])
+    return Frame(rgb=arrays["rgb"], depth=depth)
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

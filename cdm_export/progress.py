@@ -1,0 +1,36 @@
+"""How long work tells a person where it is; the library never prints."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What the command line, a test or a notebook implements."""
+
+    def stage(self, name: str, steps: int = 0) -> None:
+        """A new stage begins; ``steps`` 0 when its length is not known."""
+        ...
+
+    def step(self) -> None:
+        """One step of the current stage is done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+        ...
+
+
+class Silent:
+    """Nobody is looking; notes are kept."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def stage(self, name: str, steps: int = 0) -> None:
+        """Nothing."""
+
+    def step(self) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Remember it."""
+        self.notes.append(text)

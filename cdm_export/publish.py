@@ -1,0 +1,111 @@
+"""A bundle appears whole or not at all.
+
+Everything is written to a hidden folder beside the target and renamed at the end. A killed export leaves only that
+folder, which the next export of the same target clears away.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtimes.bundle import MANIFEST, FileRecord
+from runtimes.errors import InputError
+from runtimes.hashing import sha256_of
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raise InputError unless a bundle can be published at ``target``; before any long work is begun."""
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise InputError(f"{target} already exists", "Choose another -o, or replace it with --overwrite.")
+        if target.is_symlink() or not (target / MANIFEST).is_file():
+            raise InputError(f"{target} is not a bundle: --overwrite replaces bundles only", "Choose another -o.")
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"cannot write {target}: the folder {parent} does not exist", f"Make it: mkdir -p {parent}")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"cannot write {target}: no permission to write in {parent}", "Choose another -o.")
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Folder to build a bundle in; removed on any way out, unless ``publish`` has moved it."""
+    target = target.absolute()
+    _clear_abandoned(target)
+    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Put the finished folder in the target's place, atomically; what stood there goes away afterwards."""
+    target = target.absolute()
+    _flush(folder)
+    if not target.exists():
+        folder.rename(target)
+    elif _exchange(folder, target):
+        shutil.rmtree(folder)
+    else:
+        # No atomic exchange here: for a moment the old bundle has another name, and comes back when the move fails.
+        aside = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+        target.rename(aside)
+        try:
+            folder.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
+        shutil.rmtree(aside)
+
+
+def record(root: Path, path: Path) -> FileRecord:
+    """Size and sha256 of a file under ``root``."""
+    return FileRecord(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def _clear_abandoned(target: Path) -> None:
+    """Partial folders of processes that are gone; a running export of the same target keeps its own."""
+    for folder in target.parent.glob(f".{target.name}.partial-*"):
+        match = re.fullmatch(rf"\.{re.escape(target.name)}\.partial-(\d+)", folder.name)
+        if match and not _alive(int(match[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(folder: Path) -> None:
+    """Contents reach the disk before the name does, so that a power cut leaves no empty files under a good name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders atomically (Linux renameat2); False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)

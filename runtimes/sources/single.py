@@ -1,0 +1,31 @@
+"""One colour image and one depth image."""
+
+from pathlib import Path
+
+from runtimes.contract import Size
+from runtimes.sources.base import FrameSource, SourceFrame
+from runtimes.sources.fit import AtCameraSize
+from runtimes.sources.images import load_pair
+
+
+class SingleSource:
+    """The frame somebody named on the command line."""
+
+    unpaired: tuple[str, ...] = ()
+
+    def __init__(self, color: Path, depth: Path, depth_scale: float) -> None:
+        self._color, self._depth, self._depth_scale = color, depth, depth_scale
+        self.names = (color.name.split(".")[0] or "frame",)
+        self.description = f"{color.name} with {depth.name}"
+
+    @classmethod
+    def open(cls, color: Path, depth: Path, depth_scale: float, camera: Size, fit: bool) -> FrameSource:
+        """The pair at camera size; another size is refused, or fitted when ``fit`` is set."""
+        return AtCameraSize(cls(color, depth, depth_scale), camera, fit)
+
+    def __len__(self) -> int:
+        return 1
+
+    def load(self, index: int) -> SourceFrame:
+        """The frame. Raises InputError when a file cannot be used."""
+        return load_pair(self.names[index], self._color, self._depth, self._depth_scale)
