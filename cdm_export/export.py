@@ -60,8 +60,8 @@ class ExportRequest:
     """Sensor units per metre of those frames."""
     fit: bool = False
     """Crop and resize frames of another size."""
-    input_size: int = 518
-    """Lower bound of the network's sides, pixels."""
+    input_size: int | None = None
+    """Lower bound of the network's sides, pixels; None for the variant's own."""
     channel_order: ChannelOrder = "bgr"
     """``bgr`` as the reference implementation runs its weights; ``rgb`` without its channel swap."""
     max_depth: float = 6.0
@@ -145,7 +145,7 @@ def _verifies(name: str) -> bool:
 def _check_numbers(request: ExportRequest) -> None:
     if (request.checkpoint is None) == (request.random_weights is None):
         raise InputError("give either a checkpoint or --random-weights SEED")
-    if not 14 <= request.input_size <= 4096:
+    if request.input_size is not None and not 14 <= request.input_size <= 4096:
         raise InputError(f"--input-size must be from 14 to 4096 pixels, got {request.input_size}")
     for name, value in (("--max-depth", request.max_depth), ("--far", request.far)):
         if not 0 < value < float("inf"):
@@ -180,9 +180,9 @@ def _make_onnx(request: ExportRequest, source: FrameSource, folder: Path, progre
     variant, network, provenance = _load(request, source, progress)
     contract = _contract(request, variant)
     boundary = variant.on_boundary(network, request.channel_order).eval()
-    if contract.network != request.camera and request.input_size % PATCH:
+    if contract.network != request.camera and contract.input_size % PATCH:
         progress.note(
-            f"--input-size {request.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
+            f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
             "rounded as the reference does"
         )
     progress.stage(f"reference: eager PyTorch at {contract.network}", len(source))
@@ -206,8 +206,9 @@ def _make_onnx(request: ExportRequest, source: FrameSource, folder: Path, progre
 
 
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
+    input_size = request.input_size or variant.default_input_size
     return variant.contract(
-        variant.name, request.camera, request.input_size, request.channel_order, request.max_depth, request.far
+        variant.name, request.camera, input_size, request.channel_order, request.max_depth, request.far
     )
 
 

@@ -35,6 +35,8 @@ class Variant:
     """Variant of this family that a state dict's shapes belong to; None when of no variant."""
     contract: Callable[..., ModelContract]
     """Contract for a camera size: ``contract(model, camera, input_size, channel_order, max_depth, far)``."""
+    default_input_size: int
+    """Lower bound of the network's sides, pixels, that its weights were trained for."""
     unused_parameters: tuple[str, ...]
     """Substrings of parameter names that the forward never reads; a checkpoint may lack them."""
     last_convolution: str

@@ -36,7 +36,10 @@ def command(
     random_weights: Annotated[
         int | None, typer.Option("--random-weights", metavar="SEED", min=0, help="Seeded weights, no checkpoint.")
     ] = None,
-    input_size: Annotated[int, typer.Option("--input-size", help="Lower bound of the network's sides, pixels.")] = 518,
+    input_size: Annotated[
+        int | None,
+        typer.Option("--input-size", help="Lower bound of the network's sides, pixels; the model's own by default."),
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx.")] = "onnx",
     precision: Annotated[str, typer.Option("--precision", help="Comma-separated: fp32.")] = "fp32",
     frames: Annotated[

@@ -12,8 +12,13 @@ from runtimes.processing.size import lower_bound_size
 if TYPE_CHECKING:
     from torch import nn
 
-_MILLIONS = {"vits": 49.484, "vitb": 194.607, "vitl": 659.361, "vitg": 2441.823}
-_PUBLISHED = "camera-depth-model-{d435,d405,l515,kinect,zed2i-*,base} (CC-BY-NC-4.0: not for commercial use)"
+_MILLIONS = {"vitt": 12.787, "vits": 49.484, "vitb": 194.607, "vitl": 659.361, "vitg": 2441.823}
+_WEIGHTS = {
+    "vitt": "shipped in the package (a demonstration model, trained on rendered rooms)",
+    "vitl": "camera-depth-model-{d435,d405,l515,kinect,zed2i-*,base} (CC-BY-NC-4.0: not for commercial use)",
+}
+_LICENCES = {"vitt": "Apache-2.0, as this package", "vitl": "CC-BY-NC-4.0 for the published weights"}
+_INPUT_SIZES = {"vitt": 266}
 _UNUSED = ("mask_token", "refinenet4.resConfUnit1.")
 
 
@@ -71,8 +76,9 @@ VARIANTS = tuple(
         family="cdm",
         summary=f"Camera Depth Model, two ViT-{size[-1].upper()}/14 encoders: RGB + sensor depth -> metric depth",
         million_parameters=_MILLIONS[size],
-        weights=_PUBLISHED if size == "vitl" else "none published",
-        licence="CC-BY-NC-4.0 for the published weights" if size == "vitl" else "",
+        weights=_WEIGHTS.get(size, "none published"),
+        licence=_LICENCES.get(size, ""),
+        default_input_size=_INPUT_SIZES.get(size, 518),
         build=lambda size=size: _build(size),  # type: ignore[misc]
         on_boundary=_on_boundary,
         detect=_detect,
