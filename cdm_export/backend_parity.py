@@ -76,7 +76,7 @@ def check_backend(
             outputs=tuple(str(output) for output in outputs),
             timed=timed,
         )
-        outcome = run_job(job, folder, lambda index: progress.step())
+        outcome = run_job(job, progress.step)
         frames = tuple(
             _compare_frame(item, np.load(output, allow_pickle=False), contract, precision)
             for item, output in zip(references, outputs, strict=True)

@@ -12,6 +12,10 @@ from runtimes.backends import BACKENDS
 from runtimes.cache import cache_dir
 from runtimes.host import cpu_features, cpu_name, usable_cpus
 
+INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
+"""Command that adds everything exporting needs."""
+_EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "scikit-image")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -110,14 +114,15 @@ def _has_cuda_provider() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
+def missing_to_export() -> list[str]:
+    """Distributions that exporting needs and this environment lacks."""
+    return [name for name in _EXPORT if version_of(name) is None]
+
+
 def _export() -> Finding:
-    needed = {name: version_of(name) for name in ("torch", "onnx", "onnxscript", "safetensors", "scikit-image")}
-    missing = [name for name, version in needed.items() if version is None]
-    if missing:
-        return Finding(
-            "export", "missing", f"exporting also needs {', '.join(missing)}", "pip install 'cdm-export[export,cpu]'"
-        )
-    return Finding("export", "ok", ", ".join(f"{name} {version}" for name, version in needed.items()))
+    if missing := missing_to_export():
+        return Finding("export", "missing", f"exporting also needs {', '.join(missing)}", INSTALL_EXPORT)
+    return Finding("export", "ok", ", ".join(f"{name} {version_of(name)}" for name in _EXPORT))
 
 
 def _cuda() -> Finding:

@@ -1,39 +1,38 @@
 """Checkpoint -> verified bundle.
 
-In this order, because the rewrites destroy the reference and the large model must exist only once: reference outputs,
-rewrites in place, ONNX, model freed, each backend verified in its own process, report, rename.
+PyTorch works in one process and every backend verifies in another, so that the large model exists once: frames,
+reference outputs and ONNX (``make_onnx.py``), each backend against the reference, report, rename.
 """
 
-import gc
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import cdm_export
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, ReferenceFrame, check_backend
+from cdm_export.detect_model import detect_model
+from cdm_export.doctor import INSTALL_EXPORT, missing_to_export
 from cdm_export.gates import GATES
-from cdm_export.golden import load_reference, save_frame, save_output
-from cdm_export.onnx_export import OPSET, export_onnx
+from cdm_export.golden import load_reference, save_frame
+from cdm_export.make_onnx import MakeJob, make_onnx
+from cdm_export.onnx_export import OPSET
 from cdm_export.pictures import error_picture, write_png
 from cdm_export.progress import Progress
 from reference_model.config import PATCH, ChannelOrder
 from reference_model.registry import get_variant
 from reference_model.variant import Variant
 from runtimes.backends import BACKENDS
-from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State
+from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import DEFAULT_FAR, ModelContract, Precision, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError, ParityError
 from runtimes.processing import postprocess, preprocess
 from runtimes.sources import FrameSource, open_source
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PRECISION: Precision = "fp32"
 _GOLDEN_FRAMES = 4
@@ -84,13 +83,36 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         raise BackendUnavailable(
             "no backend is installed to verify the export with", "Add them: pip install 'cdm-export[cpu]'"
         )
+    if missing := missing_to_export():
+        raise BackendUnavailable(
+            f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
+        )
     _check_numbers(request)
     source = open_source(request.frames, depth_scale=request.depth_scale, camera=request.camera, fit=request.fit)
     _check_source(source, request)
+    if request.model is None:
+        assert request.checkpoint is not None
+        progress.stage(f"which model is {request.checkpoint.name}?")
+        variant = get_variant(detect_model(request.checkpoint))
+    else:
+        variant = get_variant(request.model)
+    contract = _contract(request, variant)
+    if contract.input_size % PATCH:
+        progress.note(
+            f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
+            "rounded as the reference does"
+        )
     with publish.staging(request.out) as folder:
-        made = _make_onnx(request, source, folder, progress)
-        contract, references = made.contract, made.references
+        references = _prepare(source, contract, folder / "golden", progress)
         main = folder / "onnx" / f"{PRECISION}.onnx"
+        job = MakeJob(
+            contract=contract,
+            checkpoint=str(request.checkpoint) if request.checkpoint else None,
+            random_weights=request.random_weights,
+            frames=tuple(str(reference.path) for reference in references),
+            onnx=str(main),
+        )
+        made = make_onnx(job, progress)
         outputs = folder / "outputs"
         outputs.mkdir()
         parities = [
@@ -162,95 +184,24 @@ def _check_source(source: FrameSource, request: ExportRequest) -> None:
     source.load(0)
 
 
-@dataclass(frozen=True)
-class _Made:
-    contract: ModelContract
-    provenance: Provenance
-    references: list[ReferenceFrame]
-    rewrites: dict[str, int]
-    versions: dict[str, str]
-
-
-def _make_onnx(request: ExportRequest, source: FrameSource, folder: Path, progress: Progress) -> _Made:
-    """Everything that needs PyTorch; when it returns the model is gone."""
-    from cdm_export.transforms import specialise
-    from reference_model.reference import exact_float32, run_reference
-
-    exact_float32()
-    variant, network, provenance = _load(request, source, progress)
-    contract = _contract(request, variant)
-    boundary = variant.on_boundary(network, request.channel_order).eval()
-    if contract.network != request.camera and contract.input_size % PATCH:
-        progress.note(
-            f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
-            "rounded as the reference does"
-        )
-    progress.stage(f"reference: eager PyTorch at {contract.network}", len(source))
-    references = []
-    (folder / "golden").mkdir()
+def _prepare(source: FrameSource, contract: ModelContract, folder: Path, progress: Progress) -> list[ReferenceFrame]:
+    """Frames with their network inputs; the reference's outputs are added where PyTorch is."""
+    progress.stage(f"preparing {len(source)} frame(s)", len(source))
+    folder.mkdir()
+    frames = []
     for index, name in enumerate(source.names):
         frame = source.load(index)
-        inputs = preprocess(frame.frame, contract)
-        raw = run_reference(boundary, contract, inputs)[contract.outputs[0].name]
-        path = folder / "golden" / f"{index:03d}.npz"
-        save_frame(path, frame, inputs)
-        save_output(path, path, contract, raw)
-        references.append(ReferenceFrame(name, path))
+        path = folder / f"{index:03d}.npz"
+        save_frame(path, frame, preprocess(frame.frame, contract))
+        frames.append(ReferenceFrame(name, path))
         progress.step()
-    progress.stage("export to ONNX")
-    rewrites = specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
-    versions = export_onnx(boundary, contract, folder / "onnx" / f"{PRECISION}.onnx")
-    del network, boundary
-    gc.collect()
-    return _Made(contract, provenance, references, rewrites, versions)
+    return frames
 
 
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
     input_size = request.input_size or variant.default_input_size
     return variant.contract(
         variant.name, request.camera, input_size, request.channel_order, request.max_depth, request.far
-    )
-
-
-def _load(request: ExportRequest, source: FrameSource, progress: Progress) -> "tuple[Variant, nn.Module, Provenance]":
-    from reference_model.checkpoint import detect_variant, load_network, read_checkpoint
-    from reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
-
-    if request.random_weights is not None:
-        assert request.model is not None
-        import torch
-
-        variant = get_variant(request.model)
-        progress.stage(f"seeded random weights for {variant.name}")
-        progress.note(
-            f"random weights (seed {request.random_weights}), range-calibrated to 0.5-4 m: they prove the plumbing, "
-            "the depth means nothing"
-        )
-        network = seeded_network(variant, request.random_weights)
-        contract = _contract(request, variant)
-        inputs = preprocess(source.load(0).frame, contract)
-        tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in contract.inputs)
-        weights = calibrate_range(network, variant, request.channel_order, tensors, request.random_weights)
-        identity = state_dict_sha256(network)
-        return variant, network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, licence="")
-    assert request.checkpoint is not None
-    progress.stage(f"checkpoint {request.checkpoint.name}")
-    model = request.model or detect_variant(read_checkpoint(request.checkpoint))
-    if model is None:
-        raise CheckpointError(
-            f"{request.checkpoint}: its tensors belong to no model known here",
-            "Say which with --model; see: cdm-export models",
-        )
-    variant = get_variant(model)
-    network, checkpoint, report = load_network(request.checkpoint, variant)
-    for note in report.notes():
-        progress.note(note)
-    return (
-        variant,
-        network,
-        Provenance(
-            checkpoint=request.checkpoint.name, sha256=checkpoint.sha256, random_weights=None, licence=variant.licence
-        ),
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """LayerNormalization needs 17; TensorRT 10.3 (JetPack 6.2) reads up to 20."""
 _EXTERNAL_FROM = 512 << 20
-"""Weights of this many bytes and more go to a file beside the graph: protobuf ends at 2 GiB, and runtimes can map it."""
+"""Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB, and a file can be mapped."""
 
 
 def export_onnx(network: "nn.Module", contract: ModelContract, path: Path) -> dict[str, str]:

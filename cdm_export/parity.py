@@ -176,7 +176,7 @@ def near_edges(depth: Image, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     kernel = np.ones((5, 5), np.uint8)
     largest = cv2.dilate(np.where(valid, depth, np.float32(0)), kernel)
     smallest = cv2.erode(np.where(valid, depth, np.float32(np.inf)), kernel)
-    return np.asarray(largest > _EDGE_RATIO * smallest) & valid
+    return np.asarray(largest / smallest > _EDGE_RATIO) & valid
 
 
 def _statistics(relative: NDArray[np.float64], millimetres: NDArray[np.float64]) -> Statistics:

@@ -188,7 +188,7 @@ def _computed(
         frames=tuple(str(frame.path) for frame in frames),
         outputs=tuple(str(output) for output in outputs),
     )
-    run_job(job, folder, lambda index: progress.step())
+    run_job(job, progress.step)
     references = []
     for index, (frame, output) in enumerate(zip(frames, outputs, strict=True)):
         path = folder / f"reference-{index:03d}.npz"

@@ -17,7 +17,7 @@ from reference_model.registry import VARIANTS
 from reference_model.unpickle import RESAVE, Ignored, StoredTensor, read_torch_file
 from reference_model.variant import Variant
 from runtimes.errors import CheckpointError
-from runtimes.hashing import sha256_of
+from runtimes.hashing import cached_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state, where, ignored = _read_safetensors(path) if is_safetensors else _read_pickled(path)
         state, stripped = _strip_prefixes(state)
         wrapper = ", ".join([*where, *(f"prefix '{prefix}'" for prefix in stripped)]) or "plain"
-        return Checkpoint(path, sha256_of(path), state, ignored, wrapper)
+        return Checkpoint(path, cached_sha256(path), state, ignored, wrapper)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 

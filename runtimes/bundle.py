@@ -6,7 +6,7 @@ files are checked at every opening, and the sha256 of every file about to be use
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.errors import BundleError
-from runtimes.hashing import cached_sha256
+from runtimes.hashing import cached_sha256, sha256_of
 
 SCHEMA_VERSION = 1
 """Of the manifest; a bundle of another version is refused."""
@@ -190,7 +190,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path, full: bool = False) -> "Bundle":
-        """Open and check sizes of all files; with ``full`` their sha256 too.
+        """Open and check sizes of all files; with ``full`` their sha256 too, not trusting the cache.
 
         Raises BundleError for a missing or unreadable manifest, another schema, a path that leaves the bundle, a
         missing file, a size or a sha256 that differs.
@@ -208,7 +208,7 @@ class Bundle:
         for record in bundle.manifest.files():
             bundle._check_size(record)
             if full:
-                bundle._check_content(record)
+                bundle._check_content(record, sha256_of)
         return bundle
 
     def file(self, record: FileRecord) -> Path:
@@ -238,9 +238,9 @@ class Bundle:
                 f"{self.path}: '{record.path}' has {size:,} bytes, the manifest says {record.size:,}", _COPY_AGAIN
             )
 
-    def _check_content(self, record: FileRecord) -> None:
+    def _check_content(self, record: FileRecord, hashed: Callable[[Path], str] = cached_sha256) -> None:
         self._check_size(record)
-        got = cached_sha256(self._located(record))
+        got = hashed(self._located(record))
         if got != record.sha256:
             raise BundleError(
                 f"{self.path}: '{record.path}' was changed since it was published: "

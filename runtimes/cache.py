@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """``$CDM_EXPORT_CACHE``, else ``$XDG_CACHE_HOME/cdm-export``, else ``~/.cache/cdm-export``; made when first used."""
+    """``$CDM_EXPORT_CACHE``, else ``$XDG_CACHE_HOME/cdm-export``, else ``~/.cache/cdm-export``; may not exist yet."""
     chosen = os.environ.get("CDM_EXPORT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(chosen) if chosen else (Path(base) if base else Path.home() / ".cache") / "cdm-export"

@@ -1,5 +1,6 @@
 """sha256 of files, and a cache of it for files that did not change."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -26,15 +27,11 @@ def cached_sha256(path: Path) -> str:
     key = f"{status.st_dev}-{status.st_ino}"
     stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     entry = cache_dir() / "sha256" / f"{key}.json"
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(entry.read_text())
         if known["stamp"] == stamp:
             return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     digest = sha256_of(path)
-    try:
+    with contextlib.suppress(OSError):
         write_atomically(entry, json.dumps({"stamp": stamp, "sha256": digest}).encode())
-    except OSError:
-        pass
     return digest

@@ -55,7 +55,7 @@ class OpenVino:
             device=f"CPU ({openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')})",
             provider=", ".join(devices),
             threads=self._threads,
-            versions={"openvino": openvino.__version__},
+            versions={"openvino": openvino.__version__.split("-")[0]},
             executed={
                 "precision_hint": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
                 "nodes_by_precision": dict(executed.most_common()),

@@ -4,6 +4,7 @@ One small JSON file per backend and precision, in ``engines/<backend>-<version>-
 cannot be written. Found by scanning, believed only for the very artefact and host they were made with.
 """
 
+import re
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -44,8 +45,8 @@ def _folders(bundle: Bundle) -> tuple[Path, Path]:
 
 def save(bundle: Bundle, local: LocalVerdict) -> Path:
     """Write the verdict, replacing an older one of the same backend, version, host and precision."""
-    version = "-".join(local.versions.values()).split("+")[0] or "unknown"
-    folder = f"{local.backend}-{version}-{local.host}"
+    version = "-".join(local.versions.values()) or "unknown"
+    folder = re.sub(r"[^\w.+-]", "_", f"{local.backend}-{version}-{local.host}")
     beside, cached = (place / folder / f"verdict-{local.precision}.json" for place in _folders(bundle))
     data = local.model_dump_json(indent=1).encode()
     try:

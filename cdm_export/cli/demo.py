@@ -7,7 +7,6 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import Json, Quiet
-from runtimes.errors import InputError
 
 
 def command(
@@ -18,14 +17,9 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """The main job on an embedded default: export, verify, refine a real frame."""
-    try:
-        from cdm_export.demo import run_demo
-        from cdm_export.refine import RANDOM_WARNING
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the demo exports a model, which needs the package '{error.name}'",
-            "Add it with: pip install 'cdm-export[export,cpu]'",
-        ) from error
+    from cdm_export.demo import run_demo
+    from cdm_export.refine import RANDOM_WARNING
+
     with progress(not quiet and not as_json) as shown:
         demo = run_demo(out, shown)
     if as_json:

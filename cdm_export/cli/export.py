@@ -61,13 +61,8 @@ def command(
     _only("--target", target, "onnx")
     _only("--precision", precision, "fp32")
     size = Size.parse(camera)
-    try:
-        from cdm_export.export import ExportRequest, export_bundle
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"exporting needs the package '{error.name}', which is not installed here",
-            "Add it with: pip install 'cdm-export[export,cpu]'",
-        ) from error
+    from cdm_export.export import ExportRequest, export_bundle
+
     request = ExportRequest(
         out=out,
         camera=size,

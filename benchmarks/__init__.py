@@ -1,0 +1,1 @@
+"""Peers, scripts and committed results; not in the wheel."""

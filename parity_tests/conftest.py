@@ -1,0 +1,86 @@
+"""Shared pieces: a miniature CDM that runs in milliseconds, frames, an exported bundle, a cache of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from runtimes.contract import ModelContract, Size
+from runtimes.frame import Frame
+
+SHARED_FRAMES = Path(__file__).parents[2] / "shared" / "data" / "rgbd"
+"""Real RGB-D frames of a developer's checkout; the project must not need them."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Tests neither read nor write the user's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CDM_EXPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def frame() -> Callable[[Size], Frame]:
+    """A synthetic frame of any size."""
+    from runtimes.sources import open_source
+
+    return lambda size: open_source("synthetic:1", camera=size).load(0).frame
+
+
+@pytest.fixture
+def contract() -> ModelContract:
+    """Contract of a vits bundle small enough for quick runs: camera 160x120, network 98x70."""
+    from reference_model.registry import get_variant
+
+    return get_variant("cdm-vits").contract("cdm-vits", Size(160, 120), 70)
+
+
+@pytest.fixture(scope="session")
+def mini_variant():
+    """A CDM of two blocks and 28 channels with everything a real one has, hooks on both blocks used twice."""
+    from reference_model.cdm.config import CdmConfig
+    from reference_model.cdm.network import Cdm
+    from reference_model.config import DptConfig, VitConfig
+    from reference_model.registry import get_variant
+
+    def build(ffn="mlp"):
+        return Cdm(CdmConfig(VitConfig(64, 4, 1, (0, 1, 2, 3), ffn), DptConfig(16, (8, 12, 16, 20))))
+
+    return replace(get_variant("cdm-vits"), name="cdm-mini", build=build)
+
+
+def write_frame(folder: Path, stem: str, frame: Frame) -> tuple[Path, Path]:
+    """STEM.color.png and STEM.depth.png (16-bit mm) in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    color, depth = folder / f"{stem}.color.png", folder / f"{stem}.depth.png"
+    cv2.imwrite(str(color), cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR))
+    assert frame.depth is not None
+    cv2.imwrite(str(depth), np.rint(frame.depth * 1000).astype(np.uint16))
+    return color, depth
+
+
+def cli(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "cdm_export", *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real exported bundle: cdm-vits, seeded weights, camera 160x120, network 98x70. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    out = folder / "small.bundle"
+    done = cli(
+        "export", "--random-weights", 1, "--model", "cdm-vits", "--camera", "160x120", "--input-size", 70,
+        "--frames", "synthetic:2", "-o", out, "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out

@@ -1,0 +1,133 @@
+"""Pre- and post-processing against the reference's own steps, written here independently in float64 and PyTorch."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference_model.registry import get_variant
+from runtimes.contract import Semantics, Size
+from runtimes.errors import InputError
+from runtimes.frame import Frame
+from runtimes.processing import at_camera_size, output, postprocess, preprocess
+from runtimes.processing.size import lower_bound_size
+
+CAMERAS = [
+    (Size(640, 480), Size(686, 518)),
+    (Size(1280, 720), Size(924, 518)),
+    (Size(1920, 1080), Size(924, 518)),
+    (Size(848, 480), Size(910, 518)),
+    (Size(1280, 800), Size(826, 518)),
+    (Size(640, 400), Size(826, 518)),
+    (Size(512, 512), Size(518, 518)),
+    (Size(480, 640), Size(518, 686)),
+]
+
+
+def vits(camera: Size, input_size: int = 518, **options):
+    return get_variant("cdm-vits").contract("cdm-vits", camera, input_size, **options)
+
+
+@pytest.mark.parametrize(("camera", "network"), CAMERAS)
+def test_network_size_of_every_camera(camera, network):
+    assert lower_bound_size(camera, 518) == network
+
+
+@given(
+    st.integers(16, 2000), st.integers(16, 2000), st.integers(14, 1000)
+)  # fmt: skip
+def test_network_size_rule(width, height, input_size):
+    network = lower_bound_size(Size(width, height), input_size)
+    assert network.width % 14 == 0 and network.height % 14 == 0
+    assert min(network) >= input_size
+    shorter, scale = min(width, height), max(input_size / width, input_size / height)
+    assert min(network) < scale * shorter + 14
+
+
+@pytest.mark.parametrize(("camera", "network"), CAMERAS)
+def test_inputs_equal_the_reference_steps(camera, network, frame):
+    """Float64 image / 255, cubic; depth clipped, inverted at sensor size, then nearest: the reference's order."""
+    picture = frame(camera)
+    inputs = preprocess(picture, vits(camera))
+    image = cv2.resize(picture.rgb / 255.0, network, interpolation=cv2.INTER_CUBIC)
+    assert inputs["image"].shape == (1, 3, network.height, network.width)
+    assert np.array_equal(inputs["image"][0].transpose(1, 2, 0), image.astype(np.float32))
+
+    depth = picture.depth.astype(np.float64)
+    depth[depth > 6.0] = 0
+    inverse = np.zeros_like(depth)
+    inverse[depth > 0] = 1 / depth[depth > 0]
+    inverse = cv2.resize(inverse, network, interpolation=cv2.INTER_NEAREST)
+    got = inputs["inverse_depth"][0, 0]
+    assert np.array_equal(got > 0, inverse > 0)
+    assert np.abs(got - inverse).max() <= 1e-6 * inverse.max()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, 0.0, 6.001, 1e-45])
+def test_readings_that_are_none(bad):
+    depth = np.full((70, 98), 2.0, np.float32)
+    depth[10:20, 10:20] = bad
+    inverse = preprocess(Frame(np.zeros((70, 98, 3), np.uint8), depth), vits(Size(98, 70), 70))["inverse_depth"][0, 0]
+    assert (inverse[10:20, 10:20] == 0).all()
+    assert np.isfinite(inverse).all() and (inverse[30:] == 0.5).all()
+
+
+@pytest.mark.parametrize(("camera", "network"), CAMERAS)
+def test_resize_back_picks_the_pixels_pytorch_picks(camera, network):
+    raw = np.random.default_rng(0).random((1, 1, network.height, network.width), dtype=np.float32)
+    expected = F.interpolate(torch.from_numpy(raw), (camera.height, camera.width), mode="nearest")[0, 0].numpy()
+    assert np.array_equal(at_camera_size(raw, vits(camera)), expected)
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 700), st.integers(1, 700))
+def test_nearest_index_rule_for_any_size(source, target):
+    raw = np.arange(source, dtype=np.float32).reshape(1, source)
+    expected = F.interpolate(torch.from_numpy(raw)[None, None], (1, target), mode="nearest")[0, 0].numpy()
+    assert np.array_equal(output.nearest(raw, Size(target, 1)), expected)
+
+
+def test_depth_and_mask():
+    contract = vits(Size(6, 1), 14, far=25.0).model_copy(update={"network": Size(6, 1)})
+    raw = np.array([[[[0.5, 0.0, np.nan, np.inf, 1 / 25, 0.0401]]]], np.float32)
+    depth, valid = postprocess(raw, contract)
+    assert valid.tolist() == [[True, False, False, False, False, True]]
+    assert depth[0, 0] == 2.0 and depth[0, 5] == pytest.approx(24.94, abs=0.01)
+    assert (depth[~valid] == 0).all() and depth.dtype == np.float32
+
+
+def test_relative_models_have_no_metres(small_bundle, frame):
+    import dataclasses
+
+    import cdm_export
+
+    with cdm_export.open(small_bundle, backend="onnxruntime") as refine:
+        result = refine(frame(Size(160, 120)))
+    relative = dataclasses.replace(result, semantics=Semantics.RELATIVE_INVERSE_DEPTH, unit="")
+    with pytest.raises(InputError, match="no metric scale"):
+        _ = relative.depth_m
+
+
+@pytest.mark.parametrize(
+    ("rgb", "depth", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), None, "rgb must be uint8"),
+        (np.zeros((4, 4, 3), np.float32), None, "rgb must be uint8"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), "floating point metres"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.float32), "differ in size"),
+    ],
+)
+def test_frames_that_are_none(rgb, depth, message):
+    with pytest.raises(InputError, match=message):
+        Frame(rgb, depth)
+
+
+def test_frame_of_another_size_and_frame_without_depth():
+    contract = vits(Size(98, 70), 70)
+    with pytest.raises(InputError, match="the frame is 99x70, this bundle was made for 98x70"):
+        preprocess(Frame(np.zeros((70, 99, 3), np.uint8), np.ones((70, 99), np.float32)), contract)
+    with pytest.raises(InputError, match="has no depth image"):
+        preprocess(Frame(np.zeros((70, 98, 3), np.uint8)), contract)

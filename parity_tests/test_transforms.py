@@ -1,0 +1,86 @@
+"""Every rewrite is exact: float64 before and after agree to rounding, on weights where an error would show."""
+
+import copy
+
+import pytest
+import torch
+
+from cdm_export.transforms import RULES, specialise
+from reference_model.cdm.network import TokenPairFusion
+from reference_model.vit import DinoV2, SelfAttention
+
+ROWS, COLUMNS = 5, 7
+EXACT = 1e-13
+
+
+@pytest.fixture(params=["mlp", "swiglu"])
+def network(request, mini_variant):
+    """Float64 network behind its boundary, every parameter random: no bias zero, no scale one."""
+    torch.manual_seed(0)
+    network = mini_variant.build(request.param).eval().requires_grad_(False).double()
+    for name, parameter in network.named_parameters():
+        if name.endswith("gamma") or (parameter.ndim == 1 and "norm" in name and name.endswith("weight")):
+            parameter.uniform_(0.5, 1.5)
+        elif parameter.ndim == 1:
+            parameter.normal_(0, 0.3)
+        elif name.endswith(("pos_embed", "cls_token")):
+            parameter.normal_(0, 1)
+    network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(5.0)
+    return mini_variant.on_boundary(network, "bgr").double()
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, 14 * ROWS, 14 * COLUMNS, generator=generator, dtype=torch.float64)
+    depth = torch.rand(1, 1, 14 * ROWS, 14 * COLUMNS, generator=generator, dtype=torch.float64)
+    return image, depth
+
+
+def relative_error(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(((one - other).abs().max() / other.abs().max()).item())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_alone_is_exact(rule, network, inputs):
+    expected = network(*inputs)
+    assert expected.std() > 1e-3, "an output that does not vary proves nothing"
+    assert RULES[rule](network, ROWS, COLUMNS) > 0, "the rule found nothing to rewrite"
+    assert relative_error(network(*inputs), expected) <= EXACT
+
+
+def test_all_rules_together_are_exact(network, inputs):
+    expected = network(*inputs)
+    counts = specialise(network, ROWS, COLUMNS)
+    assert set(counts) == set(RULES) and all(counts.values())
+    assert relative_error(network(*inputs), expected) <= EXACT
+    assert not any(isinstance(module, SelfAttention | TokenPairFusion) for module in network.modules())
+
+
+def test_rgb_order_is_folded_too(mini_variant, network, inputs):
+    rgb = mini_variant.on_boundary(copy.deepcopy(network.network), "rgb").double()
+    expected = rgb(*inputs)
+    assert relative_error(expected, network(*inputs)) > 1e-6, "the orders must differ for this test to mean anything"
+    RULES["input_normalisation"](rgb, ROWS, COLUMNS)
+    assert relative_error(rgb(*inputs), expected) <= EXACT
+
+
+def test_position_embedding_is_the_original_call_not_a_resize(network):
+    """The 0.1 offset moves the embedding; a plain resize to the same size must differ."""
+    encoder = next(module for module in network.modules() if isinstance(module, DinoV2))
+    grid = encoder.pos_embed[:, 1:].float().reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+    plain = torch.nn.functional.interpolate(grid, size=(ROWS, COLUMNS), mode="bicubic", align_corners=False)
+    ours = encoder.position(encoder.pos_embed, ROWS, COLUMNS)[:, 1:].reshape(1, ROWS, COLUMNS, -1).permute(0, 3, 1, 2)
+    assert relative_error(plain.double(), ours.double()) > 1e-3
+
+
+def test_folded_network_refuses_another_size(network, inputs):
+    specialise(network, ROWS, COLUMNS)
+    wider = [torch.nn.functional.pad(tensor, (0, 14)) for tensor in inputs]
+    with pytest.raises(ValueError, match="folded for"):
+        network(*wider)
+
+
+def test_square_trained_grid_is_returned_as_it_is(network):
+    encoder = next(module for module in network.modules() if isinstance(module, DinoV2))
+    assert encoder.position(encoder.pos_embed, 37, 37) is encoder.pos_embed
