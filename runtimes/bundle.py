@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.errors import BundleError
@@ -109,6 +109,12 @@ class Artefact(Record):
     """Where it stands."""
     verdicts: tuple[Verdict, ...] = ()
     """Parity per backend, on the machine that made the bundle."""
+
+    @model_validator(mode="after")
+    def _main_is_vouched_for(self) -> "Artefact":
+        if self.main not in {record.path for record in self.files}:
+            raise ValueError(f"main file '{self.main}' is not among its files")
+        return self
 
     def verdict(self, backend: str) -> Verdict | None:
         """The verdict of one backend, if it ran."""

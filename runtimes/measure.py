@@ -8,7 +8,7 @@ import numpy as np
 from runtimes.contract import Record
 
 _STABLE = 1.05
-"""Warm-up ends when a call is within 5 % of the fastest so far ..."""
+"""Warm-up ends when a call is no longer 5 % faster than the fastest before it ..."""
 _MOST_WARM_UPS = 10
 """... or after this many calls."""
 
@@ -58,7 +58,7 @@ def measure(
         times = warm[name] = [milliseconds(call)]
         while len(times) < _MOST_WARM_UPS:
             times.append(milliseconds(call))
-            if times[-1] <= _STABLE * min(times[:-1]):
+            if _STABLE * times[-1] >= min(times[:-1]):
                 break
     slowest = max(times[-1] for times in warm.values())
     rounds = int(min(max(least, 1e3 * budget / max(slowest, 1e-6)), most))

@@ -10,7 +10,7 @@ from runtimes.backends import Backend
 from runtimes.contract import ModelContract
 from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.host import cpu_name, usable_cpus
-from runtimes.runtime import CallGuard, Description, Tensors
+from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -97,9 +97,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
 
 def _check_boundary(session: Any, contract: ModelContract, path: Path) -> None:
     got = {node.name: tuple(node.shape) for node in (*session.get_inputs(), *session.get_outputs())}
-    expected = {spec.name: tuple(spec.shape) for spec in (*contract.inputs, *contract.outputs)}
-    if got != expected:
-        raise BundleError(f"{path.name} has the boundary {got}, the contract says {expected}")
+    check_boundary(got, contract, path)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from runtimes.backends import Backend
 from runtimes.contract import ModelContract
 from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.host import usable_cpus
-from runtimes.runtime import CallGuard, Description, Tensors
+from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
 _HINTS = {"fp32": "f32"}
 """Artefact precision -> INFERENCE_PRECISION_HINT."""
@@ -88,10 +88,17 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         "NUM_STREAMS": 1,
     }
     try:
-        compiled = core.compile_model(core.read_model(path), "CPU", config)
+        model = core.read_model(path)
+        _check_boundary(model, contract, path)
+        compiled = core.compile_model(model, "CPU", config)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO refused {path.name}: {str(error).strip().splitlines()[-1][:300]}") from error
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if given != hint:
         raise BackendUnavailable(f"OpenVINO was asked for {hint} and will compute in {given}")
     return OpenVino(compiled, contract, precision, threads)
+
+
+def _check_boundary(model: Any, contract: ModelContract, path: Path) -> None:
+    got = {port.any_name: tuple(port.shape) for port in (*model.inputs, *model.outputs)}
+    check_boundary(got, contract, path)

@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.contract import ModelContract
-from runtimes.errors import RuntimeMisuse
+from runtimes.errors import BundleError, RuntimeMisuse
 
 Tensors = Mapping[str, NDArray[np.float32]]
 """Network inputs or outputs by name."""
@@ -56,6 +57,13 @@ class Runtime(Protocol):
     def close(self) -> None:
         """Free the device; calling again is harmless."""
         ...
+
+
+def check_boundary(got: dict[str, tuple[int, ...]], contract: ModelContract, path: Path) -> None:
+    """Raise BundleError unless a loaded artefact has the contract's inputs and outputs, name for name."""
+    expected = {spec.name: spec.shape for spec in (*contract.inputs, *contract.outputs)}
+    if got != expected:
+        raise BundleError(f"{path.name} has the boundary {got}, the contract says {expected}")
 
 
 class CallGuard:

@@ -1,0 +1,39 @@
+# make demo   the main job on an embedded default: export, verify, refine a real frame
+# make test   the test suite
+# Each makes its own virtual environment in .venv; Python >= 3.10 and make are all it takes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test test-slow test-device lint clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python >= 3.10 is needed, $(PYTHON) is older: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,cpu,dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/cdm-export demo -o demo_output
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not mac'
+
+# Minutes of compute and gigabytes of memory: the large models.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+# A Jetson's view of us: base dependencies + onnxruntime, on every Python of PYTHONS that is here.
+test-device: $(READY)
+	parity_tests/device_environment.sh
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv demo_output

@@ -1,0 +1,133 @@
+"""A bundle appears whole or not at all, whatever kills the export."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cdm_export import publish
+from parity_tests.conftest import cli
+from runtimes.bundle import Bundle
+from runtimes.errors import InputError
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def build(folder: Path, target: Path, text: str) -> None:
+    (folder / "manifest.json").write_text(text)
+    publish.publish(folder, target)
+
+
+def test_staging_publishes_or_vanishes(tmp_path):
+    target = tmp_path / "a.bundle"
+    with publish.staging(target) as folder:
+        assert folder.parent == tmp_path
+        build(folder, target, "one")
+    assert leftovers(tmp_path) == ["a.bundle"]
+    with pytest.raises(KeyboardInterrupt), publish.staging(target) as folder:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+    assert leftovers(tmp_path) == ["a.bundle"] and (target / "manifest.json").read_text() == "one"
+
+
+@pytest.mark.parametrize("atomic_exchange", [True, False])
+def test_overwrite_replaces_whole(tmp_path, monkeypatch, atomic_exchange):
+    if not atomic_exchange:
+        monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
+    target = tmp_path / "a.bundle"
+    for text in ("one", "two"):
+        with publish.staging(target) as folder:
+            build(folder, target, text)
+    assert leftovers(tmp_path) == ["a.bundle"] and (target / "manifest.json").read_text() == "two"
+
+
+def test_failed_move_brings_the_old_bundle_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
+    target = tmp_path / "a.bundle"
+    with publish.staging(target) as folder:
+        build(folder, target, "one")
+    rename = Path.rename
+
+    def failing(self, to):
+        if ".partial-" in self.name:
+            raise OSError(28, "No space left on device")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(InputError, match="No space left"), publish.staging(target) as folder:
+        build(folder, target, "two")
+    monkeypatch.undo()
+    assert (target / "manifest.json").read_text() == "one" and leftovers(tmp_path) == ["a.bundle"]
+
+
+def test_targets_that_are_refused(tmp_path):
+    (tmp_path / "there.bundle").mkdir()
+    (tmp_path / "there.bundle" / "manifest.json").touch()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    with pytest.raises(InputError, match="already exists"):
+        publish.check_target(tmp_path / "there.bundle", overwrite=False)
+    publish.check_target(tmp_path / "there.bundle", overwrite=True)
+    with pytest.raises(InputError, match="is not a bundle"):
+        publish.check_target(tmp_path / "thesis", overwrite=True)
+    with pytest.raises(InputError, match="does not exist"):
+        publish.check_target(tmp_path / "no" / "where.bundle", overwrite=False)
+
+
+def test_abandoned_folders_are_cleared_but_not_those_of_the_living(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    abandoned = tmp_path / f".a.bundle.partial-{gone.pid}"
+    alive = tmp_path / ".a.bundle.partial-1"
+    other = tmp_path / f".b.bundle.partial-{gone.pid}"
+    for folder in (abandoned, alive, other):
+        folder.mkdir()
+    with publish.staging(tmp_path / "a.bundle"):
+        pass
+    assert not abandoned.exists() and alive.exists() and other.exists()
+
+
+EXPORT = (
+    "export", "--random-weights", "1", "--model", "cdm-vits", "--camera", "160x120", "--input-size", "70",
+    "--frames", "synthetic:1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("when", ["reference", "export to ONNX", "parity"])
+def test_killed_export_leaves_no_half_bundle(tmp_path, how, when):
+    target = tmp_path / "killed.bundle"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cdm_export", *EXPORT, "-o", str(target)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if when in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130)
+    assert not target.exists()
+    if how is not signal.SIGKILL:
+        assert leftovers(tmp_path) == []
+    else:
+        assert all(name.startswith(".killed.bundle.partial-") for name in leftovers(tmp_path))
+
+
+def test_export_after_a_kill_clears_up_and_works(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".again.bundle.partial-{gone.pid}").mkdir()
+    done = cli(*EXPORT, "-o", tmp_path / "again.bundle", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert leftovers(tmp_path) == ["again.bundle"]
+    Bundle.open(tmp_path / "again.bundle", full=True)

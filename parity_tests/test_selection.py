@@ -1,0 +1,107 @@
+"""What ``auto`` means: only what passed, the fastest measured here first."""
+
+import shutil
+
+import pytest
+
+from runtimes import sidecar
+from runtimes.bundle import Bundle, Verdict
+from runtimes.errors import InputError, ParityError
+from runtimes.host import fingerprint
+from runtimes.selection import choose
+
+
+@pytest.fixture
+def bundle(small_bundle, tmp_path):
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(small_bundle, copy, ignore=shutil.ignore_patterns("engines"))
+    return Bundle.open(copy)
+
+
+def learn(bundle, backend, outcome="passed", p50=None, host=None, artefact_sha256=None):
+    verdict = Verdict(
+        backend=backend,
+        verdict=outcome,
+        reason="",
+        frames=1,
+        mean=1e-6,
+        p99=1e-6,
+        max=1e-6,
+        mean_mm=1e-3,
+        reference="r",
+    )
+    artefact = bundle.manifest.artefacts[0]
+    return sidecar.save(
+        bundle,
+        sidecar.LocalVerdict(
+            backend=backend,
+            precision="fp32",
+            artefact_sha256=artefact_sha256 or sidecar.main_sha256(artefact),
+            host=host or fingerprint(),
+            versions={backend: "1"},
+            verdict=verdict,
+            p50_ms=p50,
+        ),
+    )
+
+
+def test_without_measurement_the_stated_order(bundle):
+    choice = choose(bundle)
+    assert choice.backend.name == "openvino" and not choice.local
+    assert "passed" in str(choice) and "where the bundle was made" in str(choice)
+
+
+def test_fastest_measured_here(bundle):
+    learn(bundle, "openvino", p50=30.0)
+    learn(bundle, "onnxruntime", p50=20.0)
+    choice = choose(bundle)
+    assert choice.backend.name == "onnxruntime" and choice.local and "on this machine" in str(choice)
+
+
+def test_what_failed_here_is_not_taken(bundle):
+    learn(bundle, "openvino", outcome="failed", p50=1.0)
+    assert choose(bundle).backend.name == "onnxruntime"
+    with pytest.raises(ParityError, match="failed its parity gate"):
+        choose(bundle, "openvino")
+    learn(bundle, "onnxruntime", outcome="inconclusive")
+    with pytest.raises(ParityError, match="everything that could run here failed"):
+        choose(bundle)
+
+
+def test_verdicts_of_other_hosts_and_artefacts_are_void(bundle):
+    learn(bundle, "openvino", outcome="failed", host="00000000")
+    assert choose(bundle).backend.name == "openvino"
+    learn(bundle, "openvino", outcome="failed", artefact_sha256="0" * 64)
+    assert choose(bundle).backend.name == "openvino"
+
+
+def test_damaged_verdict_is_no_verdict(bundle):
+    learn(bundle, "openvino", outcome="failed").write_text('{"backend": "open')
+    assert choose(bundle).backend.name == "openvino"
+
+
+def test_read_only_bundle_keeps_verdicts_in_the_cache(bundle, monkeypatch):
+    blocked = bundle.path / "engines"
+    blocked.touch()  # a file where the folder would be: even root cannot write there
+    path = learn(bundle, "onnxruntime", p50=1.0)
+    assert bundle.identity in path.parts and bundle.path not in path.parents
+    assert choose(bundle).backend.name == "onnxruntime"
+
+
+def test_uninstalled_backends_are_passed_over(bundle, monkeypatch):
+    import dataclasses
+
+    from runtimes import backends, selection
+
+    absent = dataclasses.replace(backends.BACKENDS["openvino"], library="no_such_library")
+    monkeypatch.setitem(selection.BACKENDS, "openvino", absent)
+    assert choose(bundle).backend.name == "onnxruntime"
+
+
+def test_names(bundle):
+    assert choose(bundle, "torch").artefact is None
+    assert choose(bundle, "onnxruntime", "fp32").backend.name == "onnxruntime"
+    with pytest.raises(InputError, match="no fp8 artefact"):
+        choose(bundle, precision="fp8")
+    with pytest.raises(InputError, match="Did you mean 'openvino'"):
+        choose(bundle, "openvno")
