@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,15 @@ from runtimes.sources import (
 )
 from runtimes.sources.fit import crop
 from runtimes.sources.raycast import Camera, Solid, render
-from runtimes.sources.sensor_noise import simulate_sensor, smooth_noise
-from runtimes.sources.synthetic import SyntheticSource, rotation
+from runtimes.sources.scenes import rotation
+from runtimes.sources.sensor_noise import D435, L515, hide_regions, simulate_sensor, smooth_noise
+from runtimes.sources.synthetic import SyntheticSource
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "rgbd"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared RGB-D frames are not here")
 
 WHITE, BLACK = ((1.0, 1.0, 1.0),) * 2, ((0.0, 0.0, 0.0),) * 2
-PINNED = [2.76168, 1.32750, 2.45658, 0.46800]
+PINNED = [1.786733, 0.714378, 1.579788, 0.442260]
 """Mean and deviation of the true depth, mean sensor depth (m), mean colour (0..1) of synthetic:1:0 at 160x120."""
 
 RNG = np.random.default_rng(3)
@@ -429,13 +431,43 @@ class TestRaycast:
             assert np.abs(np.diff(inverse, axis=axis)).min() > 1e-4
 
     def test_ellipsoid(self) -> None:
-        ball = self.depth_of(Solid((0, 0, 2), (0.5, 0.5, 0.25), WHITE, round=True))
+        ball = self.depth_of(Solid((0, 0, 2), (0.5, 0.5, 0.25), WHITE, shape="ellipsoid"))
         assert ball[24, 32] == pytest.approx(1.75, rel=1e-6)
         assert ball[0, 0] == 0 and np.array_equal(ball, ball[::-1, ::-1])
         assert (ball > 0).sum() == pytest.approx(np.pi * (40 * 0.5 / 2) ** 2, rel=0.1)
 
+    def test_cylinder(self) -> None:
+        can = self.depth_of(Solid((0, 0, 2), (0.5, 0.25, 0.5), WHITE, shape="cylinder"))
+        assert can[24, 32] == pytest.approx(1.5, rel=1e-6)
+        assert np.allclose(can[24], can[22], rtol=1e-6) and (can[:, 32] > 0).sum() == pytest.approx(
+            40 * 0.5 / 1.5, abs=1
+        )
+        lying = self.depth_of(
+            Solid((0, 0, 2), (0.5, 0.25, 0.5), WHITE, axes=rotation(0, np.pi / 2, 0), shape="cylinder")
+        )
+        assert lying[24, 32] == pytest.approx(1.75, rel=1e-5), "its flat end, seen from the front"
+
+    def test_only_pixels_in_its_window_are_computed(self) -> None:
+        turned = Solid((0.2, -0.1, 2), (0.3, 0.2, 0.1), WHITE, axes=rotation(0.4, 0.3, 0.7))
+        rows, columns = self.CAMERA.window(turned)
+        depth = self.depth_of(turned)
+        inside = np.zeros(depth.shape, bool)
+        inside[rows, columns] = True
+        assert (depth[~inside] == 0).all() and 0 < (depth > 0).sum() < inside.sum() < depth.size / 2
+
+    def test_shadow_and_highlight(self) -> None:
+        floor = Solid((0, 1, 3), (9, 0.1, 9), WHITE, "plain")
+        plate = Solid((0, 0, 3), (0.3, 0.01, 0.3), WHITE)
+        lamp = (0.0, -1.0, 3.0)
+        (open_floor, _), (shaded, _) = render([floor], self.CAMERA, lamp), render([floor, plate], self.CAMERA, lamp)
+        below = 24 + round(40 * 0.9 / 3)
+        assert shaded[below, 32].max() < 0.6 * open_floor[below, 32].min()
+        assert np.array_equal(shaded[-1, 0], open_floor[-1, 0])
+        glossy = render([replace(floor, gloss=1.0)], self.CAMERA, lamp)[0]
+        assert glossy.astype(int).sum() > open_floor.astype(int).sum()
+
     def test_the_nearest_wins_and_the_lit_side_is_brighter(self) -> None:
-        ball, wall = Solid((0, 0, 2), (0.5, 0.5, 0.5), WHITE, round=True), Solid((0, 0, 4), (9, 9, 0.1), BLACK)
+        ball, wall = Solid((0, 0, 2), (0.5, 0.5, 0.5), WHITE, shape="ellipsoid"), Solid((0, 0, 4), (9, 9, 0.1), BLACK)
         for solids in ([ball, wall], [wall, ball]):
             rgb, depth = render(solids, self.CAMERA, (0, -3, 1))
             assert depth[24, 32] == pytest.approx(1.5, rel=1e-6) and depth[0, 0] == pytest.approx(3.9, rel=1e-6)
@@ -517,6 +549,47 @@ class TestSensorNoise:
     def test_unknown_and_too_near_have_no_reading(self) -> None:
         for metres in (0.0, 0.1):
             assert not simulate_sensor(np.full((20, 300), metres, np.float32), 100, np.random.default_rng(0)).any()
+
+    def test_lidar_errs_in_range(self) -> None:
+        spread = {}
+        for metres in (1.0, 4.0):
+            depth = np.full((200, 200), metres, np.float32)
+            raw = simulate_sensor(depth, 400, np.random.default_rng(0), camera=L515)
+            spread[metres] = float(np.std(raw[raw > 0] / 1000))
+        assert spread[1] == pytest.approx(0.0026, rel=0.15) and spread[4] == pytest.approx(0.0074, rel=0.15)
+
+    def test_lidar_has_no_shadow_and_reads_something_between_at_edges(self) -> None:
+        scene = np.full((100, 200), 3, np.float32)
+        scene[:, 100:130] = 1
+        raw = simulate_sensor(scene, 400, np.random.default_rng(0), camera=L515)
+        assert (raw[:, 90:97] == 0).mean() < 0.3
+        between = (raw > 1200) & (raw < 2800)
+        assert between[:, 96:104].any() and not between[:, :90].any()
+
+    def test_dark_shining_and_grazing_surfaces_are_lost(self) -> None:
+        depth, grey = np.full((200, 200), 1.5, np.float32), np.full((200, 200, 3), 128, np.uint8)
+
+        def lost(rgb: NDArray[np.uint8], depth: NDArray[np.float32] = depth) -> list[float]:
+            rng = np.random.default_rng
+            return [
+                float((simulate_sensor(depth, 400, rng(0), rgb, c)[20:-20, 40:-20] == 0).mean()) for c in (D435, L515)
+            ]
+
+        usual = lost(grey)
+        assert max(usual) < 0.05
+        assert lost(np.zeros_like(grey))[1] > 0.4 > lost(np.zeros_like(grey))[0] > usual[0]
+        assert min(lost(np.full_like(grey, 255))) > 0.5
+        floor = np.broadcast_to(400 * 0.1 / np.linspace(5, 40, 200, dtype=np.float32)[:, None], (200, 200))
+        assert lost(grey, np.ascontiguousarray(floor))[1] > 3 * usual[1]
+
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
+    def test_hidden_regions(self, share: float) -> None:
+        raw = np.full((120, 160), 1000, np.uint16)
+        hidden = hide_regions(raw, np.random.default_rng(0), share)
+        assert raw.all() and np.isin(hidden, (0, 1000)).all()
+        assert share <= (hidden == 0).mean() <= share + 0.08
+        if not share:
+            assert hidden.all()
 
     def test_noise_is_standard(self) -> None:
         noise = smooth_noise((400, 400), 4, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""A ray-caster of boxes and ellipsoids: colour and exact depth, in numpy.
+"""A ray-caster of boxes, ellipsoids and cylinders: colour and exact depth, in numpy.
 
 Camera axes: x right, y down, z forward; lengths in metres. Rays have z = 1, so the ray parameter of a hit *is* its
 depth along the optical axis. Only elementwise arithmetic and square roots, which IEEE 754 fixes to the bit: no BLAS, no
@@ -7,7 +7,8 @@ transcendental function over an array, whose last bit depends on the machine.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Plane = NDArray[Any]
 
 @dataclass(frozen=True)
 class Solid:
-    """A box or an ellipsoid. Seen from within, a box is a room."""
+    """A box, an ellipsoid or a cylinder along its own y axis. Seen from within, a box is a room."""
 
     centre: Vector
     """World metres."""
@@ -30,13 +31,15 @@ class Solid:
     colors: tuple[Vector, Vector]
     """Linear RGB 0..1 between which the texture varies."""
     pattern: str = "mottled"
-    """``mottled``, ``checker`` or ``stripes``."""
+    """``plain``, ``mottled``, ``checker``, ``stripes`` or ``patches``."""
     cell: float = 0.1
     """Size of a texture cell, metres."""
     axes: NDArray[np.float64] | None = None
     """[3, 3] rotation from its own axes to the world's; None for none."""
-    round: bool = False
-    """Ellipsoid instead of box."""
+    shape: Literal["box", "ellipsoid", "cylinder"] = "box"
+    """What ``half`` are the half extents of."""
+    gloss: float = 0.0
+    """Strength of the lamp's mirror image, 0..1."""
 
 
 class Camera(NamedTuple):
@@ -46,6 +49,21 @@ class Camera(NamedTuple):
     focal: float
     axes: NDArray[np.float64]
 
+    def window(self, solid: Solid) -> tuple[slice, slice]:
+        """Rows and columns of the image outside which no ray meets the solid."""
+        half = np.array(solid.half)
+        corners = np.array([half * signs for signs in product((-1, 1), repeat=3)])
+        world = np.array(solid.centre) + (corners if solid.axes is None else corners @ solid.axes.T)
+        x, y, z = (world @ self.axes).T
+        if z.min() < 0.01:  # Beside or around the camera.
+            return slice(None), slice(None)
+
+        def span(across: NDArray[np.float64], length: int) -> slice:
+            pixels = across / z * self.focal + length / 2
+            return slice(max(int(pixels.min()) - 1, 0), max(int(pixels.max()) + 2, 0))
+
+        return span(y, self.size.height), span(x, self.size.width)
+
     def rays(self) -> list[Plane]:
         """World x, y, z of the ray through every pixel centre, [H, W] each."""
         x = (np.arange(self.size.width) + 0.5 - self.size.width / 2) / self.focal
@@ -53,24 +71,48 @@ class Camera(NamedTuple):
         return [(row[0] * x + row[1] * y + row[2]).astype(np.float32) for row in self.axes]
 
 
-def render(solids: Sequence[Solid], camera: Camera, light: Vector) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """RGB uint8 [H, W, 3] and depth float32 [H, W] metres, 0 where a ray hits nothing."""
+def render(
+    solids: Sequence[Solid], camera: Camera, light: Vector, ambient: float = 0.22
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """RGB uint8 [H, W, 3] and depth float32 [H, W] metres, 0 where a ray hits nothing.
+
+    ``light`` is the lamp's place in world metres, ``ambient`` the brightness of what it does not reach.
+    """
     rays = camera.rays()
     depth = np.full(rays[0].shape, np.inf, np.float32)
     nearest = np.full(rays[0].shape, -1, np.int16)
     for index, solid in enumerate(solids):
-        hit = _hit(solid, rays)
-        closer = hit < depth
-        depth[closer] = hit[closer]
-        nearest[closer] = index
+        window = camera.window(solid)
+        eye = _own_axes(solid, [np.float32(-c) for c in solid.centre])
+        hit = _hit(solid, eye, _own_axes(solid, [ray[window] for ray in rays]))
+        closer = hit < depth[window]
+        depth[window][closer] = hit[closer]
+        nearest[window][closer] = index
+    points = [ray * np.where(np.isinf(depth), np.float32(0), depth) for ray in rays]
+    shadow = _shadow(solids, points, light)
     rgb = np.zeros((*depth.shape, 3), np.float32)
     for index, solid in enumerate(solids):
         seen = nearest == index
         if seen.any():
-            rgb[seen] = _shade(solid, [ray[seen] for ray in rays], depth[seen], light)
+            rgb[seen] = _shade(
+                solid, [ray[seen] for ray in rays], [p[seen] for p in points], shadow[seen], light, ambient
+            )
     # Square root stands in for the display gamma, 2.2.
     encoded = np.rint(255 * np.sqrt(np.clip(rgb, 0, 1))).astype(np.uint8)
     return encoded, np.where(np.isinf(depth), np.float32(0), depth)
+
+
+def _shadow(solids: Sequence[Solid], points: list[Plane], light: Vector) -> NDArray[np.bool_]:
+    """Points [H, W] from which some solid hides the lamp."""
+    towards = [np.float32(q) - p for q, p in zip(light, points, strict=True)]
+    hidden = np.zeros(points[0].shape, bool)
+    for solid in solids:
+        if any(abs(c - q) > 4 for c, q in zip(solid.centre, light, strict=True)):
+            continue
+        start = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.centre, strict=True)])
+        hit = _hit(solid, start, _own_axes(solid, towards))
+        hidden |= (hit > 0.01) & (hit < 0.99)  # Less is the surface itself, 1 is the lamp.
+    return hidden
 
 
 def _own_axes(solid: Solid, vector: Sequence[Any]) -> list[Any]:
@@ -80,17 +122,15 @@ def _own_axes(solid: Solid, vector: Sequence[Any]) -> list[Any]:
     return [sum(np.float32(solid.axes[i, j]) * vector[i] for i in range(3)) for j in range(3)]
 
 
-def _hit(solid: Solid, rays: list[Plane]) -> Plane:
-    """Depth of the first hit in front of the camera, infinity where there is none."""
-    eye = _own_axes(solid, [np.float32(-c) for c in solid.centre])
-    rays = _own_axes(solid, rays)
+def _hit(solid: Solid, eye: list[Any], rays: list[Plane]) -> Plane:
+    """Ray parameter of the first hit in front of ``eye``, infinity where there is none; all along the solid's axes."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        near, far = (_cross_ellipsoid if solid.round else _cross_box)(eye, rays, solid.half)
+        near, far = _CROSSINGS[solid.shape](eye, rays, solid.half)
         hit = np.where(near > 0, near, far)
         return np.where((near <= far) & (far > 0), hit, np.float32(np.inf))
 
 
-def _cross_box(eye: list[Any], rays: list[Plane], half: Vector) -> tuple[Plane, Plane]:
+def _cross_box(eye: list[Any], rays: list[Plane], half: Sequence[float]) -> tuple[Plane, Plane]:
     """Depths of entry and exit: the last of the three slabs entered, the first one left."""
     near: Any = np.float32(-np.inf)
     far: Any = np.float32(np.inf)
@@ -101,7 +141,7 @@ def _cross_box(eye: list[Any], rays: list[Plane], half: Vector) -> tuple[Plane, 
     return near, far
 
 
-def _cross_ellipsoid(eye: list[Any], rays: list[Plane], half: Vector) -> tuple[Plane, Plane]:
+def _cross_ellipsoid(eye: list[Any], rays: list[Plane], half: Sequence[float]) -> tuple[Plane, Plane]:
     """Roots of |(eye + t ray) / half| = 1; NaN where the ray passes by, which compares as a miss."""
     scaled = [(start / np.float32(h), ray / np.float32(h)) for start, ray, h in zip(eye, rays, half, strict=True)]
     a = sum(ray * ray for _, ray in scaled)
@@ -111,25 +151,55 @@ def _cross_ellipsoid(eye: list[Any], rays: list[Plane], half: Vector) -> tuple[P
     return (-b - root) / a, (-b + root) / a
 
 
-def _shade(solid: Solid, rays: list[Plane], depth: Plane, light: Vector) -> Plane:
-    """Lambert shading of textured points, linear RGB [N, 3]: ambient, plus a lamp that fades with distance."""
-    points = [ray * depth for ray in rays]
-    own = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.centre, strict=True)])
+def _cross_cylinder(eye: list[Any], rays: list[Plane], half: Sequence[float]) -> tuple[Plane, Plane]:
+    """Inside the ellipse of x and z, and inside the slab of y."""
+    near, far = _cross_ellipsoid(eye[::2], rays[::2], half[::2])
+    bottom, top = _cross_box(eye[1:2], rays[1:2], half[1:2])
+    return np.maximum(near, bottom), np.minimum(far, top)  # A miss of either, NaN, stays one.
+
+
+_CROSSINGS = {"box": _cross_box, "ellipsoid": _cross_ellipsoid, "cylinder": _cross_cylinder}
+
+
+def _normal(solid: Solid, own: list[Plane]) -> list[Plane]:
+    """Outward normals of surface points, not of unit length."""
     relative = [p / np.float32(h) for p, h in zip(own, solid.half, strict=True)]
-    if solid.round:
-        normal = [p / np.float32(h) for p, h in zip(relative, solid.half, strict=True)]
-    else:
-        face = np.argmax(np.abs(np.stack(relative)), axis=0)
-        normal = [np.where(face == axis, np.sign(relative[axis]), 0).astype(np.float32) for axis in range(3)]
+    round_part = [p / np.float32(h) for p, h in zip(relative, solid.half, strict=True)]
+    if solid.shape == "ellipsoid":
+        return round_part
+    if solid.shape == "cylinder":
+        cap = relative[0] ** 2 + relative[2] ** 2 < np.abs(relative[1])
+        flat = [np.zeros_like(own[0]), np.sign(relative[1]), np.zeros_like(own[0])]
+        side = [round_part[0], flat[0], round_part[2]]
+        return [np.where(cap, f, s) for f, s in zip(flat, side, strict=True)]
+    face = np.argmax(np.abs(np.stack(relative)), axis=0)
+    return [np.where(face == axis, np.sign(relative[axis]), 0).astype(np.float32) for axis in range(3)]
+
+
+def _shade(
+    solid: Solid, rays: list[Plane], points: list[Plane], shadow: NDArray[np.bool_], light: Vector, ambient: float
+) -> Plane:
+    """Textured points, linear RGB [N, 3]: ambient, a lamp that fades with distance, and its mirror image (Phong)."""
+    own = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.centre, strict=True)])
+    normal = _normal(solid, own)
     view = _own_axes(solid, rays)
     lamp = _own_axes(solid, [np.float32(q) - p for q, p in zip(light, points, strict=True)])
-    distance2 = _dot(lamp, lamp)
+    distance2, length2 = _dot(lamp, lamp), _dot(normal, normal)
     # A face is lit when lamp and eye are on the same side of it.
-    cosine = -np.sign(_dot(normal, view)) * _dot(normal, lamp) / np.sqrt(_dot(normal, normal) * distance2)
-    brightness = 0.22 + 1.1 * np.maximum(cosine, 0) / (1 + 0.12 * distance2)
+    towards = -np.sign(_dot(normal, view)) * _dot(normal, lamp)
+    lit = np.where(shadow, np.float32(0), np.maximum(towards / np.sqrt(length2 * distance2), 0))
+    brightness = ambient + 1.1 * lit / (1 + 0.12 * distance2)
     blend = _texture(solid, own)[:, None]
     first, second = (np.array(color, np.float32) for color in solid.colors)
-    return np.asarray((first + (second - first) * blend) * brightness[:, None])
+    rgb = (first + (second - first) * blend) * brightness[:, None]
+    if solid.gloss:
+        mirrored = [v - 2 * _dot(normal, view) / length2 * n for v, n in zip(view, normal, strict=True)]
+        along = np.maximum(_dot(mirrored, lamp) / np.sqrt(_dot(view, view) * distance2), 0)
+        peak = along * along  # To the 16th power, by multiplication.
+        for _ in range(3):
+            peak = peak * peak
+        rgb = rgb + (np.float32(solid.gloss) * np.where(lit > 0, peak, 0))[:, None]
+    return np.asarray(rgb, np.float32)
 
 
 def _dot(one: list[Any], other: list[Any]) -> Any:
@@ -142,6 +212,11 @@ def _texture(solid: Solid, own: list[Plane]) -> Plane:
     mottled = 0.65 * _value_noise(grain) + 0.35 * _value_noise([4 * p for p in grain])
     if solid.pattern == "mottled":
         return np.asarray(mottled)
+    if solid.pattern == "plain":
+        return np.asarray(0.15 * mottled)
+    if solid.pattern == "patches":
+        cells = [np.floor(p + np.float32(0.497)).astype(np.int32).astype(np.uint32) for p in grain]
+        return np.asarray(0.85 * _hash(cells) + 0.15 * mottled)
     # Half a cell off, so that faces through the origin of an axis do not fall on a boundary.
     axes = grain if solid.pattern == "checker" else grain[:1]
     parity = sum(np.floor(p + np.float32(0.497)) for p in axes) % 2
