@@ -122,7 +122,7 @@ def _quantised(
 
 
 def hide_regions(depth: NDArray[np.uint16], rng: np.random.Generator, share: float) -> NDArray[np.uint16]:
-    """Depth [H, W] with readings missing under random rectangles and ovals until about ``share`` of them are gone.
+    """Depth [H, W] with readings missing under random rectangles and ovals until ``share`` of them are gone.
 
     Real cameras lose whole things: a window, a screen, a glass, a black sofa.
     """
@@ -130,7 +130,7 @@ def hide_regions(depth: NDArray[np.uint16], rng: np.random.Generator, share: flo
     rows, columns = depth.shape
     limit = (1 - share) * np.count_nonzero(depth)
     while np.count_nonzero(left) > limit:
-        half_y, half_x = (max(1, int(rng.uniform(0.03, 0.16) * side)) for side in (rows, columns))
+        half_y, half_x = (max(1, int(rng.uniform(0.04, 0.3) * side)) for side in (rows, columns))
         y, x = int(rng.integers(rows)), int(rng.integers(columns))
         window = slice(max(y - half_y, 0), min(y + half_y, rows)), slice(max(x - half_x, 0), min(x + half_x, columns))
         if rng.random() < 0.5:

@@ -1,0 +1,58 @@
+"""``python -m reference_model.training``: render frames, then train; both go on where they stopped."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from reference_model.training.shards import Shards, render_shards
+from reference_model.training.trainer import Plan, Training, watch
+from runtimes.contract import Size
+
+FRAME_SIZE = Size(384, 288)
+FRAME_SEED = 1
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Folder = Annotated[Path, typer.Argument(help="Where shards and checkpoints lie; some gigabytes.")]
+
+
+@app.command()
+def render(
+    folder: Folder,
+    count: Annotated[int, typer.Option(help="Frames, rounded up to whole shards.")] = 6016,
+    processes: Annotated[int, typer.Option(help="Processes that render.")] = 2,
+) -> None:
+    """Render clean frames; those that are there already are kept."""
+    finished = 0
+
+    def done(frames: int) -> None:
+        nonlocal finished
+        finished += frames
+        print(f"{finished} frames", flush=True)
+
+    render_shards(folder, count, FRAME_SEED, FRAME_SIZE, processes, done)
+
+
+@app.command()
+def train(
+    folder: Folder,
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = Plan.steps,
+    batch: Annotated[int, typer.Option(help="Samples per step.")] = Plan.batch,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = Plan.rate,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Plan.seed,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 2,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+) -> None:
+    """Train cdm-vitt; goes on from the folder's checkpoint when there is one."""
+    torch.set_num_threads(threads)
+    training = Training(Plan(steps=steps, batch=batch, rate=rate, seed=seed), Shards(folder, FRAME_SEED, FRAME_SIZE))
+    checkpoint = folder / "training.pt"
+    if checkpoint.exists():
+        training.resume(checkpoint)
+        print(f"going on from step {training.step}", flush=True)
+    watch(training, checkpoint, save_every, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    app()
