@@ -1,5 +1,6 @@
 """``cdm-export run``."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,9 @@ def command(
                 + ", ".join(map(str, item.files))
             )
     if bad:
-        raise InputError(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}")
+        if not as_json:
+            print(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}", file=sys.stderr)
+        raise typer.Exit(InputError.exit_code)
 
 
 def _source(source: str, depth: Path | None, depth_scale: float, contract: "ModelContract", fit: bool) -> "FrameSource":

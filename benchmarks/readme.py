@@ -1,0 +1,63 @@
+"""Write the README's tables from committed results: ``python -m benchmarks.readme``; ``--check`` only compares."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from cdm_export.gates import GATES
+
+README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "results"
+
+
+def gates() -> str:
+    """Limits of the parity gates."""
+    rows = [
+        "| precision | mean | 99th percentile | largest | mask disagreement | NaN, Inf |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, gate in GATES.items():
+        largest = f"{gate.max:g}" if gate.max is not None else "reported"
+        rows.append(f"| {name} | {gate.mean:g} | {gate.p99:g} | {largest} | {gate.mask:g} | 0 |")
+    return "\n".join(rows)
+
+
+def export_memory() -> str:
+    """Peak memory and time of whole exports."""
+    rows = [
+        "| model | weights from | float32 weights | peak | ratio (limit) | time | worst mean error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("export_memory-*.json")):
+        result = json.loads(path.read_text())
+        model = path.stem.removeprefix("export_memory-").removesuffix("-checkpoint")
+        source = "checkpoint" if path.stem.endswith("-checkpoint") else "seeded random"
+        worst = max(verdict["mean"] for verdict in result["parity"])
+        environment = result["environment"]
+        rows.append(
+            f"| {model} | {source} | {result['float32_weights_bytes'] / 1e9:.2f} GB "
+            f"| {result['peak_rss_anon_bytes'] / 1e9:.2f} GB | {result['ratio']:.2f} ({result['limit']}) "
+            f"| {result['seconds']:.0f} s on {environment['usable_cpus']} cores of {environment['cpu']} | {worst:.1e} |"
+        )
+    return "\n".join(rows)
+
+
+SECTIONS = {"gates": gates, "export memory": export_memory}
+
+
+def generated(text: str) -> str:
+    """The README's text with every generated section made anew."""
+    for name, make in SECTIONS.items():
+        block = f"<!-- generated: {name} -->\n{make()}\n<!-- end -->"
+        text, count = re.subn(rf"<!-- generated: {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)  # type: ignore[misc]
+        assert count == 1, f"README has {count} sections '{name}'"
+    return text
+
+
+if __name__ == "__main__":
+    old = README.read_text()
+    new = generated(old)
+    if "--check" in sys.argv[1:]:
+        sys.exit("README.md differs from the results: python -m benchmarks.readme" if new != old else 0)
+    README.write_text(new)

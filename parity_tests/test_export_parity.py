@@ -1,0 +1,264 @@
+"""Pixel agreement with eager float32 PyTorch: every camera size, every CPU backend, real frames; and what must fail."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cdm_export.backend_parity import ReferenceFrame, check_backend
+from cdm_export.golden import load_reference
+from cdm_export.onnx_export import export_onnx
+from cdm_export.progress import Silent
+from parity_tests.conftest import SHARED_FRAMES, cli
+from runtimes.bundle import Bundle
+from runtimes.contract import Size
+
+CPU_BACKENDS = ("openvino", "onnxruntime")
+
+REAL = {"redwood_0": 1000, "redwood_1": 1000, "redwood_2": 1000, "redwood_3": 1000, "redwood_4": 1000,
+        "tum_0": 5000, "cdm_26": 10000}  # fmt: skip
+"""Frames of a developer's checkout, with their depth scales."""
+
+
+def real_frames(folder: Path, stems: list[str]) -> Path:
+    """frames.json with the sample pair and, where they are present, real frames."""
+    from runtimes.sources import open_source
+
+    sample = open_source("sample").load(0)
+    cv2.imwrite(str(folder / "sample.color.png"), cv2.cvtColor(sample.frame.rgb, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(folder / "sample.depth.png"), np.asarray(sample.raw_depth))
+    frames = [{"color": "sample.color.png", "depth": "sample.depth.png", "depth_scale": sample.depth_scale}]
+    for stem in stems if SHARED_FRAMES.is_dir() else []:
+        (color,) = SHARED_FRAMES.glob(f"{stem}.color.*")
+        depth = SHARED_FRAMES / f"{stem}.depth.png"
+        frames.append({"color": str(color), "depth": str(depth), "depth_scale": REAL[stem]})
+    path = folder / "frames.json"
+    path.write_text(json.dumps({"frames": frames}))
+    return path
+
+
+def assert_every_backend_passed(bundle: Path, frames: int) -> None:
+    report = json.loads((bundle / "reports" / "parity.json").read_text())
+    assert {backend["backend"] for backend in report["backends"]} == set(CPU_BACKENDS), "a gate was skipped"
+    for backend in report["backends"]:
+        assert backend["verdict"]["verdict"] == "passed" and len(backend["frames"]) == frames
+        for frame in backend["frames"]:
+            assert frame["comparable"] >= 0.9
+            assert frame["depth"]["mean"] <= 5e-6 and frame["depth"]["p99"] <= 5e-5 and frame["depth"]["max"] <= 1e-3
+            assert frame["mask_disagreement"] == 0 and frame["network"]["non_finite"] == 0
+            assert frame["network"]["cosine"] > 1 - 1e-9
+    for name in CPU_BACKENDS:
+        picture = cv2.imread(str(bundle / "reports" / f"{name}-fp32.png"))
+        assert picture is not None and picture.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("camera", "stems"),
+    [
+        ("640x480", list(REAL)),
+        ("1280x720", ["redwood_0", "cdm_26"]),
+        ("848x480", ["redwood_3"]),
+        ("1920x1080", ["cdm_26"]),
+        ("512x512", ["tum_0"]),
+    ],
+)
+def test_vits_at_every_camera_size(camera, stems, tmp_path):
+    frames = real_frames(tmp_path, stems)
+    out = tmp_path / "vits.bundle"
+    done = cli(
+        "export", "--random-weights", 0, "--model", "cdm-vits", "--camera", camera, "--frames", frames, "--fit",
+        "-o", out, "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert_every_backend_passed(out, len(json.loads(frames.read_text())["frames"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["cdm-vitb", "cdm-vitl"])
+def test_large_models(model, tmp_path):
+    out = tmp_path / "large.bundle"
+    done = cli("export", "--random-weights", 0, "--model", model, "--camera", "640x480", "-o", out, "--quiet",
+               timeout=3000)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert_every_backend_passed(out, 1)
+
+
+@pytest.fixture
+def references(small_bundle):
+    bundle = Bundle.open(small_bundle)
+    return [ReferenceFrame(golden.name, bundle.path / golden.file.path) for golden in bundle.manifest.golden]
+
+
+@pytest.fixture
+def verify_graph(references, small_bundle):
+    """Verdict of a graph against the golden frames of the small bundle."""
+    contract = Bundle.open(small_bundle).manifest.contract
+
+    def verify(path: Path, backend: str):
+        return check_backend(backend, path, contract, "fp32", references, "golden", Silent()).verdict
+
+    return verify
+
+
+def edited(small_bundle: Path, out: Path, change) -> Path:
+    """The small bundle's graph with the last convolution (weight, bias) changed."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(small_bundle / "onnx" / "fp32.onnx")
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for suffix in ("weight", "bias"):
+        tensor = tensors[f"network.depth_head_rgbd.scratch.output_conv2.2.{suffix}"]
+        tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), tensor.name))
+    onnx.save(model, out)
+    return out
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_the_graph_itself_passes(small_bundle, verify_graph, backend):
+    assert verify_graph(small_bundle / "onnx" / "fp32.onnx", backend).verdict == "passed"
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor * 0, "valid mask differs"),
+        (lambda tensor: tensor * np.float32(1e-3), "valid mask differs"),
+        (lambda tensor: tensor * np.float32(np.nan), "NaN or Inf"),
+        (lambda tensor: tensor * np.float32(1.0001), "mean relative depth error"),
+    ],
+    ids=["all zero", "out of range", "NaN", "off by 1e-4"],
+)
+def test_a_wrong_graph_fails(small_bundle, verify_graph, tmp_path, backend, change, words):
+    verdict = verify_graph(edited(small_bundle, tmp_path / "wrong.onnx", change), backend)
+    assert verdict.verdict == "failed" and words in verdict.reason
+
+
+def test_plain_export_fails_in_openvino(small_bundle, verify_graph, tmp_path):
+    """Without the rewrites OpenVINO reads the position embedding's Resize differently: silently wrong depth.
+
+    When this passes, OpenVINO agrees with PyTorch on a bicubic Resize with scales.
+    """
+    from reference_model.random_weights import rebuild
+    from reference_model.registry import get_variant
+
+    manifest = Bundle.open(small_bundle).manifest
+    variant = get_variant(manifest.contract.model)
+    network = rebuild(variant, manifest.provenance.random_weights)
+    plain = tmp_path / "plain.onnx"
+    export_onnx(variant.on_boundary(network, manifest.contract.channel_order), manifest.contract, plain)
+    verdict = verify_graph(plain, "openvino")
+    assert verdict.verdict == "failed" and "relative depth error" in verdict.reason
+    assert verify_graph(plain, "onnxruntime").verdict == "passed"
+
+
+def test_inputs_changed_on_the_way_fail(small_bundle, references, tmp_path):
+    """A device whose preprocessing differs is caught although its network is right."""
+    contract = Bundle.open(small_bundle).manifest.contract
+    arrays = load_reference(references[0].path)
+    arrays["rgb"] = arrays["rgb"][..., ::-1]  # somebody swapped the channels
+    changed = tmp_path / "changed.npz"
+    np.savez(changed, **arrays)
+    frames = [ReferenceFrame("changed", changed)]
+    graph = small_bundle / "onnx" / "fp32.onnx"
+    verdict = check_backend("onnxruntime", graph, contract, "fp32", frames, "golden", Silent()).verdict
+    assert verdict.verdict == "failed" and "network inputs differ" in verdict.reason
+
+
+@pytest.fixture(scope="module")
+def seeded_state(small_bundle):
+    from reference_model.random_weights import rebuild
+    from reference_model.registry import get_variant
+
+    return rebuild(get_variant("cdm-vits"), Bundle.open(small_bundle).manifest.provenance.random_weights).state_dict()
+
+
+def export_checkpoint(folder: Path, state: dict, *options: object):
+    import torch
+
+    path = folder / "camera.ckpt"
+    torch.save({"state_dict": {f"pipeline.{name}": tensor for name, tensor in state.items()}}, path)
+    return cli(
+        "export", path, "--camera", "160x120", "--input-size", 70, "--frames", "synthetic:1",
+        "-o", folder / "out.bundle", *options,
+    )  # fmt: skip
+
+
+LAST = "depth_head_rgbd.scratch.output_conv2.2"
+
+
+def test_checkpoint_to_depth(seeded_state, tmp_path, frame):
+    """The main job: a wrapped checkpoint, model read off its shapes, to metres equal to PyTorch's."""
+    import torch
+
+    import cdm_export
+    from reference_model.cdm.network import Cdm
+    from reference_model.registry import get_variant
+    from runtimes.processing import postprocess, preprocess
+
+    done = export_checkpoint(tmp_path, seeded_state)
+    assert done.returncode == 0, done.stderr
+    manifest = Bundle.open(tmp_path / "out.bundle", full=True).manifest
+    assert manifest.provenance.checkpoint == "camera.ckpt" and manifest.contract.model == "cdm-vits"
+
+    picture = frame(Size(160, 120))
+    with cdm_export.open(tmp_path / "out.bundle") as refine:
+        result = refine(picture)
+    network = get_variant("cdm-vits").build().eval()
+    assert isinstance(network, Cdm)
+    network.load_state_dict(seeded_state)
+    inputs = preprocess(picture, manifest.contract)
+    # The reference's own path: B, G, R planes with the R, G, B statistics.
+    image = torch.from_numpy(inputs["image"])[:, [2, 1, 0]]
+    image = (image - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
+    with torch.inference_mode():
+        raw = network(image, torch.from_numpy(inputs["inverse_depth"])).numpy()
+    depth, valid = postprocess(raw, manifest.contract)
+    assert np.array_equal(result.valid, valid) and valid.mean() > 0.9
+    assert np.abs(result.depth_m[valid] / depth[valid] - 1).max() <= 1e-3
+
+    verified = cli("verify", tmp_path / "out.bundle", "--checkpoint", tmp_path / "camera.ckpt", "--json")
+    assert verified.returncode == 0 and json.loads(verified.stdout)["reference"] == "eager float32 PyTorch"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state[f"{LAST}.weight"].mul_(0) is state[f"{LAST}.bias"].mul_(0), "comparable"),
+        (lambda state: state[f"{LAST}.weight"].mul_(0.01) is state[f"{LAST}.bias"].mul_(0.01), "--far"),
+    ],
+    ids=["predicts nothing", "predicts beyond far"],
+)
+def test_checkpoint_that_predicts_nothing_usable_is_not_published(seeded_state, tmp_path, change, words):
+    state = {name: tensor.clone() for name, tensor in seeded_state.items()}
+    change(state)
+    done = export_checkpoint(tmp_path, state)
+    assert done.returncode == 1 and "nothing was published" in done.stderr and words in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["camera.ckpt"]
+
+
+def test_larger_far_makes_it_usable(seeded_state, tmp_path):
+    state = {name: tensor.clone() for name, tensor in seeded_state.items()}
+    state[f"{LAST}.weight"].mul_(0.01)
+    state[f"{LAST}.bias"].mul_(0.01)
+    done = export_checkpoint(tmp_path, state, "--far", 2500)
+    assert done.returncode == 0, done.stderr
+
+
+def test_channel_order_reaches_the_weights(seeded_state, tmp_path, frame):
+    import cdm_export
+
+    results = []
+    for order in ("bgr", "rgb"):
+        folder = tmp_path / order
+        folder.mkdir()
+        done = export_checkpoint(folder, seeded_state, "--channel-order", order)
+        assert done.returncode == 0, done.stderr
+        with cdm_export.open(folder / "out.bundle", backend="onnxruntime") as refine:
+            results.append(refine(frame(Size(160, 120))).values)
+    assert np.abs(results[0] - results[1]).max() > 1e-2
