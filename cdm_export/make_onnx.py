@@ -95,6 +95,8 @@ def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
     network, checkpoint, loaded = load_network(path, variant)
     for note in loaded.notes():
         report({"note": note})
+    if checkpoint.ignored:
+        report({"note": f"foreign Python objects in the file were not loaded: {', '.join(checkpoint.ignored)}"})
     return network, Provenance(
         checkpoint=path.name, sha256=checkpoint.sha256, random_weights=None, licence=variant.licence
     )

@@ -77,7 +77,7 @@ def error_picture(
     difference, known = relative_difference(candidate, reference)
     metres = [f"{limits[0] + share * (limits[1] - limits[0]):.2f} m" for share in (0, 0.5, 1)]
     depth_bar = _bar(rgb.shape[0], cv2.COLORMAP_INFERNO, metres, reverse=True)
-    error_bar = _bar(rgb.shape[0], cv2.COLORMAP_VIRIDIS, ["0", f"{limit / 2:.0e}", f"{limit:.0e}"])
+    error_bar = _bar(rgb.shape[0], cv2.COLORMAP_VIRIDIS, ["0", f"{limit / 2:g}", f"{limit:g}"])
     tiles = [
         [
             _titled(rgb, np.full_like(depth_bar, _PAPER), "colour"),

@@ -232,9 +232,14 @@ def test_checkpoints_that_cannot_be_used(small_bundle, tmp_path):
             return os.system, (f"touch {marker}",)
 
     torch.save({"state_dict": state, "callback": Payload()}, path)
-    done = export(path, "-o", out, "-q")
-    assert done.returncode == 0, done.stderr  # its tensors are good; what it carries is inert
+    refused(export(path, "-o", out, "-q"), 2, "carries code", "system", "Nothing of it was run")
     assert not marker.exists()
+    import argparse
+
+    torch.save({"state_dict": state, "hyper_parameters": argparse.Namespace(lr=1.0), "path": tmp_path}, path)
+    done = export(path, "-o", out)
+    assert done.returncode == 0, done.stderr  # foreign, but no code: left out and listed
+    assert "argparse.Namespace" in done.stderr and "pathlib" in done.stderr
     shutil.rmtree(out)
     path.write_bytes(b"<!DOCTYPE html><html>sign in</html>")
     refused(export(path, "-o", out, "-q"), 2, "camera.pt")

@@ -27,6 +27,13 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Keys under which training code puts the state dict."""
 _PREFIXES = ("module.", "pipeline.", "_orig_mod.")
 """What DataParallel, the Lightning module of the CDM authors and torch.compile put before every name."""
+_CODE_MODULES = {
+    *("os", "posix", "nt", "subprocess", "commands", "sys", "shutil", "socket", "pty", "ctypes"),
+    *("importlib", "runpy", "marshal", "code", "codeop", "timeit", "webbrowser"),
+}
+_CODE_BUILTINS = {"eval", "exec", "execfile", "compile", "open", "__import__", "input", "breakpoint"}
+"""What no training framework puts into a checkpoint and an attack does. Nothing foreign runs whether it is in here or
+not; a file that tries is refused all the same, because its weights cannot be trusted either."""
 _SHOWN = 8
 """Names listed in a message before the rest is only counted."""
 
@@ -99,8 +106,9 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
     """Give the network the checkpoint's tensors themselves (no copy), whatever device it was built on.
 
     Floating tensors of another dtype are converted to the network's. Raises CheckpointError when the weights are of
-    another variant, a tensor is missing, has another shape, or holds NaN or infinity.
+    another variant, a tensor is missing, has another shape, or holds NaN or infinity, or when the file carries code.
     """
+    _refuse_code(checkpoint)
     _refuse_other_variant(checkpoint, variant)
     expected: dict[str, Tensor] = network.state_dict()
     given = checkpoint.state_dict
@@ -250,6 +258,17 @@ def _strip_prefixes(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 
 def _share(state: Mapping[str, Tensor], prefix: str) -> float:
     return sum(name.startswith(prefix) for name in state) / len(state)
+
+
+def _refuse_code(checkpoint: Checkpoint) -> None:
+    for name in checkpoint.ignored:
+        module, _, attribute = name.rpartition(".")
+        builtin = module in ("builtins", "__builtin__") and attribute in _CODE_BUILTINS
+        if builtin or module.split(".")[0] in _CODE_MODULES:
+            raise CheckpointError(
+                f"{checkpoint.path} carries code: its pickle asks for {name}. Nothing of it was run",
+                "Do not load this file elsewhere. Get the weights from a source you trust, best as .safetensors.",
+            )
 
 
 def _refuse_other_variant(checkpoint: Checkpoint, variant: Variant) -> None:
