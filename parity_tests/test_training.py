@@ -53,7 +53,9 @@ class TestTraining:
         def loss() -> float:
             boundary = run.variant.on_boundary(run.network, "bgr")
             with torch.no_grad():
-                return float(np.mean([depth_loss(boundary(*inputs), target) for *inputs, target in fixed]))
+                return float(
+                    np.mean([depth_loss(boundary(image, sensor), target, sensor) for image, sensor, target in fixed])
+                )
 
         before = loss()
         reports = list(run.run())
@@ -105,11 +107,14 @@ class TestTraining:
 class TestLoss:
     def test_exact_is_zero_and_the_log_error_is_relative(self) -> None:
         target = torch.rand(1, 1, 8, 8) + 0.2
-        assert depth_loss(target, target) == 0
-        assert depth_loss(1.1 * target, target) == pytest.approx(np.log(1.1), rel=1e-4), "a scale has no edges"
+        sensor = target.clone()
+        assert depth_loss(target, target, sensor) == 0
+        assert depth_loss(1.1 * target, target, sensor) == pytest.approx(np.log(1.1), rel=1e-4), "a scale has no edges"
         step = target.clone()
         step[..., :4] *= 1.1
-        assert depth_loss(step, target) > np.log(1.1) / 2
+        assert (half := depth_loss(step, target, sensor)) > np.log(1.1) / 2
+        sensor[..., :4] = 0
+        assert depth_loss(step, target, sensor) - half == pytest.approx(np.log(1.1) / 6, rel=1e-3), "2/3 instead of 1/2"
 
     def test_dead_outputs_are_pushed_up(self) -> None:
         value = torch.tensor([-1.0, 0.5], requires_grad=True)

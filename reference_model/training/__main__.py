@@ -1,4 +1,4 @@
-"""``python -m reference_model.training``: render frames, then train; both go on where they stopped."""
+"""``python -m reference_model.training``: render frames, train, export; the first two go on where they stopped."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +8,12 @@ import typer
 
 from reference_model.training.shards import Shards, render_shards
 from reference_model.training.trainer import Plan, Training, watch
+from runtimes.cache import write_atomically
 from runtimes.contract import Size
 
 FRAME_SIZE = Size(384, 288)
 FRAME_SEED = 1
+CHECKPOINT = "training.pt"
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Folder = Annotated[Path, typer.Argument(help="Where shards and checkpoints lie; some gigabytes.")]
@@ -47,11 +49,25 @@ def train(
     """Train cdm-vitt; goes on from the folder's checkpoint when there is one."""
     torch.set_num_threads(threads)
     training = Training(Plan(steps=steps, batch=batch, rate=rate, seed=seed), Shards(folder, FRAME_SEED, FRAME_SIZE))
-    checkpoint = folder / "training.pt"
+    checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         training.resume(checkpoint)
         print(f"going on from step {training.step}", flush=True)
     watch(training, checkpoint, save_every, lambda line: print(line, flush=True))
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="File to write, e.g. cdm-vitt.safetensors.")],
+) -> None:
+    """Write the averaged weights of the folder's checkpoint as FP16 safetensors."""
+    from safetensors.torch import save
+
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    weights = {name: value.half().contiguous() for name, value in state["average"].items()}
+    write_atomically(out, save(weights, {"step": str(state["step"])}))
+    print(f"{out}: step {state['step']}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ _GRADIENT = 0.5
 """Weight of the edges."""
 
 
-def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:
+def depth_loss(predicted: Tensor, target: Tensor, sensor: Tensor) -> Tensor:
     """Mean |log depth error|, plus the same of its steps between pixels at three scales (edges where edges are).
 
-    Both [B, 1, H, W] inverse depth in 1/m; the target is positive.
+    All [B, 1, H, W] inverse depth in 1/m; the target is positive. Where the sensor has none, errors count double.
     """
     error = predicted.float().clamp(min=_LEAST).log() - target.log()
-    loss = error.abs().mean()
+    weight = 1 + (sensor == 0).float()
+    loss = (weight * error.abs()).sum() / weight.sum()
     for scale in range(3):
         coarse = F.avg_pool2d(error, 2**scale) if scale else error
         steps = coarse.diff(dim=-1).abs().mean() + coarse.diff(dim=-2).abs().mean()
