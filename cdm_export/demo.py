@@ -6,14 +6,16 @@ from pathlib import Path
 from cdm_export.backend_parity import BackendParity
 from cdm_export.export import ExportRequest, export_bundle
 from cdm_export.progress import Progress
-from cdm_export.refine import RANDOM_WARNING, Refined, refine
+from cdm_export.refine import Refined, refine, weights_warning
+from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Bundle
 from runtimes.opening import open_choice
 from runtimes.selection import Choice, choose
 from runtimes.sources import open_source
 
-MODEL = "cdm-vits"
-SEED = 0
+TRAINED_MODEL = "cdm-vitt"
+"""Shipped with trained weights; a checkout without the weights file shows the plumbing with random ones."""
+RANDOM_MODEL, SEED = "cdm-vits", 0
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Demo:
 
 
 def run_demo(out: Path, progress: Progress) -> Demo:
-    """Export seeded weights, verify, refine the sample frame; everything lands in the folder ``out``.
+    """Export the shipped model, verify, refine the sample frame; everything lands in the folder ``out``.
 
     The frame is the Middlebury 2014 Motorcycle pair of scikit-image's wheel, turned into metric depth with its
     calibration and given a depth camera's holes and noise.
@@ -39,12 +41,17 @@ def run_demo(out: Path, progress: Progress) -> Demo:
     source = open_source("sample")
     camera = source.load(0).frame.size
     out.mkdir(parents=True, exist_ok=True)
+    trained = bundled_checkpoint(TRAINED_MODEL)
     request = ExportRequest(
-        out=out / "demo.bundle", camera=camera, random_weights=SEED, model=MODEL, frames="sample", overwrite=True
+        out=out / "demo.bundle",
+        camera=camera,
+        random_weights=None if trained else SEED,
+        model=TRAINED_MODEL if trained else RANDOM_MODEL,
+        overwrite=True,
     )
     bundle, parities = export_bundle(request, progress)
     choice = choose(bundle)
     progress.stage(f"refining the sample frame with {choice.backend.name}")
     with open_choice(bundle, choice) as pipeline:
-        refined = refine(pipeline, source.load(0), out, str(choice), RANDOM_WARNING)
+        refined = refine(pipeline, source.load(0), out, str(choice), weights_warning(bundle.manifest))
     return Demo(bundle, parities, choice, refined)

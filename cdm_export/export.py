@@ -5,7 +5,7 @@ reference outputs and ONNX (``make_onnx.py``), each backend against the referenc
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cdm_export.progress import Progress
 from reference_model.config import PATCH, ChannelOrder
 from reference_model.registry import get_variant
 from reference_model.variant import Variant
+from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
 from runtimes.cache import cache_dir, write_atomically
@@ -48,7 +49,7 @@ class ExportRequest:
     camera: Size
     """Size of the camera's frames."""
     checkpoint: Path | None = None
-    """Checkpoint file; or ``random_weights``."""
+    """Checkpoint file; or ``random_weights``; or neither, for a model whose weights ship with the package."""
     random_weights: int | None = None
     """Seed of random weights; or ``checkpoint``."""
     model: str | None = None
@@ -87,6 +88,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         raise BackendUnavailable(
             f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
         )
+    request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     source = open_source(request.frames, depth_scale=request.depth_scale, camera=request.camera, fit=request.fit)
     _check_source(source, request)
@@ -162,6 +164,16 @@ def _verifies(name: str) -> bool:
     """Backends that verify an ONNX artefact on the exporting machine: those that run on any CPU."""
     backend = BACKENDS[name]
     return backend.format == "onnx" and backend.device == "cpu"
+
+
+def _with_shipped_weights(request: ExportRequest, progress: Progress) -> ExportRequest:
+    """A model named without weights means those that ship with the package, when it has some."""
+    if request.checkpoint is None and request.random_weights is None and request.model is not None:
+        shipped = bundled_checkpoint(get_variant(request.model).name)
+        if shipped is not None:
+            progress.note(f"{request.model} with the weights that ship with cdm-export, a demonstration model")
+            return replace(request, checkpoint=shipped)
+    return request
 
 
 def _check_numbers(request: ExportRequest) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.pictures import refinement_picture, write_png
+from runtimes.bundle import Manifest
 from runtimes.cache import write_atomically
 from runtimes.errors import InputError
 from runtimes.frame import DepthResult
@@ -20,6 +21,11 @@ RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth 
 """On everything that seeded random weights made."""
 _PNG_LIMIT_MM = 65535
 """A 16-bit PNG in millimetres ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
+
+
+def weights_warning(manifest: Manifest) -> str:
+    """What must stand beside every result of these weights; empty for weights that were trained."""
+    return RANDOM_WARNING if manifest.provenance.random_weights else ""
 
 
 @dataclass(frozen=True)

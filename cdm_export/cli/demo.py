@@ -18,10 +18,11 @@ def command(
 ) -> None:
     """The main job on an embedded default: export, verify, refine a real frame."""
     from cdm_export.demo import run_demo
-    from cdm_export.refine import RANDOM_WARNING
+    from cdm_export.refine import weights_warning
 
     with progress(not quiet and not as_json) as shown:
         demo = run_demo(out, shown)
+    warning = weights_warning(demo.bundle.manifest)
     if as_json:
         print_json(
             {
@@ -29,11 +30,12 @@ def command(
                 "parity": [parity.verdict.model_dump(mode="json") for parity in demo.parities],
                 "choice": str(demo.choice),
                 "frame": demo.refined.to_json(),
-                "warning": RANDOM_WARNING,
+                "warning": warning,
             }
         )
     elif not quiet:
-        print(RANDOM_WARNING)
+        if warning:
+            print(warning)
         for parity in demo.parities:
             print(f"{parity.backend} {parity.precision}: {parity.verdict}")
         print(f"ran {demo.choice} in {demo.refined.result.timing.total:.0f} ms")

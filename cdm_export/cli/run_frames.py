@@ -43,7 +43,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Refine one frame or a folder of frames: metres, 16-bit millimetres and a picture."""
-    from cdm_export.refine import RANDOM_WARNING, check_output, refine_source
+    from cdm_export.refine import check_output, refine_source, weights_warning
     from runtimes.bundle import Bundle
     from runtimes.opening import open_choice
     from runtimes.selection import choose
@@ -53,7 +53,7 @@ def command(
     frames = _source(source, depth, depth_scale, opened.manifest.contract, fit)
     inputs = [path for path in (Path(source), depth) if path is not None]
     check_output(out, inputs, many=len(frames) > 1)
-    warning = RANDOM_WARNING if opened.manifest.provenance.random_weights else ""
+    warning = weights_warning(opened.manifest)
     bad: dict[str, str] = {}
     refined = []
     with progress(not quiet and not as_json) as shown:
