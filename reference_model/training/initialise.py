@@ -1,9 +1,11 @@
-"""Seeded weights from which a short training gets far: the network starts as a blurred copy of its sensor depth.
+"""Seeded weights from which a short training gets far: the network starts as a coarsely filled copy of its sensor depth.
 
 The architecture has no path from sensor to output but through 14x14 patches, two LayerNorms and the decoder; from
 arbitrary weights most of a short training goes into finding one. Here one is laid: the depth encoder's first 16
 channels are the means of a patch's 4x4 cells, the fusion passes them on, and the decoder's first channel lays
-them out and carries them to the end. All of it is trained like any other weight.
+them out and carries them to the end. Two blocks fill cells without a reading: the first finds out which patches have
+any, in the second a head that attends to near ones of those brings their mean, which empty cells take. All of it is
+trained like any other weight.
 
 Attention starts as in A. Trockman, J. Z. Kolter, "Mimetic Initialization of Self-Attention Layers" (ICML 2023): query
 and key see the same projection of a sinusoidal position, so that tokens attend to their neighbourhood.
@@ -22,12 +24,19 @@ from reference_model.vit import TRAINED_GRID, Block, DinoV2
 _CELLS = 4
 _COPIED = _CELLS * _CELLS
 """Channels that carry the copy."""
+_VALID, _NEARBY, _ZERO = _COPIED, _COPIED + 1, _COPIED + 2
+"""Channels of the depth encoder: has a reading 0..1, depth of near patches that have, and nothing: what LayerNorm
+makes of 0 there is taken off wherever a value is read."""
 _POSITION = 2 * _COPIED
 """First channel of the position embedding."""
-_GAIN = 0.5
+_GAIN = 0.25
 """Of the copy: small beside the position, whose norm then fixes LayerNorm's scale."""
-_START = 0.1
+_START = 0.02
 """1/m at the output where nothing was measured: ReLU passes no gradient at 0."""
+_DEVIATION = 0.68
+"""That LayerNorm divides by, about: the position's, and a little of everything else."""
+_STEEP = 20.0
+"""GELU of this many times a value is close to ReLU."""
 
 
 @torch.no_grad()
@@ -45,6 +54,10 @@ def initialise(network: Cdm, seed: int) -> None:
     for encoder in (network.pretrained, network.depth_pretrained):
         _encoder(encoder)
     _copy_cells(network.depth_pretrained.patch_embed.proj)
+    first, second = network.depth_pretrained.blocks[:2]
+    assert isinstance(first, Block) and isinstance(second, Block)
+    _find_readings(first)
+    _fill_cells(second, network.depth_pretrained.config.heads)
     for fusion in network.crossAtts:
         assert isinstance(fusion, TokenPairFusion)
         _fusion(fusion)
@@ -89,7 +102,9 @@ def _block(block: Block, width: int, heads: int) -> None:
         nn.init.xavier_uniform_(linear.weight)
     for scale in (block.ls1, block.ls2):
         scale.gamma.fill_(0.1)
-        scale.gamma[:_COPIED] = 0.01
+    for out in (block.attn.proj, block.mlp.fc2):
+        assert isinstance(out, nn.Linear)
+        out.weight[:_POSITION] = 0
 
 
 def _copy_cells(embed: nn.Conv2d) -> None:
@@ -99,9 +114,45 @@ def _copy_cells(embed: nn.Conv2d) -> None:
     # Share of every pixel that lies in every cell, along one axis.
     inside = (torch.minimum(pixel + 1, edges[1:, None]) - torch.maximum(pixel, edges[:-1, None])).clamp(min=0)
     means = torch.einsum("ay,bx->abyx", inside, inside).reshape(_COPIED, 1, PATCH, PATCH) / (PATCH / _CELLS) ** 2
-    embed.weight *= 2
+    embed.weight *= 0.4
     embed.weight -= embed.weight.mean(dim=(2, 3), keepdim=True)
     embed.weight[:_COPIED] = _GAIN * means / 3
+    embed.weight[[_VALID, _NEARBY, _ZERO]] = 0
+
+
+def _find_readings(block: Block) -> None:
+    """Share of a patch's cells that have readings: 1, less what each lacks of the mean of a wall 6 m away."""
+    least = _GAIN / 6 / _DEVIATION
+    for cell in range(_COPIED):
+        lacking = block.mlp.fc1.weight[cell]
+        lacking.zero_()
+        lacking[cell], lacking[_ZERO] = -6 / least, 6 / least
+        block.mlp.fc1.bias[cell] = 6
+    block.mlp.fc2.weight[_VALID, :_COPIED], block.mlp.fc2.bias[_VALID] = -1 / 6 / _COPIED, 1
+    block.ls2.gamma[_VALID] = 1
+
+
+def _fill_cells(block: Block, heads: int) -> None:
+    """Head 0 brings the mean of near patches with readings; a cell that is less than a third of it takes the rest."""
+    width = block.attn.proj.out_features
+    size = width // heads
+    query, key, value = block.attn.qkv.weight.view(3, heads, size, width)[:, 0]
+    for projection in (query, key, value):
+        projection.zero_()
+    chosen = torch.linspace(_POSITION, width - 1, size - 4).round().long()
+    place = torch.arange(size - 4)
+    query[place, chosen] = key[place, chosen] = 1.6
+    key[-1, _VALID], key[-1, _ZERO] = 8.0, -8.0
+    block.attn.qkv.bias.view(3, heads, size)[0, 0, -1] = 8.0
+    value[0, :_COPIED], value[0, _ZERO] = 1 / _COPIED, -1
+    block.attn.proj.weight[_NEARBY, 0] = _DEVIATION
+    block.ls1.gamma[_NEARBY] = 1
+    hidden, back = block.mlp.fc1.weight, block.mlp.fc2.weight
+    for cell in range(_COPIED):
+        hidden[cell] = 0
+        hidden[cell, _NEARBY], hidden[cell, cell], hidden[cell, _ZERO] = _STEEP, -3 * _STEEP, 2 * _STEEP
+        back[cell, cell] = _DEVIATION / _STEEP
+    block.ls2.gamma[:_COPIED] = 1
 
 
 def _fusion(fusion: TokenPairFusion) -> None:
@@ -114,6 +165,9 @@ def _fusion(fusion: TokenPairFusion) -> None:
 
 def _decoder(head: DptHead) -> None:
     """Channel 0 of the finest level and of everything after it carries the copy."""
+    for module in head.scratch.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight *= 0.3  # Quiet beside the copy: a first step of all of them at once must not drown it.
     for module in head.modules():
         if isinstance(module, ResidualConvUnit):
             module.conv2.weight.zero_()
@@ -130,6 +184,7 @@ def _decoder(head: DptHead) -> None:
     for cell in range(_COPIED):
         project.weight[cell, cell] = -scale
         project.weight[cell, width + cell] = scale
+        project.weight[cell, _ZERO], project.weight[cell, width + _ZERO] = scale, -scale
         spread.weight[cell, 0, cell // _CELLS, cell % _CELLS] = 1
     scratch = head.scratch
     first, last = scratch.output_conv2[0], scratch.output_conv2[2]

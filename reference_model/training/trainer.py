@@ -54,11 +54,11 @@ class Plan:
 
     model: str = "cdm-vitt"
     """Registry name."""
-    steps: int = 2000
+    steps: int = 800
     """Optimiser steps; may be changed when resuming, which stretches what is left of the schedule."""
     batch: int = 8
     """Samples per step."""
-    rate: float = 4e-4
+    rate: float = 8e-5
     """Peak learning rate of AdamW."""
     seed: int = 0
     """Of the first weights and of every batch."""
