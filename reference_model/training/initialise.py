@@ -1,4 +1,4 @@
-"""Seeded weights from which a short training gets far: the network starts as a coarsely filled copy of its sensor depth.
+"""Seeded weights from which a short training gets far: at first the network coarsely fills and copies its sensor depth.
 
 The architecture has no path from sensor to output but through 14x14 patches, two LayerNorms and the decoder; from
 arbitrary weights most of a short training goes into finding one. Here one is laid: the depth encoder's first 16
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from reference_model.cdm.network import Cdm, TokenPairFusion
 from reference_model.config import PATCH
 from reference_model.dpt import DptHead, FeatureFusion, ResidualConvUnit
-from reference_model.vit import TRAINED_GRID, Block, DinoV2
+from reference_model.vit import TRAINED_GRID, Block, DinoV2, Mlp
 
 _CELLS = 4
 _COPIED = _CELLS * _CELLS
@@ -97,13 +97,11 @@ def _block(block: Block, width: int, heads: int) -> None:
         query[head, :, _POSITION:] += sharpness * basis
         key[head, :, _POSITION:] += sharpness * basis
     nn.init.xavier_uniform_(value.reshape(width, width))
-    for linear in (block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-        assert isinstance(linear, nn.Linear)
+    for linear in (block.attn.proj, *_mlp(block)):
         nn.init.xavier_uniform_(linear.weight)
     for scale in (block.ls1, block.ls2):
         scale.gamma.fill_(0.1)
-    for out in (block.attn.proj, block.mlp.fc2):
-        assert isinstance(out, nn.Linear)
+    for out in (block.attn.proj, _mlp(block)[1]):
         out.weight[:_POSITION] = 0
 
 
@@ -123,12 +121,12 @@ def _copy_cells(embed: nn.Conv2d) -> None:
 def _find_readings(block: Block) -> None:
     """Share of a patch's cells that have readings: 1, less what each lacks of the mean of a wall 6 m away."""
     least = _GAIN / 6 / _DEVIATION
+    inwards, outwards = _mlp(block)
     for cell in range(_COPIED):
-        lacking = block.mlp.fc1.weight[cell]
-        lacking.zero_()
-        lacking[cell], lacking[_ZERO] = -6 / least, 6 / least
-        block.mlp.fc1.bias[cell] = 6
-    block.mlp.fc2.weight[_VALID, :_COPIED], block.mlp.fc2.bias[_VALID] = -1 / 6 / _COPIED, 1
+        inwards.weight[cell] = 0
+        inwards.weight[cell, cell], inwards.weight[cell, _ZERO] = -6 / least, 6 / least
+        inwards.bias[cell] = 6
+    outwards.weight[_VALID, :_COPIED], outwards.bias[_VALID] = -1 / 6 / _COPIED, 1
     block.ls2.gamma[_VALID] = 1
 
 
@@ -147,12 +145,18 @@ def _fill_cells(block: Block, heads: int) -> None:
     value[0, :_COPIED], value[0, _ZERO] = 1 / _COPIED, -1
     block.attn.proj.weight[_NEARBY, 0] = _DEVIATION
     block.ls1.gamma[_NEARBY] = 1
-    hidden, back = block.mlp.fc1.weight, block.mlp.fc2.weight
+    inwards, outwards = _mlp(block)
     for cell in range(_COPIED):
-        hidden[cell] = 0
-        hidden[cell, _NEARBY], hidden[cell, cell], hidden[cell, _ZERO] = _STEEP, -3 * _STEEP, 2 * _STEEP
-        back[cell, cell] = _DEVIATION / _STEEP
+        inwards.weight[cell] = 0
+        inwards.weight[cell, [_NEARBY, cell, _ZERO]] = _STEEP * torch.tensor([1.0, -3.0, 2.0])
+        outwards.weight[cell, cell] = _DEVIATION / _STEEP
     block.ls2.gamma[:_COPIED] = 1
+
+
+def _mlp(block: Block) -> tuple[nn.Linear, nn.Linear]:
+    mlp = block.mlp
+    assert isinstance(mlp, Mlp)
+    return mlp.fc1, mlp.fc2
 
 
 def _fusion(fusion: TokenPairFusion) -> None:
