@@ -36,7 +36,8 @@ def seeded_network(variant: Variant, seed: int) -> nn.Module:
         elif parameter.ndim == 4:
             parameter.normal_(0, math.sqrt(2 / parameter[0].numel()), generator=generator)
         else:
-            parameter.normal_(0, 0.02, generator=generator)  # class and mask token, position embedding
+            # Class and mask token, position embedding: as large as a patch's token, so that an error in them shows.
+            parameter.normal_(0, 0.5, generator=generator)
     return network
 
 
