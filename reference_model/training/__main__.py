@@ -6,6 +6,8 @@ from typing import Annotated
 import torch
 import typer
 
+from reference_model.checkpoint import load_network
+from reference_model.registry import get_variant
 from reference_model.training.shards import Shards, render_shards
 from reference_model.training.trainer import Plan, Training, watch
 from runtimes.cache import write_atomically
@@ -45,10 +47,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Plan.seed,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 2,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from, e.g. those in the package.")] = None,
 ) -> None:
     """Train cdm-vitt; goes on from the folder's checkpoint when there is one."""
     torch.set_num_threads(threads)
-    training = Training(Plan(steps=steps, batch=batch, rate=rate, seed=seed), Shards(folder, FRAME_SEED, FRAME_SIZE))
+    plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed)
+    network = load_network(start, get_variant(plan.model))[0].requires_grad_() if start else None
+    training = Training(plan, Shards(folder, FRAME_SEED, FRAME_SIZE), network)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         training.resume(checkpoint)

@@ -94,7 +94,7 @@ class Training:
     """Network, moving average and optimiser, and how far they are."""
 
     def __init__(self, plan: Plan, frames: "Shards | Sequence[View]", network: nn.Module | None = None) -> None:
-        """``network`` is for tests; by default the plan's model, freshly initialised."""
+        """``network`` is the plan's model, freshly initialised when none is given."""
         self.plan, self.frames, self.step, self.seconds = plan, frames, 0, 0.0
         self.variant: Variant = get_variant(plan.model)
         if network is None:
