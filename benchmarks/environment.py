@@ -6,8 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cdm_export.doctor import version_of
-from runtimes.host import cpu_features, cpu_name, usable_cpus
+from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "opencv-python")
 

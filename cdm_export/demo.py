@@ -6,7 +6,7 @@ from pathlib import Path
 from cdm_export.backend_parity import BackendParity
 from cdm_export.export import ExportRequest, export_bundle
 from cdm_export.progress import Progress
-from cdm_export.refine import Refined, refine, weights_warning
+from cdm_export.refine import Refined, check_output, refine, weights_warning
 from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Bundle
 from runtimes.opening import open_choice
@@ -40,7 +40,7 @@ def run_demo(out: Path, progress: Progress) -> Demo:
     """
     source = open_source("sample")
     camera = source.load(0).frame.size
-    out.mkdir(parents=True, exist_ok=True)
+    check_output(out, source, out / "demo.bundle")
     trained = bundled_checkpoint(TRAINED_MODEL)
     request = ExportRequest(
         out=out / "demo.bundle",

@@ -1,7 +1,6 @@
 """What this machine can build and run, and the exact command that adds the rest. Nothing heavy is imported."""
 
 import ctypes
-import importlib.metadata
 import platform
 import shutil
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from runtimes.backends import BACKENDS
 from runtimes.cache import cache_dir
-from runtimes.host import cpu_features, cpu_name, usable_cpus
+from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
 
 INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
 """Command that adds everything exporting needs."""
@@ -34,14 +33,6 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; never raises for what it finds."""
     return [_machine(), _memory(), _disk(), _opencv(), *_backends(), _export(), _cuda(), *_conflicts()]
-
-
-def version_of(distribution: str) -> str | None:
-    """Version of an installed distribution, without importing it."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _machine() -> Finding:
@@ -89,8 +80,7 @@ def _opencv() -> Finding:
 def _backends() -> list[Finding]:
     findings = []
     for backend in BACKENDS.values():
-        library = backend.library
-        version = version_of(library) or (version_of(f"{library}-gpu") if library == "onnxruntime" else None)
+        library, version = backend.library, backend.version
         subject = f"backend {backend.name}"
         if not backend.installed:
             findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))

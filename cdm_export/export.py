@@ -33,7 +33,7 @@ from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import DEFAULT_FAR, ModelContract, Precision, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError, ParityError
 from runtimes.processing import postprocess, preprocess
-from runtimes.sources import FrameSource, open_source
+from runtimes.sources import FrameSource, check_depth, open_source
 
 PRECISION: Precision = "fp32"
 _GOLDEN_FRAMES = 4
@@ -79,6 +79,9 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     gate failed or was inconclusive); then nothing is published, and the report lies in the cache.
     """
     publish.check_target(request.out, request.overwrite)
+    for given in (request.checkpoint, Path(request.frames)):
+        if given is not None and given.exists() and given.resolve().is_relative_to(request.out.resolve()):
+            raise InputError(f"{given} lies inside {request.out}, which would be replaced", "Choose another -o.")
     backends = [name for name, backend in BACKENDS.items() if _verifies(name) and backend.installed]
     if not backends:
         raise BackendUnavailable(
@@ -156,7 +159,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             surplus.unlink()
         outputs.rmdir()
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-        publish.publish(folder, request.out)
+        publish.publish(folder, request.out, request.overwrite)
     return Bundle.open(request.out), parities
 
 
@@ -203,6 +206,8 @@ def _prepare(source: FrameSource, contract: ModelContract, folder: Path, progres
     frames = []
     for index, name in enumerate(source.names):
         frame = source.load(index)
+        for warning in check_depth(frame, contract.max_depth):
+            progress.note(warning)
         path = folder / f"{index:03d}.npz"
         save_frame(path, frame, preprocess(frame.frame, contract))
         frames.append(ReferenceFrame(name, path))
@@ -233,7 +238,8 @@ def _write_reports(
     }
     (folder / "parity.json").write_text(json.dumps(report, indent=1))
     for parity in parities:
-        worst = max(range(len(references)), key=lambda index: parity.frames[index].depth.mean or float("inf"))
+        means = [float("inf") if frame.depth.mean is None else frame.depth.mean for frame in parity.frames]
+        worst = means.index(max(means))
         arrays = load_reference(references[worst].path)
         candidate = np.load(outputs / f"{parity.backend}-{worst}.npy", allow_pickle=False)
         caption = f"{contract.model} {parity.precision} on {parity.backend}, frame {references[worst].name}"
@@ -252,11 +258,14 @@ def _gate(parities: list[BackendParity], reports: Path, request: ExportRequest) 
     bad = [parity for parity in parities if parity.verdict.verdict != "passed"]
     if not bad:
         return
-    kept = cache_dir() / "failed" / request.out.name
-    for path in reports.iterdir():
-        write_atomically(kept / path.name, path.read_bytes())
     lines = [f"{parity.backend} {parity.precision}: {parity.verdict}" for parity in bad]
-    next_step = f"The report is in {kept}."
+    kept = cache_dir() / "failed" / request.out.name
+    try:
+        for path in reports.iterdir():
+            write_atomically(kept / path.name, path.read_bytes())
+        next_step = f"The report is in {kept}."
+    except OSError as error:
+        next_step = f"The report could not be kept in {kept}: {error.strerror}."
     predicted = bad[0].frames[0].reference_depth if bad[0].frames else None
     if bad[0].verdict.verdict == "inconclusive" and predicted is not None and predicted[1] > request.far:
         next_step += (

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.contract import ModelContract
+from runtimes.contract import CONTRACT_KEY, ModelContract
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ def export_onnx(network: "nn.Module", contract: ModelContract, path: Path) -> di
     program.model.producer_name = "cdm-export"
     program.model.metadata_props.update(
         {
-            "cdm_export.contract": contract.model_dump_json(),
+            CONTRACT_KEY: contract.model_dump_json(),
             **{f"cdm_export.{name}": version for name, version in versions.items()},
         }
     )

@@ -57,7 +57,7 @@ class RawStatistics(Record):
     max_abs: float | None
     """Largest absolute difference, in the output's unit."""
     non_finite: int
-    """NaN and Inf of the candidate."""
+    """NaN and Inf of candidate and reference."""
 
 
 class FrameParity(Record):
@@ -71,8 +71,8 @@ class FrameParity(Record):
     """The limit that was broken, value against limit; empty when passed."""
     comparable: float
     """Share of pixels valid in both."""
-    preprocessing: float
-    """Largest difference of the network inputs computed here from the stored ones; 0 when they are the same."""
+    preprocessing: float | None
+    """Largest difference of the network inputs computed here from the stored ones; None when one is no number."""
     network: RawStatistics
     """Second stage: the raw output."""
     depth: Statistics
@@ -87,23 +87,28 @@ class FrameParity(Record):
     """1st and 99th percentile of reference depth over all finite positive predictions, metres, ``far`` ignored."""
 
 
-def compare_inputs(expected: Mapping[str, Image], got: Mapping[str, Image]) -> float:
+def compare_inputs(expected: Mapping[str, Image], got: Mapping[str, Image]) -> float | None:
     """Largest difference of the network inputs: absolute for the image, relative above 1 for inverse depth.
 
-    Inf when a name or shape differs, or a value is not finite.
+    None when a name or shape differs, or a value is not finite: that compares with nothing.
     """
     worst = 0.0
     for name, reference in expected.items():
         candidate = got.get(name)
         if candidate is None or candidate.shape != reference.shape or not np.isfinite(candidate).all():
-            return math.inf
+            return None
         difference = np.abs(candidate - reference) / np.maximum(np.abs(reference), 1)
         worst = max(worst, float(difference.max(initial=0)))
     return worst
 
 
 def compare(
-    frame: str, reference: Image, candidate: Image, contract: ModelContract, precision: str, preprocessing: float = 0.0
+    frame: str,
+    reference: Image,
+    candidate: Image,
+    contract: ModelContract,
+    precision: str,
+    preprocessing: float | None = 0.0,
 ) -> FrameParity:
     """Compare raw outputs [1, 1, h, w] through the contract's post-processing against the gate of ``precision``.
 
@@ -198,8 +203,8 @@ def _statistics(relative: NDArray[np.float64], millimetres: NDArray[np.float64])
 
 
 def _raw_statistics(reference: Image, candidate: Image) -> RawStatistics:
-    non_finite = int(candidate.size - np.isfinite(candidate).sum())
-    if non_finite or not np.isfinite(reference).all():
+    non_finite = sum(int(raw.size - np.isfinite(raw).sum()) for raw in (candidate, reference))
+    if non_finite:
         return RawStatistics(psnr_db=None, cosine=None, max_abs=None, non_finite=non_finite)
     expected, got = reference.astype(np.float64).ravel(), candidate.astype(np.float64).ravel()
     mean_square = float(np.mean((got - expected) ** 2))
@@ -236,11 +241,13 @@ def _reference_range(raw_reference: Image) -> tuple[float, float] | None:
 
 
 def _judge(
-    gate: Gate, comparable: float, network: RawStatistics, depth: Statistics, mask: float, preprocessing: float
+    gate: Gate, comparable: float, network: RawStatistics, depth: Statistics, mask: float, preprocessing: float | None
 ) -> tuple[Literal["passed", "failed", "inconclusive"], str]:
     """Every comparison is written ``value <= limit``: what is NaN or None does not pass."""
     if network.non_finite:
         return "failed", f"{network.non_finite} NaN or Inf in the raw output"
+    if preprocessing is None:
+        return "failed", "the network inputs computed here have other shapes than the stored ones, or NaN or Inf"
     if not preprocessing <= PREPROCESSING_LIMIT:
         return "failed", f"network inputs differ by {preprocessing:.1e} from the stored ones > {PREPROCESSING_LIMIT:g}"
     if not mask <= gate.mask:

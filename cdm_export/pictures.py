@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from runtimes.cache import write_atomically
 
 Rgb = NDArray[np.uint8]
 _FONT = cv2.FONT_HERSHEY_DUPLEX
+_LEAST_HEIGHT = 120
+"""Pixels; smaller frames are enlarged in pictures."""
+P = TypeVar("P", bound=np.generic)
 _INK, _PAPER, _MISSING = (30, 30, 30), (250, 250, 250), (0, 0, 0)
 
 
@@ -49,6 +53,7 @@ def refinement_picture(
     rgb: Rgb, sensor: NDArray[np.float32], refined: NDArray[np.float32], caption: str, warning: str = ""
 ) -> Rgb:
     """2x2: colour, sensor depth, refined depth, relative difference on sensor pixels; bars in metres and percent."""
+    rgb, sensor, refined = _large_enough(rgb), _large_enough(sensor), _large_enough(refined)
     limits = depth_limits(sensor, refined)
     difference, known = relative_difference(refined, sensor)
     metres = [f"{limits[0] + share * (limits[1] - limits[0]):.2f} m" for share in (0, 0.5, 1)]
@@ -73,6 +78,7 @@ def error_picture(
     caption: str,
 ) -> Rgb:
     """Heat map of relative depth error beside its frame; the bar ends at ``limit`` (the gate's p99)."""
+    rgb, reference, candidate = _large_enough(rgb), _large_enough(reference), _large_enough(candidate)
     limits = depth_limits(reference)
     difference, known = relative_difference(candidate, reference)
     metres = [f"{limits[0] + share * (limits[1] - limits[0]):.2f} m" for share in (0, 0.5, 1)]
@@ -93,6 +99,12 @@ def write_png(path: Path, rgb: Rgb) -> None:
     written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     assert written
     write_atomically(path, data.tobytes())
+
+
+def _large_enough(image: NDArray[P]) -> NDArray[P]:
+    """Whole-pixel enlargement of very small frames, so that bar and titles have room."""
+    times = -(-_LEAST_HEIGHT // image.shape[0])
+    return image.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else image
 
 
 def _colour(share: NDArray[np.floating], colours: int, missing: NDArray[np.bool_]) -> Rgb:

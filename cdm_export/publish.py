@@ -5,6 +5,7 @@ folder, which the next export of the same target clears away.
 """
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runtimes.bundle import MANIFEST, FileRecord
 from runtimes.errors import InputError
@@ -26,13 +28,44 @@ def check_target(target: Path, overwrite: bool) -> None:
     if target.exists() or target.is_symlink():
         if not overwrite:
             raise InputError(f"{target} already exists", "Choose another -o, or replace it with --overwrite.")
-        if target.is_symlink() or not (target / MANIFEST).is_file():
-            raise InputError(f"{target} is not a bundle: --overwrite replaces bundles only", "Choose another -o.")
+        _check_replaceable(target)
     parent = target.absolute().parent
     if not parent.is_dir():
         raise InputError(f"cannot write {target}: the folder {parent} does not exist", f"Make it: mkdir -p {parent}")
     if not os.access(parent, os.W_OK):
         raise InputError(f"cannot write {target}: no permission to write in {parent}", "Choose another -o.")
+
+
+def _check_replaceable(target: Path) -> None:
+    """Only a bundle of ours is replaced, and only when nothing of the user's lies in it."""
+    if target.is_symlink() or not target.is_dir():
+        raise InputError(f"{target} is not a bundle: --overwrite replaces bundles only", "Choose another -o.")
+    try:
+        manifest = json.loads((target / MANIFEST).read_bytes())
+        listed = set(_paths_in(manifest)) if str(manifest["producer"]).startswith("cdm-export ") else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = set()
+    if not listed:
+        raise InputError(f"{target} is not a bundle: --overwrite replaces bundles only", "Choose another -o.")
+    present = (path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir())
+    strange = [name for name in present if name not in listed | {MANIFEST} and not name.startswith("engines/")]
+    if strange:
+        raise InputError(
+            f"{target} holds '{sorted(strange)[0]}', which is no part of the bundle: --overwrite would delete it",
+            "Move it away first.",
+        )
+
+
+def _paths_in(record: Any) -> Iterator[str]:
+    """Every file path of a manifest, of whatever schema version: values of ``path`` keys."""
+    if isinstance(record, dict):
+        if isinstance(record.get("path"), str):
+            yield record["path"]
+        for value in record.values():
+            yield from _paths_in(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from _paths_in(value)
 
 
 @contextmanager
@@ -43,19 +76,31 @@ def staging(target: Path) -> Iterator[Path]:
     folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         folder.mkdir()
-        yield folder
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, target: Path) -> None:
-    """Put the finished folder in the target's place, atomically; what stood there goes away afterwards."""
+def publish(folder: Path, target: Path, overwrite: bool) -> None:
+    """Put the finished folder in the target's place, atomically; with ``overwrite`` the bundle there goes away after.
+
+    Raises InputError when something has appeared at the target meanwhile that must not go away.
+    """
     target = target.absolute()
-    _flush(folder)
+    try:
+        _flush(folder)
+        _move(folder, target, overwrite)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _move(folder: Path, target: Path, overwrite: bool) -> None:
+    check_target(target, overwrite)
     if not target.exists():
-        folder.rename(target)
+        folder.rename(target)  # a folder with something in it that appeared this instant makes this fail
     elif _exchange(folder, target):
         shutil.rmtree(folder)
     else:

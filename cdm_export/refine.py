@@ -56,18 +56,32 @@ class Refined:
         }
 
 
-def check_output(out: Path, inputs: list[Path], many: bool) -> None:
-    """Raise InputError unless results can be written to ``out`` without touching an input; before anything runs."""
-    if any(path.exists() and out.exists() and out.samefile(path) for path in inputs):
-        raise InputError(f"-o {out} is one of the inputs", "Choose another -o.")
-    if many and out.suffix in (".npy", ".png"):
-        raise InputError(f"-o {out} is one file, but there are several frames", "Give a folder.")
+def outputs(out: Path, name: str) -> dict[str, Path]:
+    """Files of one frame by kind: ``.npy``, ``.png`` and ``.view.png`` in the folder ``out``, or the one file it is."""
     if out.suffix in (".npy", ".png"):
-        if out.is_dir():
-            raise InputError(f"-o {out} is a folder")
-    elif out.exists() and not out.is_dir():
+        return {out.suffix: out}
+    return {kind: out / f"{name}{kind}" for kind in (".npy", ".png", ".view.png")}
+
+
+def check_output(out: Path, source: FrameSource, bundle: Path) -> None:
+    """Raise InputError unless results can be written without touching an input or the bundle; before anything runs."""
+    single = out.suffix in (".npy", ".png")
+    if single and len(source) > 1:
+        raise InputError(f"-o {out} is one file, but there are several frames", "Give a folder.")
+    if single and out.is_dir():
+        raise InputError(f"-o {out} is a folder")
+    if not single and out.exists() and not out.is_dir():
         raise InputError(f"-o {out} is a file of an unknown kind: expected .npy, .png or a folder")
-    folder = out.parent if out.suffix in (".npy", ".png") else out
+    folder = out.parent if single else out
+    if folder.resolve().is_relative_to(bundle.resolve()):
+        raise InputError(f"-o {out} is inside the bundle, which is never changed", "Choose another -o.")
+    planned = [path.resolve() for name in source.names for path in outputs(out, name).values()]
+    inputs = {path.resolve() for path in source.files}
+    clash = next((path for path in planned if path in inputs), None)
+    if clash is not None:
+        raise InputError(f"-o {out} would write over the input {clash}", "Choose another -o.")
+    if len(set(planned)) < len(planned):
+        raise InputError(f"several frames would write the same file in {out}", "Rename the frames.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".cdm-export-writable"
@@ -107,34 +121,27 @@ def refine(pipeline: DepthPipeline, source: SourceFrame, out: Path, caption: str
     result = pipeline(source.frame)
     if result.health.non_finite_share > 0:
         warnings.append(f"{result.health.non_finite_share:.2%} of the network's output is NaN or Inf: do not use it")
-    files = []
-    stem = out / source.name
-    if out.suffix != ".png":
-        files.append(_write_npy(out if out.suffix == ".npy" else stem.with_name(f"{source.name}.npy"), result))
-    if out.suffix != ".npy":
-        path = out if out.suffix == ".png" else stem.with_name(f"{source.name}.png")
-        too_far = _write_millimetres(path, result)
-        files.append(path)
+    files = outputs(out, source.name)
+    if ".npy" in files:
+        _write_npy(files[".npy"], result)
+    if ".png" in files:
+        too_far = _write_millimetres(files[".png"], result)
         if too_far:
-            warnings.append(f"{too_far} pixel(s) beyond 65.535 m are 0 in {path.name}: 16 bits hold no more")
-    if out.suffix not in (".npy", ".png"):
+            warnings.append(f"{too_far} pixel(s) beyond 65.535 m are 0 in {files['.png'].name}: 16 bits hold no more")
+    if ".view.png" in files:
         assert source.frame.depth is not None
-        path = stem.with_name(f"{source.name}.view.png")
-        picture = refinement_picture(
-            source.frame.rgb, source.frame.depth, result.depth_m, f"{source.name}: {caption}", warning
-        )
-        write_png(path, picture)
-        files.append(path)
-    return Refined(source.name, result, tuple(files), tuple(warnings))
+        label = f"{source.name}: {caption}"
+        picture = refinement_picture(source.frame.rgb, source.frame.depth, result.depth_m, label, warning)
+        write_png(files[".view.png"], picture)
+    return Refined(source.name, result, tuple(files.values()), tuple(warnings))
 
 
-def _write_npy(path: Path, result: DepthResult) -> Path:
+def _write_npy(path: Path, result: DepthResult) -> None:
     import io
 
     buffer = io.BytesIO()
     np.save(buffer, result.depth_m, allow_pickle=False)
     write_atomically(path, buffer.getvalue())
-    return path
 
 
 def _write_millimetres(path: Path, result: DepthResult) -> int:

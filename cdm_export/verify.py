@@ -11,13 +11,13 @@ from cdm_export.golden import save_frame, save_output
 from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artefact, Bundle
-from runtimes.errors import BackendUnavailable, CdmExportError, InputError
+from runtimes.bundle import Artefact, Bundle, Verdict
+from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.host import fingerprint
 from runtimes.opening import reference_path
 from runtimes.processing import preprocess
 from runtimes.selection import choose
-from runtimes.sources import open_source
+from runtimes.sources import check_depth, open_source
 from runtimes.worker import Job, run_job
 
 
@@ -48,14 +48,20 @@ class Verification:
     parities: list[BackendParity]
     """One per backend and artefact that ran."""
     skipped: dict[str, str]
-    """Backends that did not run, and why."""
+    """Backends that are not to be had here, and why."""
+    crashed: dict[str, str]
+    """Backends whose process died, and how; that is a failure."""
     reference: str
     """What the frames were compared with."""
 
     @property
     def passed(self) -> bool:
-        """Every backend that ran passed, and at least one ran."""
-        return bool(self.parities) and all(parity.verdict.verdict == "passed" for parity in self.parities)
+        """Every backend that ran passed, none died, and at least one ran."""
+        return (
+            not self.crashed
+            and bool(self.parities)
+            and all(parity.verdict.verdict == "passed" for parity in self.parities)
+        )
 
 
 def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
@@ -67,26 +73,31 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     progress.stage("hashes of all files")
     bundle = Bundle.open(request.bundle, full=True)
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
-        references, reference = _references(bundle, request, Path(temporary), progress)
+        references = _references(bundle, request, Path(temporary), progress)
         parities: list[BackendParity] = []
         skipped: dict[str, str] = {}
+        crashed: dict[str, str] = {}
         for backend in wanted:
             for artefact in _runnable(bundle, backend, request):
+                if references.made_by == backend.name:
+                    skipped[backend.name] = "it is the reference here; compared with itself it would always pass"
+                    continue
                 try:
-                    parity = _check(bundle, backend, artefact, references, reference, request, progress)
-                except CdmExportError as error:
-                    if request.backend != "auto" or not isinstance(error, BackendUnavailable):
+                    parities.append(_check(bundle, backend, artefact, references, request, progress))
+                except BackendUnavailable as error:
+                    if request.backend != "auto":
                         raise
                     skipped[backend.name] = error.message
-                    continue
-                parities.append(parity)
-    if not parities:
+                except BackendCrashed as error:
+                    crashed[backend.name] = error.message
+                    _remember(bundle, backend, artefact, _died(backend, references, error), None, progress)
+    if not parities and not crashed:
         raise BackendUnavailable(
             f"{request.bundle}: nothing could be verified here: "
             + "; ".join(f"{name}: {why}" for name, why in skipped.items()),
             "See: cdm-export doctor",
         )
-    return Verification(parities, skipped, reference)
+    return Verification(parities, skipped, crashed, references.words)
 
 
 def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[Artefact | None]:
@@ -100,12 +111,20 @@ def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[
     ]
 
 
+@dataclass(frozen=True)
+class _References:
+    frames: list[ReferenceFrame]
+    words: str
+    """What made them, in words."""
+    made_by: str = "torch"
+    """Backend that made them. A verdict is remembered only when it was PyTorch, here or where the bundle was made."""
+
+
 def _check(
     bundle: Bundle,
     backend: Backend,
     artefact: Artefact | None,
-    references: list[ReferenceFrame],
-    reference: str,
+    references: _References,
     request: VerifyRequest,
     progress: Progress,
 ) -> BackendParity:
@@ -115,35 +134,61 @@ def _check(
         path,
         bundle.manifest.contract,
         artefact.precision if artefact else "fp32",
-        references,
-        reference,
+        references.frames,
+        references.words,
         progress,
         threads=request.threads,
         timed=artefact is not None,
     )
-    if artefact is not None:
-        sidecar.save(
-            bundle,
-            sidecar.LocalVerdict(
-                backend=backend.name,
-                precision=artefact.precision,
-                artefact_sha256=sidecar.main_sha256(artefact),
-                host=fingerprint(),
-                versions=parity.description["versions"],
-                verdict=parity.verdict,
-                p50_ms=parity.latency.p50 if parity.latency else None,
-            ),
-        )
+    if references.made_by == "torch":
+        p50 = parity.latency.p50 if parity.latency else None
+        _remember(bundle, backend, artefact, parity.verdict, p50, progress)
     return parity
 
 
-def _references(
-    bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress
-) -> tuple[list[ReferenceFrame], str]:
+def _died(backend: Backend, references: _References, error: BackendCrashed) -> Verdict:
+    """A backend that dies has failed, and ``auto`` must not pick it."""
+    return Verdict(
+        backend=backend.name,
+        verdict="failed",
+        reason=error.message,
+        frames=0,
+        mean=None,
+        p99=None,
+        max=None,
+        mean_mm=None,
+        reference=references.words,
+    )
+
+
+def _remember(
+    bundle: Bundle,
+    backend: Backend,
+    artefact: Artefact | None,
+    verdict: Verdict,
+    p50_ms: float | None,
+    progress: Progress,
+) -> None:
+    if artefact is None:
+        return
+    local = sidecar.LocalVerdict(
+        backend=backend.name,
+        precision=artefact.precision,
+        artefact=sidecar.identity(artefact),
+        host=fingerprint(),
+        version=backend.version or "unknown",
+        verdict=verdict,
+        p50_ms=p50_ms,
+    )
+    if sidecar.save(bundle, local) is None:
+        progress.note("the verdict could not be stored: neither the bundle nor the cache can be written")
+
+
+def _references(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> _References:
     """Frames with their reference output, and what made it."""
-    golden = [ReferenceFrame(item.name, bundle.file(item.file)) for item in bundle.manifest.golden]
+    golden = _golden(bundle)
     if request.frames is None and request.checkpoint is None:
-        return golden, "PyTorch outputs stored in the bundle"
+        return _References(golden, "PyTorch outputs stored in the bundle")
     contract = bundle.manifest.contract
     if request.frames is None:
         return _computed(bundle, request, golden, folder, progress)
@@ -153,15 +198,21 @@ def _references(
     frames = []
     for index, name in enumerate(source.names):
         frame = source.load(index)
+        for warning in check_depth(frame, contract.max_depth):
+            progress.note(warning)
         path = folder / f"frame-{index:03d}.npz"
         save_frame(path, frame, preprocess(frame.frame, contract))
         frames.append(ReferenceFrame(name, path))
     return _computed(bundle, request, frames, folder, progress)
 
 
+def _golden(bundle: Bundle) -> list[ReferenceFrame]:
+    return [ReferenceFrame(item.name, bundle.file(item.file)) for item in bundle.manifest.golden]
+
+
 def _computed(
     bundle: Bundle, request: VerifyRequest, frames: list[ReferenceFrame], folder: Path, progress: Progress
-) -> tuple[list[ReferenceFrame], str]:
+) -> _References:
     """Reference outputs made now: PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime."""
     contract, provenance = bundle.manifest.contract, bundle.manifest.provenance
     at_hand = request.checkpoint is not None or provenance.random_weights is not None
@@ -176,7 +227,14 @@ def _computed(
         choice = choose(bundle, "onnxruntime", "fp32")
         assert choice.artefact is not None
         backend, path = choice.backend, bundle.artefact_file(choice.artefact)
-        words = f"fp32.onnx on ONNX Runtime (itself against PyTorch: {choice.verdict})"
+        stored = "PyTorch outputs stored in the bundle"
+        golden = check_backend(backend.name, path, contract, "fp32", _golden(bundle), stored, progress)
+        if golden.verdict.verdict != "passed":
+            raise ParityError(
+                f"ONNX Runtime cannot be the reference here, it disagrees with PyTorch itself: {golden.verdict}",
+                f"Look closer with: cdm-export verify {bundle.path} --backend onnxruntime",
+            )
+        words = f"fp32.onnx on ONNX Runtime (itself against PyTorch on the golden frames: {golden.verdict})"
     progress.stage(f"reference: {words}", len(frames))
     outputs = [folder / f"reference-{index:03d}.npy" for index in range(len(frames))]
     job = Job(
@@ -194,4 +252,4 @@ def _computed(
         path = folder / f"reference-{index:03d}.npz"
         save_output(path, frame.path, contract, np.load(output, allow_pickle=False))
         references.append(ReferenceFrame(frame.name, path))
-    return references, words
+    return _References(references, words, backend.name)

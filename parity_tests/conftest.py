@@ -1,8 +1,9 @@
 """Shared pieces: a miniature CDM that runs in milliseconds, frames, an exported bundle, a cache of its own."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,10 +67,16 @@ def write_frame(folder: Path, stem: str, frame: Frame) -> tuple[Path, Path]:
     return color, depth
 
 
-def cli(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, as a user runs it."""
+def cli(
+    *arguments: object, timeout: float = 600, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a user runs it; ``environment`` adds variables."""
     return subprocess.run(
-        [sys.executable, "-m", "cdm_export", *map(str, arguments)], capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-m", "cdm_export", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(environment or {})},
     )
 
 

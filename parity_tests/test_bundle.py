@@ -99,6 +99,22 @@ def test_main_file_nobody_vouches_for(bundle):
         Bundle.open(bundle)
 
 
+def test_file_nobody_vouches_for_beside_the_graph(bundle):
+    """A graph could name it as its weights."""
+    opened = Bundle.open(bundle)
+    (bundle / "onnx" / "unlisted.data").touch()
+    with pytest.raises(BundleError, match=r"'onnx/unlisted\.data' is no part of the bundle"):
+        opened.artefact_file(opened.manifest.artefacts[0])
+
+
+def test_contract_edited_in_the_manifest(bundle):
+    import cdm_export
+
+    edit(bundle, lambda manifest: manifest["contract"].update(far=1000.0))
+    with pytest.raises(BundleError, match="was made for another contract"):
+        cdm_export.open(bundle, backend="onnxruntime")
+
+
 def test_symlink_that_leaves_the_bundle(bundle, tmp_path):
     main = bundle / Bundle.open(bundle).manifest.artefacts[0].main
     outside = tmp_path / "outside.onnx"

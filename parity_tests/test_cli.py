@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -150,8 +152,34 @@ def test_bad_images(small_bundle, pair, tmp_path, what, words):
 def test_input_is_never_overwritten(small_bundle, pair, tmp_path):
     before = pair[0].read_bytes()
     done = cli("run", small_bundle, "--input", pair[0], "--depth", pair[1], "-o", pair[0], "-q")
-    refused(done, 2, "is one of the inputs")
+    refused(done, 2, "would write over the input")
     assert pair[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("where", ["beside single", "beside folder", "here"])
+def test_a_folder_of_results_never_hides_an_input(small_bundle, frame, tmp_path, where):
+    """Results are called STEM.png: so may be the input."""
+    color, depth = write_frame(tmp_path / "layout", "a", frame(CAMERA))
+    (tmp_path / "layout" / "rgb").mkdir()
+    (tmp_path / "layout" / "depth").mkdir()
+    color, depth = (
+        color.rename(tmp_path / "layout" / "rgb" / "a.png"),
+        depth.rename(tmp_path / "layout" / "depth" / "a.png"),
+    )
+    before = color.read_bytes(), depth.read_bytes()
+    if where == "beside folder":
+        done = cli("run", small_bundle, "--input", tmp_path / "layout", "-o", tmp_path / "layout" / "depth", "-q")
+    else:
+        out = color.parent if where == "beside single" else Path(os.path.relpath(color.parent))
+        done = cli("run", small_bundle, "--input", color, "--depth", depth, "-o", out, "-q")
+    refused(done, 2, "would write over the input")
+    assert (color.read_bytes(), depth.read_bytes()) == before
+
+
+def test_results_do_not_go_into_the_bundle(small_bundle, pair):
+    for out in (small_bundle, small_bundle / "x.npy", small_bundle / "golden"):
+        done = cli("run", small_bundle, "--input", pair[0], "--depth", pair[1], "-o", out, "-q")
+        refused(done, 2, "is inside the bundle")
 
 
 def test_output_that_cannot_be_written(small_bundle, pair, tmp_path):
@@ -169,6 +197,7 @@ def test_output_that_cannot_be_written(small_bundle, pair, tmp_path):
         (("--precision", "fp16"), 2, ("no fp16 artefact", "fp32")),
         (("--far", "0"), 2, ("far must be above 0",)),
         (("--threads", "-1"), 2, ("--threads",)),
+        (("--threads", "100000"), 2, ("usable processor",)),
         (("--no-such-flag",), 2, ("--no-such-flag",)),
     ],
 )
@@ -291,6 +320,73 @@ def test_verify_on_other_frames_says_what_it_compares_with(copy):
     done = cli("verify", copy, "--frames", "synthetic:1:7", "--backend", "openvino", "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 0 and document["reference"] == "eager float32 PyTorch"  # seeded weights are at hand
+
+
+def forget_the_seed(bundle: Path) -> None:
+    """As if the bundle came from a checkpoint that is not at hand: no PyTorch reference can be made."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["provenance"].update(random_weights=None, checkpoint="camera.ckpt")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_verify_without_pytorch_weights_says_so_and_remembers_nothing(copy):
+    """ONNX Runtime is then the reference: it is not compared with itself, and nothing counts as verified."""
+    forget_the_seed(copy)
+    done = cli("verify", copy, "--frames", "synthetic:1:5", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0 and "itself against PyTorch on the golden frames: passed" in document["reference"]
+    assert [parity["backend"] for parity in document["parity"]] == ["openvino"]
+    assert "compared with itself" in document["skipped"]["onnxruntime"]
+    assert not (copy / "engines").exists()
+
+
+def test_wrong_graph_is_no_reference(copy):
+    """Hashes made to fit: other frames must not be judged by a graph that fails the golden ones."""
+    import onnx
+    from onnx import numpy_helper
+
+    from runtimes.hashing import sha256_of
+
+    forget_the_seed(copy)
+    path = copy / "onnx" / "fp32.onnx"
+    model = onnx.load(path)
+    name = "network.depth_head_rgbd.scratch.output_conv2.2.bias"
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), name))
+    onnx.save(model, path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    record = manifest["artefacts"][0]["files"][0]
+    record.update(size=path.stat().st_size, sha256=sha256_of(path))
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    done = cli("verify", copy, "--frames", "synthetic:1:5", "-q")
+    refused(done, 1, "ONNX Runtime cannot be the reference here")
+
+
+def test_backend_that_dies_has_failed(copy, tmp_path):
+    """A crash is no absence: exit code 1, and auto does not pick it."""
+    site = tmp_path / "site" / "openvino"
+    site.mkdir(parents=True)
+    (site / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    done = cli("verify", copy, "--json", environment={"PYTHONPATH": str(site.parent)})
+    document = json.loads(done.stdout)
+    assert done.returncode == 1 and not document["passed"]
+    assert "SIGSEGV" in document["crashed"]["openvino"]
+    assert [parity["backend"] for parity in document["parity"]] == ["onnxruntime"]
+    run = cli("run", copy, "--input", "synthetic:1", "-o", tmp_path / "x.npy")
+    assert run.stdout.startswith("onnxruntime fp32")
+
+
+def test_no_code_runs_from_the_folder_one_stands_in(copy, tmp_path):
+    """Not even when it is the bundle, and a file in it is called like a library."""
+    marker = tmp_path / "executed"
+    for name in ("onnxruntime", "openvino", "json", "runtimes"):
+        (copy / f"{name}.py").write_text(f"open({str(marker)!r}, 'w').close()\nraise SystemExit('executed')\n")
+    command = Path(sys.executable).with_name("cdm-export")
+    done = subprocess.run(
+        [command, "verify", ".", "--backend", "onnxruntime", "-q"], cwd=copy, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()
 
 
 def test_verify_of_changed_artefact(copy):

@@ -62,6 +62,15 @@ def test_one_pixel_that_is_no_number_fails(contract, reference, value):
         assert parity.verdict == "failed" and "1 NaN or Inf" in parity.reason
 
 
+def test_reference_that_is_no_number_fails(contract, reference):
+    broken = reference.copy()
+    broken[0, 0, 3, 3] = np.nan
+    assert check(contract, broken, broken).verdict == "failed"
+    zero = reference.copy()
+    zero[0, 0, 3, 3] = 0
+    assert check(contract, broken, zero).verdict == "failed"
+
+
 def test_all_zero_network_fails(contract, reference):
     for precision in GATES:
         parity = check(contract, reference, np.zeros_like(reference), precision)
@@ -108,8 +117,9 @@ def test_edges_are_where_depth_jumps():
 def test_inputs_that_differ(contract, reference):
     one = {"image": np.ones((1, 3, 2, 2), np.float32)}
     assert compare_inputs(one, {"image": one["image"] + np.float32(0.5)}) == pytest.approx(0.5)
-    assert compare_inputs(one, {}) == np.inf
-    assert compare_inputs(one, {"image": one["image"] * np.nan}) == np.inf
+    assert compare_inputs(one, {}) is None
+    assert compare_inputs(one, {"image": one["image"] * np.nan}) is None
+    assert compare("frame", reference, reference, contract, "fp32", preprocessing=None).verdict == "failed"
     parity = compare("frame", reference, reference, contract, "fp32", preprocessing=1e-3)
     assert parity.verdict == "failed" and "network inputs differ" in parity.reason
 

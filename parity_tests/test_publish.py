@@ -1,5 +1,6 @@
 """A bundle appears whole or not at all, whatever kills the export."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,8 +20,13 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def build(folder: Path, target: Path, text: str) -> None:
-    (folder / "manifest.json").write_text(text)
-    publish.publish(folder, target)
+    listed = [{"path": "manifest.json"}]
+    (folder / "manifest.json").write_text(json.dumps({"producer": "cdm-export 0", "text": text, "files": listed}))
+    publish.publish(folder, target, overwrite=True)
+
+
+def text_of(target: Path) -> str:
+    return json.loads((target / "manifest.json").read_text())["text"]
 
 
 def test_staging_publishes_or_vanishes(tmp_path):
@@ -32,7 +38,7 @@ def test_staging_publishes_or_vanishes(tmp_path):
     with pytest.raises(KeyboardInterrupt), publish.staging(target) as folder:
         (folder / "half").touch()
         raise KeyboardInterrupt
-    assert leftovers(tmp_path) == ["a.bundle"] and (target / "manifest.json").read_text() == "one"
+    assert leftovers(tmp_path) == ["a.bundle"] and text_of(target) == "one"
 
 
 @pytest.mark.parametrize("atomic_exchange", [True, False])
@@ -43,7 +49,7 @@ def test_overwrite_replaces_whole(tmp_path, monkeypatch, atomic_exchange):
     for text in ("one", "two"):
         with publish.staging(target) as folder:
             build(folder, target, text)
-    assert leftovers(tmp_path) == ["a.bundle"] and (target / "manifest.json").read_text() == "two"
+    assert leftovers(tmp_path) == ["a.bundle"] and text_of(target) == "two"
 
 
 def test_failed_move_brings_the_old_bundle_back(tmp_path, monkeypatch):
@@ -62,21 +68,46 @@ def test_failed_move_brings_the_old_bundle_back(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"), publish.staging(target) as folder:
         build(folder, target, "two")
     monkeypatch.undo()
-    assert (target / "manifest.json").read_text() == "one" and leftovers(tmp_path) == ["a.bundle"]
+    assert text_of(target) == "one" and leftovers(tmp_path) == ["a.bundle"]
 
 
 def test_targets_that_are_refused(tmp_path):
-    (tmp_path / "there.bundle").mkdir()
-    (tmp_path / "there.bundle" / "manifest.json").touch()
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter1.tex").touch()
+    bundle = tmp_path / "there.bundle"
+    with publish.staging(bundle) as folder:
+        build(folder, bundle, "one")
     with pytest.raises(InputError, match="already exists"):
-        publish.check_target(tmp_path / "there.bundle", overwrite=False)
-    publish.check_target(tmp_path / "there.bundle", overwrite=True)
-    with pytest.raises(InputError, match="is not a bundle"):
-        publish.check_target(tmp_path / "thesis", overwrite=True)
+        publish.check_target(bundle, overwrite=False)
+    publish.check_target(bundle, overwrite=True)
+    (bundle / "engines").mkdir()
+    (bundle / "engines" / "verdict.json").touch()
+    publish.check_target(bundle, overwrite=True)
+    (bundle / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"holds 'thesis\.tex', which is no part of the bundle"):
+        publish.check_target(bundle, overwrite=True)
     with pytest.raises(InputError, match="does not exist"):
         publish.check_target(tmp_path / "no" / "where.bundle", overwrite=False)
+
+
+@pytest.mark.parametrize("manifest", [None, "{}", "[1]", "nonsense", '{"producer": "webpack", "path": "x"}'])
+def test_other_folders_are_never_replaced(tmp_path, manifest):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "source.txt").write_text("precious")
+    if manifest is not None:
+        (project / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match="is not a bundle"):
+        publish.check_target(project, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_appears_at_the_target_meanwhile_is_kept(tmp_path, overwrite):
+    target = tmp_path / "late.bundle"
+    with pytest.raises(InputError, match=r"already exists|is not a bundle"), publish.staging(target) as folder:
+        (folder / "manifest.json").touch()
+        target.mkdir()
+        (target / "mine.txt").write_text("precious")
+        publish.publish(folder, target, overwrite)
+    assert (target / "mine.txt").read_text() == "precious" and leftovers(tmp_path) == ["late.bundle"]
 
 
 def test_abandoned_folders_are_cleared_but_not_those_of_the_living(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from runtimes import sidecar
+from runtimes.backends import BACKENDS
 from runtimes.bundle import Bundle, Verdict
 from runtimes.errors import InputError, ParityError
 from runtimes.host import fingerprint
@@ -18,7 +19,7 @@ def bundle(small_bundle, tmp_path):
     return Bundle.open(copy)
 
 
-def learn(bundle, backend, outcome="passed", p50=None, host=None, artefact_sha256=None):
+def learn(bundle, backend, outcome="passed", p50=None, **changed):
     verdict = Verdict(
         backend=backend,
         verdict=outcome,
@@ -30,19 +31,16 @@ def learn(bundle, backend, outcome="passed", p50=None, host=None, artefact_sha25
         mean_mm=1e-3,
         reference="r",
     )
-    artefact = bundle.manifest.artefacts[0]
-    return sidecar.save(
-        bundle,
-        sidecar.LocalVerdict(
-            backend=backend,
-            precision="fp32",
-            artefact_sha256=artefact_sha256 or sidecar.main_sha256(artefact),
-            host=host or fingerprint(),
-            versions={backend: "1"},
-            verdict=verdict,
-            p50_ms=p50,
-        ),
+    local = sidecar.LocalVerdict(
+        backend=backend,
+        precision="fp32",
+        artefact=sidecar.identity(bundle.manifest.artefacts[0]),
+        host=fingerprint(),
+        version=BACKENDS[backend].version,
+        verdict=verdict,
+        p50_ms=p50,
     )
+    return sidecar.save(bundle, local.model_copy(update=changed))
 
 
 def test_without_measurement_the_stated_order(bundle):
@@ -68,16 +66,33 @@ def test_what_failed_here_is_not_taken(bundle):
         choose(bundle)
 
 
-def test_verdicts_of_other_hosts_and_artefacts_are_void(bundle):
-    learn(bundle, "openvino", outcome="failed", host="00000000")
+@pytest.mark.parametrize(
+    "changed", [{"host": "00000000"}, {"artefact": "0" * 64}, {"version": "0.0.1"}], ids=["host", "artefact", "library"]
+)
+def test_verdict_made_with_something_else_is_void(bundle, changed):
+    learn(bundle, "openvino", outcome="failed", **changed)
     assert choose(bundle).backend.name == "openvino"
-    learn(bundle, "openvino", outcome="failed", artefact_sha256="0" * 64)
-    assert choose(bundle).backend.name == "openvino"
+    learn(bundle, "onnxruntime", p50=1.0, **changed)
+    assert not choose(bundle).local
 
 
 def test_damaged_verdict_is_no_verdict(bundle):
     learn(bundle, "openvino", outcome="failed").write_text('{"backend": "open')
     assert choose(bundle).backend.name == "openvino"
+
+
+def test_dangling_link_is_no_verdict(bundle):
+    folder = bundle.path / "engines" / "somewhere"
+    folder.mkdir(parents=True)
+    (folder / "verdict-fp32.json").symlink_to(folder / "nothing")
+    assert choose(bundle).backend.name == "openvino"
+
+
+def test_nowhere_to_store_is_said_not_raised(bundle, monkeypatch, tmp_path):
+    (bundle.path / "engines").touch()
+    (tmp_path / "blocked").touch()
+    monkeypatch.setenv("CDM_EXPORT_CACHE", str(tmp_path / "blocked"))
+    assert learn(bundle, "onnxruntime") is None
 
 
 def test_read_only_bundle_keeps_verdicts_in_the_cache(bundle, monkeypatch):

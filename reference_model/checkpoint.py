@@ -29,7 +29,8 @@ _PREFIXES = ("module.", "pipeline.", "_orig_mod.")
 """What DataParallel, the Lightning module of the CDM authors and torch.compile put before every name."""
 _CODE_MODULES = {
     *("os", "posix", "nt", "subprocess", "commands", "sys", "shutil", "socket", "pty", "ctypes"),
-    *("importlib", "runpy", "marshal", "code", "codeop", "timeit", "webbrowser"),
+    *("importlib", "runpy", "marshal", "pickle", "_pickle", "code", "codeop", "timeit", "webbrowser"),
+    *("multiprocessing", "urllib", "requests", "pip", "hub"),
 }
 _CODE_BUILTINS = {"eval", "exec", "execfile", "compile", "open", "__import__", "input", "breakpoint"}
 """What no training framework puts into a checkpoint and an attack does. Nothing foreign runs whether it is in here or
@@ -264,7 +265,7 @@ def _refuse_code(checkpoint: Checkpoint) -> None:
     for name in checkpoint.ignored:
         module, _, attribute = name.rpartition(".")
         builtin = module in ("builtins", "__builtin__") and attribute in _CODE_BUILTINS
-        if builtin or module.split(".")[0] in _CODE_MODULES:
+        if builtin or _CODE_MODULES.intersection(module.split(".")):
             raise CheckpointError(
                 f"{checkpoint.path} carries code: its pickle asks for {name}. Nothing of it was run",
                 "Do not load this file elsewhere. Get the weights from a source you trust, best as .safetensors.",

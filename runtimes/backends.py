@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from runtimes.contract import ModelContract
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from runtimes.host import usable_cpus, version_of
 from runtimes.runtime import Runtime
 
 
@@ -38,6 +39,11 @@ class Backend:
     def installed(self) -> bool:
         """Whether the library can be imported; says nothing about the device."""
         return importlib.util.find_spec(self.library) is not None
+
+    @property
+    def version(self) -> str | None:
+        """Version of the library, without importing it; None when it is not installed."""
+        return version_of(self.library) or version_of(f"{self.library}-gpu")
 
 
 BACKENDS: dict[str, Backend] = {
@@ -84,5 +90,7 @@ def load_runtime(backend: Backend, path: Path, contract: ModelContract, precisio
         raise BackendUnavailable(
             f"backend '{backend.name}' does not run {precision}; it runs {', '.join(backend.precisions)}"
         )
+    if threads > usable_cpus():
+        raise InputError(f"{threads} threads were asked for, this machine has {usable_cpus()} usable processor(s)")
     module = cast(BackendModule, importlib.import_module(backend.module))
     return module.load(path, contract, backend, precision, threads)

@@ -223,9 +223,14 @@ class Bundle:
         return self.path / record.path
 
     def artefact_file(self, artefact: Artefact) -> Path:
-        """Path of an artefact's main file, after every file of it was checked."""
+        """Path of an artefact's main file, after every file of it was checked; unlisted files beside it are refused."""
         for record in artefact.files:
             self._check_content(record)
+        listed = {record.path for other in self.manifest.artefacts for record in other.files}
+        for path in (self.path / artefact.main).parent.iterdir():
+            name = path.relative_to(self.path).as_posix()
+            if name not in listed:  # a graph could name it as its weights, and nobody has hashed it
+                raise BundleError(f"{self.path}: '{name}' is no part of the bundle", "Remove it.")
         return self.path / artefact.main
 
     def _located(self, record: FileRecord) -> Path:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runtimes.errors import InputError
 
+CONTRACT_KEY = "cdm_export.contract"
+"""Key of the contract, as JSON, in an artefact's own metadata."""
 DEFAULT_FAR = 25.0
 """Metres. A pixel farther than this is invalid; the reference implementation's widest clip."""
 

@@ -42,6 +42,12 @@ class BackendUnavailable(CdmExportError):
     exit_code = 3
 
 
+class BackendCrashed(CdmExportError):
+    """A backend's process died without a word: killed, out of memory, or a defect."""
+
+    exit_code = 1
+
+
 class RuntimeMisuse(CdmExportError):
     """A runtime was called from a second thread, after ``close()``, or with the wrong tensors."""
 

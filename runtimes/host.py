@@ -1,6 +1,7 @@
 """What this machine is: names for sidecars and for messages."""
 
 import hashlib
+import importlib.metadata
 import platform
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ def usable_cpus() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version_of(distribution: str) -> str | None:
+    """Version of an installed distribution, without importing it; None when it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def fingerprint() -> str:

@@ -15,22 +15,29 @@ from typing import Any
 
 import runtimes.errors
 from runtimes.contract import Record
-from runtimes.errors import BackendUnavailable, CdmExportError
+from runtimes.errors import BackendCrashed, CdmExportError
 
 Message = dict[str, Any]
+
+
+_RUN_MODULE = (
+    "import sys; sys.path[:] = [path for path in sys.path if path]; sys.argv = sys.argv[1:]; import runpy; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+"""``python -m`` would import from the folder the user stands in, which may be a bundle. Not ``-I``: PYTHONPATH is how
+some devices expose vendor packages. ``-P`` when Python 3.10 is no longer supported."""
 
 
 def run_isolated(module: str, job: Record, what: str, on_message: Callable[[Message], None]) -> Any:
     """Run a module over a job and return what it reported as done.
 
-    Raises the child's own error when it reported one; BackendUnavailable, naming ``what``, when it died without a
-    word. The child is dead when this returns, whichever way.
+    Raises the child's own error when it reported one; BackendCrashed, naming ``what``, when it died without a word.
+    The child is dead when this returns, whichever way.
     """
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as folder, tempfile.TemporaryFile("w+") as stderr:
         job_file = Path(folder) / "job.json"
         job_file.write_text(job.model_dump_json())
-        # Not -I: PYTHONPATH is how some devices expose vendor packages.
-        command = [sys.executable, "-m", module, str(job_file)]
+        command = [sys.executable, "-c", _RUN_MODULE, module, str(job_file)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
         done: Message | None = None
         try:
@@ -56,7 +63,7 @@ def run_isolated(module: str, job: Record, what: str, on_message: Callable[[Mess
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             stderr.seek(0)
             tail = " | ".join(stderr.read().strip().splitlines()[-3:])
-            raise BackendUnavailable(f"{what} {how}: {tail or 'no message'}", _NEXT.get(-code, ""))
+            raise BackendCrashed(f"{what} {how}: {tail or 'no message'}", _NEXT.get(-code, ""))
         return done["done"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.backends import Backend
-from runtimes.contract import ModelContract
+from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.host import cpu_name, usable_cpus
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
@@ -92,12 +92,22 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
             "See: cdm-export doctor",
         )
     _check_boundary(session, contract, path)
+    _check_contract(session, contract, path)
     return OnnxRuntime(session, contract, backend, precision, threads)
 
 
 def _check_boundary(session: Any, contract: ModelContract, path: Path) -> None:
     got = {node.name: tuple(node.shape) for node in (*session.get_inputs(), *session.get_outputs())}
     check_boundary(got, contract, path)
+
+
+def _check_contract(session: Any, contract: ModelContract, path: Path) -> None:
+    """The contract travels in the file too: a manifest edited by hand gives itself away."""
+    inside = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+    if inside is not None and ModelContract.model_validate_json(inside) != contract:
+        raise BundleError(
+            f"{path.name} was made for another contract than the manifest has: {inside}", "Export the bundle again."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from cdm_export.cli import demo, doctor, export, inspect, models, run_frames, verify
 from cdm_export.cli.console import report_error
-from runtimes.errors import CdmExportError
+from runtimes.errors import CdmExportError, InputError
 
 app = typer.Typer(
     name="cdm-export",
@@ -47,7 +47,9 @@ def run(arguments: list[str]) -> int:
     def terminate(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt  # so that temporary files go away on SIGTERM as on Ctrl-C
 
-    signal.signal(signal.SIGTERM, terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), terminate)
     try:
         app(args=arguments, standalone_mode=True)
     except SystemExit as end:
@@ -56,9 +58,11 @@ def run(arguments: list[str]) -> int:
         report_error(error, as_json)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; that is its right
         return 0
+    except OSError as error:  # a full disk, a folder where a file is wanted
+        report_error(InputError(f"{error.filename or 'output'}: {error.strerror or error}"), as_json)
+        return InputError.exit_code
     return 0

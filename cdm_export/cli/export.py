@@ -34,7 +34,8 @@ def command(
         str | None, typer.Option("--model", help="See cdm-export models; read off the checkpoint when not given.")
     ] = None,
     random_weights: Annotated[
-        int | None, typer.Option("--random-weights", metavar="SEED", min=0, help="Seeded weights, no checkpoint.")
+        int | None,
+        typer.Option("--random-weights", metavar="SEED", min=0, max=2**63 - 1, help="Seeded weights, no checkpoint."),
     ] = None,
     input_size: Annotated[
         int | None,

@@ -51,8 +51,7 @@ def command(
     opened = Bundle.open(bundle)
     choice = choose(opened, backend, precision)
     frames = _source(source, depth, depth_scale, opened.manifest.contract, fit)
-    inputs = [path for path in (Path(source), depth) if path is not None]
-    check_output(out, inputs, many=len(frames) > 1)
+    check_output(out, frames, bundle)
     warning = weights_warning(opened.manifest)
     bad: dict[str, str] = {}
     refined = []

@@ -35,6 +35,7 @@ def command(
                 "reference": verification.reference,
                 "parity": [parity.model_dump(mode="json") for parity in verification.parities],
                 "skipped": verification.skipped,
+                "crashed": verification.crashed,
             }
         )
     elif not quiet:
@@ -44,5 +45,7 @@ def command(
             print(f"{parity.backend} {parity.precision}: {parity.verdict}{latency}")
         for name, why in verification.skipped.items():
             print(f"{name}: not run ({why})")
+        for why in verification.crashed.values():
+            print(f"failed: {why}")
     if not verification.passed:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ class FrameSource(Protocol):
     @property
     def description(self) -> str:
         """What this is, for manifests and messages; holds no path of this machine."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file it reads, so that nobody writes over one; empty when frames come from no files of the user's."""
 
     @property
     def unpaired(self) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class FolderSource:
         self.names = tuple(stems)
         self.description = f"folder {folder.resolve().name} ({len(stems)} frames)"
         self._pairs = [(color[stem], depth[stem]) for stem in stems]
+        self.files = tuple(path for pair in self._pairs for path in pair)
         self._depth_scale = depth_scale
 
     def __len__(self) -> int:

@@ -11,6 +11,9 @@ from runtimes.errors import InputError
 from runtimes.sources.base import SourceFrame
 from runtimes.sources.images import load_pair
 
+_NAME = r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,100}$"
+"""Good as the stem of a file name anywhere: no separator, no control character, no leading dot, not too long."""
+
 
 class FrameEntry(Record):
     """One frame."""
@@ -21,7 +24,7 @@ class FrameEntry(Record):
     """Depth image; without one the frame is only good for models that take no depth."""
     depth_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Sensor units per metre of this frame."""
-    name: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    name: str | None = Field(default=None, pattern=_NAME)
     """Name of the frame, the stem of what is written for it; the stem of ``color`` when left out."""
 
 
@@ -55,6 +58,8 @@ class FramesJsonSource:
         self.description = f"{path.name} in {path.resolve().parent.name} ({len(names)} frames)"
         self._entries = listed.frames
         self._folder = path.parent
+        read = (file for entry in listed.frames for file in (entry.color, entry.depth) if file)
+        self.files = (path, *(path.parent / file for file in read))
         self._depth_scale = listed.depth_scale or depth_scale
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ Files are decoded from memory, since OpenCV cannot open every path that has lett
 import difflib
 import io
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"no such file: {path}", _near_names(path)) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{str(path)!r} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _near_names(path: Path) -> str:
@@ -129,7 +130,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
     data = _read(path)
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"{path.name} is not a numpy array of numbers: {error}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path.name} is an archive of arrays: expected one array saved by numpy.save")

@@ -4,6 +4,7 @@ Its ground truth is too good for a sensor, so the depth is passed through ``sens
 geometry, and depth as a camera would have measured it, with the truth at hand.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class SampleSource:
     names = ("motorcycle",)
     description = "sample (Middlebury 2014 Motorcycle, simulated depth camera)"
     unpaired: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return 1

@@ -15,6 +15,7 @@ class SingleSource:
 
     def __init__(self, color: Path, depth: Path, depth_scale: float) -> None:
         self._color, self._depth, self._depth_scale = color, depth, depth_scale
+        self.files = (color, depth)
         self.names = (color.name.split(".")[0] or "frame",)
         self.description = f"{color.name} with {depth.name}"
 

@@ -1,6 +1,7 @@
 """Rendered rooms as a frame source: no files, any size, and the truth is known."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class SyntheticSource:
     """
 
     unpaired: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __init__(self, count: int, seed: int = 0, size: Size = DEFAULT_SIZE) -> None:
         self.names = tuple(f"synthetic-{seed}-{index:04d}" for index in range(count))
