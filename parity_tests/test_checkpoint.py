@@ -368,13 +368,19 @@ def test_a_file_is_held_once_as_file_backed_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_names_and_shapes_are_the_originals(name: str) -> None:
+def test_size_and_detection_of_every_variant(name: str) -> None:
     variant = get_variant(name)
     with torch.device("meta"):
         network = variant.build()
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert millions == pytest.approx(variant.million_parameters, abs=1e-3)
     assert variant.detect({key: tuple(value.shape) for key, value in network.state_dict().items()}) == name
+
+
+@pytest.mark.parametrize("name", ["cdm-vits", "cdm-vitb", "cdm-vitl", "cdm-vitg"])
+def test_names_and_shapes_are_the_originals(name: str) -> None:
+    with torch.device("meta"):
+        network = get_variant(name).build()
     original = _KEYS / f"{name.replace('-', '_')}.keys.json"
     if not original.exists():
         pytest.skip("lists of the original names are not here")

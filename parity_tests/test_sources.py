@@ -491,7 +491,7 @@ class TestSynthetic:
         loaded, truth = source.load(0), source.truth(0)
         assert loaded.frame.size == Size(width, height) and truth.shape == (height, width)
         assert loaded.raw_depth is not None and loaded.raw_depth.dtype == np.uint16
-        assert np.isfinite(truth).all() and truth.min() >= 0.3 and truth.max() <= 6
+        assert np.isfinite(truth).all() and truth.min() >= 0.2 and truth.max() <= 6
 
     def test_a_frame_depends_on_seed_and_index_only(self) -> None:
         size = Size(48, 36)
