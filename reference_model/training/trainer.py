@@ -54,7 +54,7 @@ class Plan:
 
     model: str = "cdm-vitt"
     """Registry name."""
-    steps: int = 800
+    steps: int = 900
     """Optimiser steps; may be changed when resuming, which stretches what is left of the schedule."""
     batch: int = 8
     """Samples per step."""
