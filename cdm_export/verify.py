@@ -116,8 +116,13 @@ class _References:
     frames: list[ReferenceFrame]
     words: str
     """What made them, in words."""
-    made_by: str = "torch"
-    """Backend that made them. A verdict is remembered only when it was PyTorch, here or where the bundle was made."""
+    made_by: str | None = None
+    """Backend that made them just now; None for those stored in the bundle."""
+
+    @property
+    def pytorch(self) -> bool:
+        """Whether PyTorch made them, here or where the bundle was made; only then is a verdict worth remembering."""
+        return self.made_by in (None, "torch")
 
 
 def _check(
@@ -140,7 +145,7 @@ def _check(
         threads=request.threads,
         timed=artefact is not None,
     )
-    if references.made_by == "torch":
+    if references.pytorch:
         p50 = parity.latency.p50 if parity.latency else None
         _remember(bundle, backend, artefact, parity.verdict, p50, progress)
     return parity

@@ -322,6 +322,13 @@ def test_verify_on_other_frames_says_what_it_compares_with(copy):
     assert done.returncode == 0 and document["reference"] == "eager float32 PyTorch"  # seeded weights are at hand
 
 
+def test_verify_of_the_reference_itself(copy):
+    """PyTorch now against PyTorch then; against itself just now it would always pass."""
+    done = cli("verify", copy, "--backend", "torch", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["parity"][0]["verdict"]["max"] <= 1e-3
+    refused(cli("verify", copy, "--backend", "torch", "--frames", "synthetic:1", "-q"), 3, "compared with itself")
+
+
 def forget_the_seed(bundle: Path) -> None:
     """As if the bundle came from a checkpoint that is not at hand: no PyTorch reference can be made."""
     manifest = json.loads((bundle / "manifest.json").read_text())
