@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from reference_model.cdm.config import CdmConfig  # noqa: E402
 from reference_model.cdm.network import Cdm  # noqa: E402
+from reference_model.checkpoint import load_network  # noqa: E402
 from reference_model.config import DptConfig, VitConfig  # noqa: E402
 from reference_model.registry import get_variant  # noqa: E402
 from reference_model.training import evaluate  # noqa: E402
@@ -18,6 +19,7 @@ from reference_model.training.loss import depth_loss, revival  # noqa: E402
 from reference_model.training.samples import training_sample  # noqa: E402
 from reference_model.training.shards import FRAMES_PER_SHARD, Shards, render_shards, shard_folder  # noqa: E402
 from reference_model.training.trainer import Phase, Plan, Training  # noqa: E402
+from reference_model.weights import bundled_checkpoint  # noqa: E402
 from runtimes.contract import Size  # noqa: E402
 from runtimes.errors import InputError  # noqa: E402
 from runtimes.frame import Frame  # noqa: E402
@@ -211,3 +213,16 @@ class TestEvaluation:
         initialise(network, 0)  # type: ignore[arg-type]
         depth = evaluate.refiner(network, get_variant("cdm-vitt"))(framed(np.full((60, 80), 2.0, np.float32)))
         assert depth.shape == (60, 80) and np.median(depth) == pytest.approx(2.0, rel=0.3)
+
+
+class TestBundledWeights:
+    def test_they_fit_and_refine_a_frame(self) -> None:
+        path = bundled_checkpoint("cdm-vitt")
+        assert path is not None and path.with_suffix(".md").is_file()
+        variant = get_variant("cdm-vitt")
+        methods = {**evaluate.METHODS, "refined": evaluate.refiner(load_network(path, variant)[0], variant)}
+        scores = evaluate.score_rendered(methods, evaluate.held_out(2))
+        assert scores["refined"]["overall"].abs_rel < 0.5 * scores["raw sensor"]["overall"].abs_rel
+
+    def test_none(self) -> None:
+        assert bundled_checkpoint("cdm-vitl") is None
