@@ -43,7 +43,22 @@ def export_memory() -> str:
     return "\n".join(rows)
 
 
-SECTIONS = {"gates": gates, "export memory": export_memory}
+def small_model() -> str:
+    """Depth of the shipped model beside the raw sensor and hole filling without a network."""
+    result = json.loads((RESULTS / "small_model.json").read_text())
+    places = ("overall", "holes", "readings", "edges")
+    rows = [
+        f"| AbsRel on {result['rendered']['frames']} held-out rendered frames | {' | '.join(places)} "
+        f"| {len(result['real']['frames'])} real frames, hidden readings |",
+        "|---" * (len(places) + 2) + "|",
+    ]
+    for name, scores in result["rendered"]["scores"].items():
+        figures = [f"{scores[place]['abs_rel']:.3f}" for place in places]
+        rows.append(f"| {name} | {' | '.join(figures)} | {result['real']['scores'][name]['abs_rel']:.3f} |")
+    return "\n".join(rows)
+
+
+SECTIONS = {"gates": gates, "export memory": export_memory, "small model": small_model}
 
 
 def generated(text: str) -> str:

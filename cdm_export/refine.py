@@ -10,22 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.pictures import refinement_picture, write_png
+from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Manifest
 from runtimes.cache import write_atomically
 from runtimes.errors import InputError
 from runtimes.frame import DepthResult
+from runtimes.hashing import cached_sha256
 from runtimes.pipeline import DepthPipeline
 from runtimes.sources import FrameSource, SourceFrame, check_depth
 
 RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth means nothing"
 """On everything that seeded random weights made."""
+DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained for minutes on rendered rooms; not for use on a robot"
+"""On everything that the weights shipped with the package made; their model card has figures."""
 _PNG_LIMIT_MM = 65535
 """A 16-bit PNG in millimetres ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
 
 
 def weights_warning(manifest: Manifest) -> str:
-    """What must stand beside every result of these weights; empty for weights that were trained."""
-    return RANDOM_WARNING if manifest.provenance.random_weights else ""
+    """What must stand beside every result of these weights; empty for weights that are the user's own."""
+    if manifest.provenance.random_weights:
+        return RANDOM_WARNING
+    shipped = bundled_checkpoint(manifest.contract.model)
+    if shipped is not None and cached_sha256(shipped) == manifest.provenance.sha256:
+        return DEMONSTRATION_WARNING
+    return ""
 
 
 @dataclass(frozen=True)

@@ -479,3 +479,18 @@ def test_frame_in_python_with_no_reading_is_no_error(small_bundle):
     with cdm_export.open(small_bundle, backend="onnxruntime") as refine:
         result = refine(Frame(np.zeros((120, 160, 3), np.uint8), np.zeros((120, 160), np.float32)))
     assert result.health.sensor_share == 0
+
+
+def test_demo(tmp_path):
+    """The shipped model on a real frame; it says what it is, in words and in the picture."""
+    done = cli("demo", "-o", tmp_path / "demo", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 0 and {verdict["verdict"] for verdict in document["parity"]} == {"passed"}
+    assert document["warning"].startswith("DEMONSTRATION MODEL")
+    sensor_holes_filled = document["frame"]["health"]["valid_share"] - document["frame"]["health"]["sensor_share"]
+    assert sensor_holes_filled > 0.1
+    near, _, far = document["frame"]["depth_p1_p50_p99"]
+    assert 1.5 < near < far < 6, "the scene is 2.1 to 5.1 m deep"
+    assert cv2.imread(str(tmp_path / "demo" / "motorcycle.view.png")).shape[1] > 2 * 741
+    (tmp_path / "file").touch()
+    refused(cli("demo", "-o", tmp_path / "file", "-q"), 2, "a file of an unknown kind")
