@@ -1,13 +1,12 @@
 """One backend over reference frames, in a process of its own, compared frame by frame."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cdm_export.golden import load_reference, raw_frame
+from cdm_export.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.parity import FrameParity, compare, compare_inputs, summarise
 from cdm_export.progress import Progress
 from runtimes.bundle import Verdict
@@ -32,16 +31,6 @@ class BackendParity(Record):
     """One by one."""
     latency: Measurement | None
     """Inference only, ms; None when not asked for."""
-
-
-@dataclass(frozen=True)
-class ReferenceFrame:
-    """Where a reference frame lies."""
-
-    name: str
-    """Name of the frame."""
-    path: Path
-    """npz of ``golden.save_reference``."""
 
 
 def check_backend(

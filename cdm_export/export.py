@@ -14,11 +14,11 @@ import numpy as np
 
 import cdm_export
 from cdm_export import publish
-from cdm_export.backend_parity import BackendParity, ReferenceFrame, check_backend
+from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.detect_model import detect_model
 from cdm_export.doctor import INSTALL_EXPORT, missing_to_export
 from cdm_export.gates import GATES
-from cdm_export.golden import load_reference, save_frame
+from cdm_export.golden import ReferenceFrame, load_reference, prepare_frames
 from cdm_export.make_onnx import MakeJob, make_onnx
 from cdm_export.onnx_export import OPSET
 from cdm_export.pictures import error_picture, write_png
@@ -32,8 +32,8 @@ from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import DEFAULT_FAR, ModelContract, Precision, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError, ParityError
-from runtimes.processing import postprocess, preprocess
-from runtimes.sources import FrameSource, check_depth, open_source
+from runtimes.processing import postprocess
+from runtimes.sources import FrameSource, open_source
 
 PRECISION: Precision = "fp32"
 _GOLDEN_FRAMES = 4
@@ -108,7 +108,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             "rounded as the reference does"
         )
     with publish.staging(request.out) as folder:
-        references = _prepare(source, contract, folder / "golden", progress)
+        references = prepare_frames(source, contract, folder / "golden", progress)
         main = folder / "onnx" / f"{PRECISION}.onnx"
         job = MakeJob(
             contract=contract,
@@ -197,22 +197,6 @@ def _check_source(source: FrameSource, request: ExportRequest) -> None:
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames: parity needs at least one")
     source.load(0)
-
-
-def _prepare(source: FrameSource, contract: ModelContract, folder: Path, progress: Progress) -> list[ReferenceFrame]:
-    """Frames with their network inputs; the reference's outputs are added where PyTorch is."""
-    progress.stage(f"preparing {len(source)} frame(s)", len(source))
-    folder.mkdir()
-    frames = []
-    for index, name in enumerate(source.names):
-        frame = source.load(index)
-        for warning in check_depth(frame, contract.max_depth):
-            progress.note(warning)
-        path = folder / f"{index:03d}.npz"
-        save_frame(path, frame, preprocess(frame.frame, contract))
-        frames.append(ReferenceFrame(name, path))
-        progress.step()
-    return frames
 
 
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:

@@ -1,17 +1,50 @@
 """Reference frames on disk: the raw frame, the network's inputs, and what the reference made of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.progress import Progress
 from runtimes.contract import ModelContract
 from runtimes.frame import Frame
-from runtimes.processing import postprocess
-from runtimes.sources import SourceFrame
+from runtimes.processing import postprocess, preprocess
+from runtimes.sources import FrameSource, SourceFrame, check_depth
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ReferenceFrame:
+    """Where a reference frame lies."""
+
+    name: str
+    """Name of the frame in its source."""
+    path: Path
+    """npz, see ``save_frame`` and ``save_output``."""
+
+
+def prepare_frames(
+    source: FrameSource, contract: ModelContract, folder: Path, progress: Progress
+) -> list[ReferenceFrame]:
+    """Every frame of a source with its network inputs; the reference's outputs are added where the reference runs.
+
+    A suspicious depth scale becomes a note. Raises InputError for a frame that cannot be used or has no reading.
+    """
+    progress.stage(f"preparing {len(source)} frame(s)", len(source))
+    folder.mkdir()
+    frames = []
+    for index, name in enumerate(source.names):
+        frame = source.load(index)
+        for warning in check_depth(frame, contract.max_depth):
+            progress.note(warning)
+        path = folder / f"{index:03d}.npz"
+        save_frame(path, frame, preprocess(frame.frame, contract))
+        frames.append(ReferenceFrame(name, path))
+        progress.step()
+    return frames
 
 
 def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm_export.backend_parity import BackendParity, ReferenceFrame, check_backend
-from cdm_export.golden import save_frame, save_output
+from cdm_export.backend_parity import BackendParity, check_backend
+from cdm_export.golden import ReferenceFrame, prepare_frames, save_output
 from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
@@ -15,9 +15,8 @@ from runtimes.bundle import Artefact, Bundle, Verdict
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.host import fingerprint
 from runtimes.opening import reference_path
-from runtimes.processing import preprocess
 from runtimes.selection import choose
-from runtimes.sources import check_depth, open_source
+from runtimes.sources import open_source
 from runtimes.worker import Job, run_job
 
 
@@ -200,14 +199,7 @@ def _references(bundle: Bundle, request: VerifyRequest, folder: Path, progress: 
     source = open_source(request.frames, depth_scale=request.depth_scale, camera=contract.camera, fit=request.fit)
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")
-    frames = []
-    for index, name in enumerate(source.names):
-        frame = source.load(index)
-        for warning in check_depth(frame, contract.max_depth):
-            progress.note(warning)
-        path = folder / f"frame-{index:03d}.npz"
-        save_frame(path, frame, preprocess(frame.frame, contract))
-        frames.append(ReferenceFrame(name, path))
+    frames = prepare_frames(source, contract, folder / "frames", progress)
     return _computed(bundle, request, frames, folder, progress)
 
 

@@ -42,7 +42,9 @@ def main(bundle: str) -> None:
     )
     assert "pip install" in command("export", "x.pt", "--camera", "640x480", "-o", "y.bundle", expect=3)
     import cdm_export
+    from reference_model.weights import bundled_checkpoint
 
+    assert bundled_checkpoint("cdm-vitt") is not None, "the wheel lacks the shipped weights"
     with cdm_export.open(bundle) as refine:
         frame = cdm_export.Frame(np.zeros((120, 160, 3), np.uint8), np.ones((120, 160), np.float32))
         assert refine(frame).depth_m.shape == (120, 160)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.memory import run_sampled
-from cdm_export.backend_parity import ReferenceFrame, check_backend
-from cdm_export.golden import load_reference, save_frame, save_output
+from cdm_export.backend_parity import check_backend
+from cdm_export.golden import ReferenceFrame, load_reference, save_frame, save_output
 from cdm_export.onnx_export import export_onnx
 from cdm_export.progress import Silent
 from parity_tests.conftest import SHARED_FRAMES, cli
