@@ -13,7 +13,7 @@ from cdm_export.pictures import refinement_picture, write_png
 from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Manifest
 from runtimes.cache import write_atomically
-from runtimes.errors import InputError
+from runtimes.errors import InputError, ParityError
 from runtimes.frame import DepthResult
 from runtimes.hashing import cached_sha256
 from runtimes.pipeline import DepthPipeline
@@ -124,12 +124,17 @@ def refine(pipeline: DepthPipeline, source: SourceFrame, out: Path, caption: str
     """Refine one frame and write it.
 
     ``out`` ending in ``.npy`` takes metres as float32, in ``.png`` 16-bit millimetres; any other is a folder and takes
-    both and a picture. Raises InputError when no pixel of the depth image has a reading.
+    both and a picture. Raises InputError when no pixel of the depth image has a reading,
+    ParityError when the network's output holds NaN or Inf; nothing is written then.
     """
     warnings = check_depth(source, pipeline.contract.max_depth)
     result = pipeline(source.frame)
     if result.health.non_finite_share > 0:
-        warnings.append(f"{result.health.non_finite_share:.2%} of the network's output is NaN or Inf: do not use it")
+        share = result.health.non_finite_share
+        raise ParityError(
+            f"{source.name}: {share:.2%} of the network's output is NaN or Inf: nothing written",
+            "Find out which backend is at fault with: cdm-export verify BUNDLE",
+        )
     files = outputs(out, source.name)
     if ".npy" in files:
         _write_npy(files[".npy"], result)

@@ -171,3 +171,23 @@ def test_bundle_moved_to_another_folder_still_runs(small_bundle, tmp_path, frame
     shutil.copytree(small_bundle, moved)
     with cdm_export.open(moved, backend="onnxruntime") as opened:
         assert opened(frame(Size(160, 120))).valid.any()
+
+
+def test_nan_from_the_network_is_an_error_and_nothing_is_written(small_bundle, tmp_path, monkeypatch):
+    from cdm_export.refine import refine
+    from runtimes.errors import ParityError
+    from runtimes.sources import open_source
+
+    with cdm_export.open(small_bundle, backend="onnxruntime", warmup=False) as opened:
+        run = opened.runtime
+
+        def broken(inputs):
+            outputs = run(inputs)
+            outputs["inverse_depth_refined"][0, 0, 5, 5] = np.nan
+            return outputs
+
+        monkeypatch.setattr(opened, "runtime", broken)
+        with pytest.raises(ParityError, match="NaN or Inf: nothing written"):
+            refine(opened, open_source("synthetic:1", camera=Size(160, 120)).load(0), tmp_path, "", "")
+        monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
