@@ -5,6 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+RTX := .venv/tensorrt-rtx
 
 .PHONY: demo test test-slow test-device lint clean
 
@@ -15,10 +16,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,cpu,dev]'
 	@touch $@
 
+# TensorRT for RTX builds engines without a GPU; not every machine can have it, and its tests are skipped without it.
+$(RTX): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorrt-rtx]' \
+		&& touch $@ || echo "TensorRT-RTX cannot be installed here; tests that need it are skipped"
+
 demo: $(READY)
 	$(BIN)/cdm-export demo -o demo_output
 
-test: $(READY)
+test: $(RTX)
 	$(BIN)/python -m pytest -m 'not slow and not gpu and not mac'
 
 # Minutes of compute and gigabytes of memory: the large models.
@@ -29,7 +35,7 @@ test-slow: $(READY)
 test-device: $(READY)
 	parity_tests/device_environment.sh
 
-lint: $(READY)
+lint: $(RTX)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

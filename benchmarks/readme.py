@@ -5,6 +5,9 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.half_paths import half_paths
+from benchmarks.rewrites import rewrites
+from benchmarks.rtx_layers import rtx_layers
 from cdm_export.gates import GATES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -58,7 +61,14 @@ def small_model() -> str:
     return "\n".join(rows)
 
 
-SECTIONS = {"gates": gates, "export memory": export_memory, "small model": small_model}
+SECTIONS = {
+    "gates": gates,
+    "export memory": export_memory,
+    "small model": small_model,
+    "rtx layers": rtx_layers,
+    "rewrites": rewrites,
+    "half paths": half_paths,
+}
 
 
 def generated(text: str) -> str:

@@ -49,11 +49,12 @@ def check_backend(
     """Run every reference frame and compare.
 
     ``reference`` says in words what the frames were made with. ``keep``: folder that takes the raw outputs, named
-    ``BACKEND-INDEX.npy``. Raises what the backend raises; a gate that fails is not an error here but a verdict.
+    ``BACKEND-PRECISION-INDEX.npy``. Raises what the backend raises; a gate that fails is not an error here but a
+    verdict.
     """
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
         folder = Path(temporary)
-        outputs = [(keep or folder) / f"{backend}-{index}.npy" for index in range(len(references))]
+        outputs = [(keep or folder) / f"{backend}-{precision}-{index}.npy" for index in range(len(references))]
         progress.stage(f"{backend} {precision}: parity on {len(references)} frame(s)", len(references))
         job = Job(
             backend=backend,
@@ -77,6 +78,26 @@ def check_backend(
         verdict=summarise(backend, list(frames), reference),
         frames=frames,
         latency=outcome.latency,
+    )
+
+
+def check_outputs(
+    name: str, precision: str, folder: Path, contract: ModelContract, references: list[ReferenceFrame], reference: str
+) -> BackendParity:
+    """Compare outputs that were computed already: ``NAME-PRECISION-INDEX.npy`` in ``folder``, one per reference."""
+    frames = tuple(
+        _compare_frame(
+            item, np.load(folder / f"{name}-{precision}-{index}.npy", allow_pickle=False), contract, precision
+        )
+        for index, item in enumerate(references)
+    )
+    return BackendParity(
+        backend=name,
+        precision=precision,
+        description={"arithmetic": "every result rounded to its type, products accumulated in FP32"},
+        verdict=summarise(name, list(frames), reference),
+        frames=frames,
+        latency=None,
     )
 
 

@@ -47,6 +47,7 @@ def run_demo(out: Path, progress: Progress) -> Demo:
         camera=camera,
         random_weights=None if trained else SEED,
         model=TRAINED_MODEL if trained else RANDOM_MODEL,
+        low_precisions=(),
         overwrite=True,
     )
     bundle, parities = export_bundle(request, progress)

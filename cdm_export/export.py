@@ -4,38 +4,32 @@ PyTorch works in one process and every backend verifies in another, so that the 
 reference outputs and ONNX (``make_onnx.py``), each backend against the reference, report, rename.
 """
 
-import json
+import itertools
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 import cdm_export
 from cdm_export import publish
-from cdm_export.backend_parity import BackendParity, check_backend
+from cdm_export.backend_parity import BackendParity, check_backend, check_outputs
 from cdm_export.detect_model import detect_model
 from cdm_export.doctor import INSTALL_EXPORT, missing_to_export
-from cdm_export.gates import GATES
-from cdm_export.golden import ReferenceFrame, load_reference, prepare_frames
-from cdm_export.make_onnx import MakeJob, make_onnx
-from cdm_export.onnx_export import OPSET
-from cdm_export.pictures import error_picture, write_png
+from cdm_export.export_report import require_passed, write_reports
+from cdm_export.golden import ReferenceFrame, prepare_frames
+from cdm_export.make_onnx import Made, MadeGraph, MakeJob, make_onnx
 from cdm_export.progress import Progress
 from reference_model.config import PATCH, ChannelOrder
 from reference_model.registry import get_variant
 from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
-from runtimes.backends import BACKENDS
+from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
-from runtimes.cache import cache_dir, write_atomically
-from runtimes.contract import DEFAULT_FAR, ModelContract, Precision, Size
-from runtimes.errors import BackendUnavailable, CheckpointError, InputError, ParityError
-from runtimes.processing import postprocess
+from runtimes.contract import DEFAULT_FAR, ModelContract, Size
+from runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from runtimes.sources import FrameSource, open_source
+from runtimes.typed_graph import LowPrecision
 
-PRECISION: Precision = "fp32"
+_REFERENCE = "eager float32 PyTorch"
 _GOLDEN_FRAMES = 4
 """Reference frames kept in the bundle; all frames are verified."""
 
@@ -68,6 +62,8 @@ class ExportRequest:
     """Metres; sensor readings beyond are missing."""
     far: float = DEFAULT_FAR
     """Metres; refined depth beyond is invalid."""
+    low_precisions: tuple[LowPrecision, ...] = ("fp16",)
+    """Graphs to make beside FP32; ``bf16`` has opset 22, is for TensorRT >= 10.13 and a candidate until there."""
     overwrite: bool = False
     """Replace an existing bundle."""
 
@@ -82,8 +78,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     for given in (request.checkpoint, Path(request.frames)):
         if given is not None and given.exists() and given.resolve().is_relative_to(request.out.resolve()):
             raise InputError(f"{given} lies inside {request.out}, which would be replaced", "Choose another -o.")
-    backends = [name for name, backend in BACKENDS.items() if _verifies(name) and backend.installed]
-    if not backends:
+    if not any(_verifies(backend) and backend.installed for backend in BACKENDS.values()):
         raise BackendUnavailable(
             "no backend is installed to verify the export with", "Add them: pip install 'cdm-export[cpu]'"
         )
@@ -109,25 +104,25 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         )
     with publish.staging(request.out) as folder:
         references = prepare_frames(source, contract, folder / "golden", progress)
-        main = folder / "onnx" / f"{PRECISION}.onnx"
+        outputs = folder / "outputs"
+        for made_here in (outputs, folder / "onnx"):
+            made_here.mkdir()
         job = MakeJob(
             contract=contract,
             checkpoint=str(request.checkpoint) if request.checkpoint else None,
             random_weights=request.random_weights,
             frames=tuple(str(reference.path) for reference in references),
-            onnx=str(main),
+            low_precisions=request.low_precisions,
+            folder=str(folder / "onnx"),
+            outputs=str(outputs),
         )
         made = make_onnx(job, progress)
-        outputs = folder / "outputs"
-        outputs.mkdir()
-        parities = [
-            check_backend(name, main, contract, PRECISION, references, "eager float32 PyTorch", progress, keep=outputs)
-            for name in backends
-        ]
+        parities = {graph.precision: _check(graph, job, references, progress) for graph in made.graphs}
+        checked = list(itertools.chain.from_iterable(parities.values()))
         progress.stage("report")
         reports = folder / "reports"
-        _write_reports(reports, parities, references, outputs, contract)
-        _gate(parities, reports, request)
+        write_reports(reports, checked, references, outputs, contract, made.peaks)
+        require_passed(checked, reports, request.out.name, request.far)
         manifest = Manifest(
             schema_version=1,
             name=request.out.name,
@@ -135,20 +130,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             producer=f"cdm-export {cdm_export.__version__}",
             contract=contract,
             provenance=made.provenance,
-            artefacts=(
-                Artefact(
-                    name=f"onnx/{PRECISION}",
-                    format="onnx",
-                    precision=PRECISION,
-                    opset=OPSET,
-                    main=f"onnx/{PRECISION}.onnx",
-                    files=tuple(publish.record(folder, path) for path in sorted((folder / "onnx").iterdir())),
-                    producers=made.versions,
-                    rewrites=made.rewrites,
-                    state=State.PUBLISHED,
-                    verdicts=tuple(parity.verdict for parity in parities),
-                ),
-            ),
+            artefacts=tuple(_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs),
             golden=tuple(
                 Golden(name=reference.name, file=publish.record(folder, reference.path))
                 for reference in references[:_GOLDEN_FRAMES]
@@ -160,12 +142,44 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         outputs.rmdir()
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         publish.publish(folder, request.out, request.overwrite)
-    return Bundle.open(request.out), parities
+    return Bundle.open(request.out), checked
 
 
-def _verifies(name: str) -> bool:
+def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], progress: Progress) -> list[BackendParity]:
+    """Every backend that runs a graph here, and for typed graphs the typed network in PyTorch."""
+    outputs = Path(job.outputs)
+    parities = []
+    if graph.precision in job.low_precisions:
+        parities.append(check_outputs("torch", graph.precision, outputs, job.contract, references, _REFERENCE))
+    for name, backend in BACKENDS.items():
+        if _verifies(backend) and backend.installed and backend.precisions.get(graph.precision) == graph.precision:
+            main = Path(job.folder) / graph.files[0]
+            parities.append(
+                check_backend(name, main, job.contract, graph.precision, references, _REFERENCE, progress, keep=outputs)
+            )
+    return parities
+
+
+def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[BackendParity]) -> Artefact:
+    executed = any(BACKENDS[parity.backend].format == "onnx" for parity in parities)
+    return Artefact(
+        name=f"onnx/{graph.precision}",
+        format="onnx",
+        precision=graph.precision,
+        opset=graph.opset,
+        main=f"onnx/{graph.files[0]}",
+        files=tuple(publish.record(folder, folder / "onnx" / name) for name in graph.files),
+        producers=graph.versions,
+        rewrites=made.rewrites,
+        typing=graph.typing,
+        graph=graph.graph,
+        state=State.PUBLISHED if executed else State.CANDIDATE,
+        verdicts=tuple(parity.verdict for parity in parities),
+    )
+
+
+def _verifies(backend: Backend) -> bool:
     """Backends that verify an ONNX artefact on the exporting machine: those that run on any CPU."""
-    backend = BACKENDS[name]
     return backend.format == "onnx" and backend.device == "cpu"
 
 
@@ -204,57 +218,3 @@ def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
     return variant.contract(
         variant.name, request.camera, input_size, request.channel_order, request.max_depth, request.far
     )
-
-
-def _write_reports(
-    folder: Path,
-    parities: list[BackendParity],
-    references: list[ReferenceFrame],
-    outputs: Path,
-    contract: ModelContract,
-) -> None:
-    """``parity.json``, and for each backend the heat map of its worst frame."""
-    folder.mkdir()
-    report: dict[str, Any] = {
-        "gates": {name: vars(gate) for name, gate in GATES.items()},
-        "contract": contract.model_dump(mode="json"),
-        "backends": [parity.model_dump(mode="json") for parity in parities],
-    }
-    (folder / "parity.json").write_text(json.dumps(report, indent=1))
-    for parity in parities:
-        means = [float("inf") if frame.depth.mean is None else frame.depth.mean for frame in parity.frames]
-        worst = means.index(max(means))
-        arrays = load_reference(references[worst].path)
-        candidate = np.load(outputs / f"{parity.backend}-{worst}.npy", allow_pickle=False)
-        caption = f"{contract.model} {parity.precision} on {parity.backend}, frame {references[worst].name}"
-        picture = error_picture(
-            arrays["rgb"],
-            arrays["depth"],
-            postprocess(candidate, contract)[0],
-            GATES[parity.precision].p99,
-            f"{caption}: {parity.verdict}",
-        )
-        write_png(folder / f"{parity.backend}-{parity.precision}.png", picture)
-
-
-def _gate(parities: list[BackendParity], reports: Path, request: ExportRequest) -> None:
-    """Raise ParityError unless every backend passed; the report is kept in the cache."""
-    bad = [parity for parity in parities if parity.verdict.verdict != "passed"]
-    if not bad:
-        return
-    lines = [f"{parity.backend} {parity.precision}: {parity.verdict}" for parity in bad]
-    kept = cache_dir() / "failed" / request.out.name
-    try:
-        for path in reports.iterdir():
-            write_atomically(kept / path.name, path.read_bytes())
-        next_step = f"The report is in {kept}."
-    except OSError as error:
-        next_step = f"The report could not be kept in {kept}: {error.strerror}."
-    predicted = bad[0].frames[0].reference_depth if bad[0].frames else None
-    if bad[0].verdict.verdict == "inconclusive" and predicted is not None and predicted[1] > request.far:
-        next_step += (
-            f" PyTorch itself predicts {predicted[0]:.3g} to {predicted[1]:.3g} m on frame {bad[0].frames[0].frame}, "
-            f"and --far {request.far:g} makes everything beyond invalid: is this the right checkpoint, or does it want "
-            "a larger --far?"
-        )
-    raise ParityError("nothing was published: " + "; ".join(lines), next_step)

@@ -23,6 +23,7 @@ class Gate:
 GATES = {
     "fp32": Gate(mean=5e-6, p99=5e-5, max=1e-3, mask=0.0),
     "fp16": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
+    "fp16-attn32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "tf32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "bf16": Gate(mean=5e-3, p99=2e-2, max=None, mask=1e-4),
     "int8": Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3),

@@ -1,7 +1,8 @@
 """Everything of an export that needs PyTorch, in a process of its own (``runtimes/isolated.py``).
 
-Reference outputs first, then the rewrites in place, then ONNX: the large model exists once, and all its memory is
-returned before the first backend verifies. Freeing it inside one process left 1.1 x the weights in the allocator.
+Reference outputs first, then the rewrites in place, then one ONNX file after another: the large model exists once, and
+all its memory is returned before the first backend verifies. Freeing it inside one process left 1.1 x the weights in
+the allocator.
 """
 
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.golden import load_reference, save_output
-from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx_export import OPSET, OPSET_BF16, export_onnx
 from cdm_export.progress import Progress
 from reference_model.registry import get_variant
-from reference_model.variant import Variant
+from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import Provenance
-from runtimes.contract import ModelContract, Record
+from runtimes.contract import ModelContract, Precision, Record
 from runtimes.isolated import report, run_isolated, serve
+from runtimes.typed_graph import GraphAudit, LowPrecision, Rewrite, Typing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +36,29 @@ class MakeJob(Record):
     """Seed; or ``checkpoint``."""
     frames: tuple[str, ...]
     """npz files with the network's inputs; the reference's output is added to them."""
-    onnx: str
-    """ONNX file to write."""
+    low_precisions: tuple[LowPrecision, ...]
+    """What to make beside FP32."""
+    folder: str
+    """Existing folder that takes ``PRECISION.onnx``."""
+    outputs: str
+    """Existing folder that takes ``torch-PRECISION-INDEX.npy``: raw outputs of the typed networks in PyTorch."""
+
+
+class MadeGraph(Record):
+    """One ONNX file."""
+
+    precision: Precision
+    """Of the graph."""
+    opset: int
+    """ONNX operator set."""
+    files: tuple[str, ...]
+    """File names in the folder, the graph first."""
+    versions: dict[str, str]
+    """Libraries that made it."""
+    typing: Typing | None
+    """How it was typed; None for FP32."""
+    graph: GraphAudit
+    """What came out."""
 
 
 class Made(Record):
@@ -43,10 +66,12 @@ class Made(Record):
 
     provenance: Provenance
     """Where the weights came from."""
-    rewrites: dict[str, int]
-    """Exact rewrites, and how many modules each replaced."""
-    versions: dict[str, str]
-    """Libraries that made the ONNX file."""
+    rewrites: dict[str, Rewrite]
+    """Exact rewrites, and what each saved."""
+    graphs: tuple[MadeGraph, ...]
+    """In order of making, FP32 first."""
+    peaks: dict[str, float | None]
+    """Largest magnitude per module over all frames; empty when nothing was typed, None where it was not a number."""
 
 
 def make_onnx(job: MakeJob, progress: Progress) -> Made:
@@ -64,24 +89,128 @@ def make_onnx(job: MakeJob, progress: Progress) -> Made:
 
 
 def _work(text: str) -> Made:
-    from cdm_export.transforms import specialise
-    from reference_model.config import PATCH
     from reference_model.reference import exact_float32, run_reference
 
     job = MakeJob.model_validate_json(text)
     contract = job.contract
+    variant = get_variant(contract.model)
     exact_float32()
-    network, provenance = _load(job, get_variant(contract.model))
-    boundary = get_variant(contract.model).on_boundary(network, contract.channel_order).eval()
+    network, provenance = _load(job, variant)
+    boundary = variant.on_boundary(network, contract.channel_order).eval()
     report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(job.frames)})
     for frame in job.frames:
         raw = run_reference(boundary, contract, _inputs(frame, contract))[contract.outputs[0].name]
         save_output(Path(frame), Path(frame), contract, raw)
         report({"step": frame})
-    report({"stage": "export to ONNX", "steps": 0})
-    rewrites = specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
-    versions = export_onnx(boundary, contract, Path(job.onnx))
-    return Made(provenance=provenance, rewrites=rewrites, versions=versions)
+    rewrites = _specialise(boundary, contract)
+    peaks: dict[str, float] = {}
+    if "fp16" in job.low_precisions:
+        peaks = _scan(boundary, job)
+    graphs = [_fp32(boundary, job)]
+    for precision in job.low_precisions:
+        if len(graphs) > 1:  # typing is in place: the network is made again from its weights
+            from reference_model.checkpoint import load_network
+            from reference_model.random_weights import rebuild
+
+            weights = provenance.random_weights
+            again = rebuild(variant, weights) if weights else load_network(Path(str(job.checkpoint)), variant)[0]
+            boundary = variant.on_boundary(again, contract.channel_order).eval()
+            _specialise(boundary, contract)
+        graphs += _low(boundary, variant, peaks, precision, job)
+    return Made(
+        provenance=provenance,
+        rewrites=rewrites,
+        graphs=tuple(graphs),
+        peaks={path: peak if np.isfinite(peak) else None for path, peak in peaks.items()},
+    )
+
+
+def _specialise(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
+    from cdm_export.transforms import specialise
+    from reference_model.config import PATCH
+
+    savings = specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
+    return {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
+
+
+def _scan(boundary: "nn.Module", job: MakeJob) -> dict[str, float]:
+    from cdm_export.precision.range_scan import RangeScan
+    from reference_model.reference import run_reference
+
+    report({"stage": "ranges of every module", "steps": len(job.frames)})
+    with RangeScan() as scan:
+        for frame in job.frames:
+            run_reference(boundary, job.contract, _inputs(frame, job.contract))
+            report({"step": frame})
+    return scan.peaks
+
+
+def _fp32(boundary: "nn.Module", job: MakeJob) -> MadeGraph:
+    from cdm_export.precision.audit import audit
+
+    report({"stage": "export to ONNX, fp32", "steps": 0})
+    path = Path(job.folder) / "fp32.onnx"
+    versions = export_onnx(boundary, job.contract, path)
+    return _made("fp32", OPSET, path, versions, None, audit(path, None))
+
+
+def _low(
+    boundary: "nn.Module", variant: Variant, peaks: dict[str, float], precision: LowPrecision, job: MakeJob
+) -> list[MadeGraph]:
+    """Type the network in place; run it in PyTorch on every frame; write its graph, and for FP16 the second one."""
+    from cdm_export.precision.attention_fp32 import attention_in_fp32, write_with_fp32_attention
+    from cdm_export.precision.audit import audit
+    from cdm_export.precision.plan import plan
+    from cdm_export.precision.rounded import RoundedProducts
+    from cdm_export.precision.typed_modules import type_network
+    from cdm_export.transforms.explicit_attention import AttentionCore
+    from reference_model.reference import run_reference
+
+    network = boundary.get_submodule(NETWORK)
+    typing = plan(network, peaks, variant.islands, precision)
+    modules = dict(network.named_modules())
+    cores = [path for path in modules if isinstance(modules[path], AttentionCore) and not typing.computes_in_fp32(path)]
+    if precision == "fp16":  # in BF16 it is every block, for resolution
+        for block, why in typing.residuals.items():
+            report({"note": f"{precision}: {block} keeps an FP32 residual stream: {why}"})
+    type_network(network, typing)
+    report({"stage": f"{precision} in PyTorch, with arithmetic that overflows", "steps": len(job.frames)})
+    for index, frame in enumerate(job.frames):
+        with RoundedProducts():
+            raw = run_reference(boundary, job.contract, _inputs(frame, job.contract))
+        np.save(Path(job.outputs) / f"torch-{precision}-{index}.npy", raw[job.contract.outputs[0].name])
+        report({"step": frame})
+    report({"stage": f"export to ONNX, {precision}", "steps": 0})
+    path = Path(job.folder) / f"{precision}.onnx"
+    opset = OPSET if precision == "fp16" else OPSET_BF16
+    # In a file of their own, so that the second graph can share them.
+    versions = export_onnx(boundary, job.contract, path, opset=opset, external_data=True)
+    graphs = [_made(precision, opset, path, versions, typing, audit(path, typing))]
+    if precision == "fp16":
+        second, retyped = path.with_name("fp16-attn32.onnx"), attention_in_fp32(typing, cores)
+        write_with_fp32_attention(path, second, cores)
+        made = _made("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
+        graphs.append(made.model_copy(update={"files": (second.name, f"{path.name}.data")}))
+    return graphs
+
+
+def _made(
+    precision: Precision,
+    opset: int,
+    path: Path,
+    versions: dict[str, str],
+    typing: Typing | None,
+    graph: GraphAudit,
+) -> MadeGraph:
+    data = path.with_name(f"{path.name}.data")
+    return MadeGraph(
+        precision=precision,
+        opset=opset,
+        files=(path.name, data.name) if data.exists() else (path.name,),
+        versions=versions,
+        typing=typing,
+        graph=graph,
+    )
 
 
 def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdm_export.onnx_names import name_after_modules
 from runtimes.contract import CONTRACT_KEY, ModelContract
 
 if TYPE_CHECKING:
@@ -15,14 +16,19 @@ if TYPE_CHECKING:
 
 OPSET = 18
 """LayerNormalization needs 17; TensorRT 10.3 (JetPack 6.2) reads up to 20."""
+OPSET_BF16 = 22
+"""The first whose Conv takes BF16; a BF16 file is for TensorRT >= 10.13."""
 _EXTERNAL_FROM = 512 << 20
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB, and a file can be mapped."""
 
 
-def export_onnx(network: "nn.Module", contract: ModelContract, path: Path) -> dict[str, str]:
-    """Write ``path`` (and ``path.data`` for large models). Returns the versions of the libraries that made it.
+def export_onnx(
+    network: "nn.Module", contract: ModelContract, path: Path, *, opset: int = OPSET, external_data: bool = False
+) -> dict[str, str]:
+    """Write ``path`` (and ``path.data`` for large models, or with ``external_data``).
 
-    ``network`` takes the contract's inputs in order. The contract travels in the file's metadata.
+    ``network`` takes the contract's inputs in order. The contract travels in the file's metadata. Returns the versions
+    of the libraries that made it.
     """
     import onnx
     import onnxscript
@@ -34,13 +40,14 @@ def export_onnx(network: "nn.Module", contract: ModelContract, path: Path) -> di
             network.eval(),
             example,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[spec.name for spec in contract.inputs],
             output_names=[spec.name for spec in contract.outputs],
             verbose=False,
         )
     assert program is not None
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
+    name_after_modules(program.model)
     program.model.producer_name = "cdm-export"
     program.model.metadata_props.update(
         {
@@ -50,7 +57,7 @@ def export_onnx(network: "nn.Module", contract: ModelContract, path: Path) -> di
     )
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path, external_data=weights >= _EXTERNAL_FROM)
+    program.save(path, external_data=external_data or weights >= _EXTERNAL_FROM)
     onnx.checker.check_model(path)
     return versions
 

@@ -15,7 +15,7 @@ from runtimes.bundle import Artefact, Bundle, Verdict
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.host import fingerprint
 from runtimes.opening import reference_path
-from runtimes.selection import choose
+from runtimes.selection import check_precision, choose, executions
 from runtimes.sources import open_source
 from runtimes.worker import Job, run_job
 
@@ -38,6 +38,8 @@ class VerifyRequest:
     """Compare with PyTorch on this checkpoint (its sha256 must be the bundle's)."""
     threads: int = 0
     """Compute threads; 0 for all."""
+    precision: str = "auto"
+    """One precision, or ``auto`` for every one that can run here."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,15 @@ class Verification:
     """Backends whose process died, and how; that is a failure."""
     reference: str
     """What the frames were compared with."""
+    required: tuple[tuple[str, str], ...]
+    """Backend and precision of those that have to pass: what was published, or asked for by name. A library's own
+    reduced precision on a published graph is an offer: a failure is remembered, and ``auto`` leaves it alone."""
 
     @property
     def passed(self) -> bool:
-        """Every backend that ran passed, none died, and at least one ran."""
-        return (
-            not self.crashed
-            and bool(self.parities)
-            and all(parity.verdict.verdict == "passed" for parity in self.parities)
-        )
+        """Everything required passed, nothing died, and at least one ran."""
+        required = [parity for parity in self.parities if (parity.backend, parity.precision) in self.required]
+        return not self.crashed and bool(required) and all(one.verdict.verdict == "passed" for one in required)
 
 
 def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
@@ -71,43 +73,56 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     wanted = [get_backend(request.backend)] if request.backend != "auto" else list(BACKENDS.values())
     progress.stage("hashes of all files")
     bundle = Bundle.open(request.bundle, full=True)
+    check_precision(bundle, request.precision)
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
         references = _references(bundle, request, Path(temporary), progress)
         parities: list[BackendParity] = []
+        required: list[tuple[str, str]] = []
         skipped: dict[str, str] = {}
         crashed: dict[str, str] = {}
         for backend in wanted:
-            for artefact in _runnable(bundle, backend, request):
-                if references.made_by == backend.name:
-                    skipped[backend.name] = "it is the reference here; compared with itself it would always pass"
+            for artefact, precision in _runnable(bundle, backend, request):
+                name = f"{backend.name} {precision}"
+                if references.made_by == backend.name and precision == "fp32":
+                    skipped[name] = "it is the reference here; compared with itself it would always pass"
                     continue
+                if artefact is None or artefact.precision == precision or request.precision != "auto":
+                    required.append((backend.name, precision))
                 try:
-                    parities.append(_check(bundle, backend, artefact, references, request, progress))
+                    parities.append(_check(bundle, backend, artefact, precision, references, request, progress))
                 except BackendUnavailable as error:
                     if request.backend != "auto":
                         raise
-                    skipped[backend.name] = error.message
+                    skipped[name] = error.message
                 except BackendCrashed as error:
-                    crashed[backend.name] = error.message
-                    _remember(bundle, backend, artefact, _died(backend, references, error), None, progress)
+                    crashed[name] = error.message
+                    died = _died(backend, references, error)
+                    _remember(bundle, backend, artefact, precision, died, None, progress)
     if not parities and not crashed:
         raise BackendUnavailable(
             f"{request.bundle}: nothing could be verified here: "
             + "; ".join(f"{name}: {why}" for name, why in skipped.items()),
             "See: cdm-export doctor",
         )
-    return Verification(parities, skipped, crashed, references.words)
+    return Verification(parities, skipped, crashed, references.words, tuple(required))
 
 
-def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[Artefact | None]:
-    """Artefacts a backend runs; None stands for the reference, which is verified only when asked for."""
+def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[tuple[Artefact | None, str]]:
+    """What a backend runs, and in which precision; None is the reference, which is verified only when asked for."""
+    if backend.format == "checkpoint" and request.backend != backend.name:
+        return []
     if backend.format == "checkpoint":
-        return [None] if request.backend == backend.name else []
-    return [
-        artefact
-        for artefact in bundle.manifest.artefacts
-        if artefact.format == backend.format and artefact.precision in backend.precisions
-    ]
+        if request.precision not in ("auto", "fp32"):
+            raise BackendUnavailable(
+                f"'{backend.name}' is the FP32 reference; {request.precision} in PyTorch was verified at export",
+                f"Look into it with: cdm-export verify {bundle.path} --bisect --backend torch --precision "
+                f"{request.precision}",
+            )
+        return [(None, "fp32")]
+    wanted = [pair for pair in executions(bundle, backend) if request.precision in ("auto", pair[1])]
+    if not wanted and request.backend == backend.name:
+        choose(bundle, backend.name, request.precision)  # says why
+    return [*wanted]
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,7 @@ def _check(
     bundle: Bundle,
     backend: Backend,
     artefact: Artefact | None,
+    precision: str,
     references: _References,
     request: VerifyRequest,
     progress: Progress,
@@ -137,7 +153,7 @@ def _check(
         backend.name,
         path,
         bundle.manifest.contract,
-        artefact.precision if artefact else "fp32",
+        precision,
         references.frames,
         references.words,
         progress,
@@ -146,7 +162,7 @@ def _check(
     )
     if references.pytorch:
         p50 = parity.latency.p50 if parity.latency else None
-        _remember(bundle, backend, artefact, parity.verdict, p50, progress)
+        _remember(bundle, backend, artefact, precision, parity.verdict, p50, progress)
     return parity
 
 
@@ -169,6 +185,7 @@ def _remember(
     bundle: Bundle,
     backend: Backend,
     artefact: Artefact | None,
+    precision: str,
     verdict: Verdict,
     p50_ms: float | None,
     progress: Progress,
@@ -177,7 +194,7 @@ def _remember(
         return
     local = sidecar.LocalVerdict(
         backend=backend.name,
-        precision=artefact.precision,
+        precision=precision,
         artefact=sidecar.identity(artefact),
         host=fingerprint(),
         version=backend.version or "unknown",
@@ -193,14 +210,45 @@ def _references(bundle: Bundle, request: VerifyRequest, folder: Path, progress: 
     golden = _golden(bundle)
     if request.frames is None and request.checkpoint is None:
         return _References(golden, "PyTorch outputs stored in the bundle")
-    contract = bundle.manifest.contract
     if request.frames is None:
         return _computed(bundle, request, golden, folder, progress)
+    return _computed(bundle, request, _prepared(bundle, request, folder, progress), folder, progress)
+
+
+def _prepared(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> list[ReferenceFrame]:
+    contract = bundle.manifest.contract
+    assert request.frames is not None
     source = open_source(request.frames, depth_scale=request.depth_scale, camera=contract.camera, fit=request.fit)
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")
-    frames = prepare_frames(source, contract, folder / "frames", progress)
-    return _computed(bundle, request, frames, folder, progress)
+    return prepare_frames(source, contract, folder / "frames", progress)
+
+
+def first_frame(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> ReferenceFrame:
+    """The first golden frame, or the first of the request's source, prepared in ``folder``."""
+    if request.frames is None:
+        return _golden(bundle)[0]
+    return _prepared(bundle, request, folder, progress)[0]
+
+
+def bisect_pairs(
+    bundle: Bundle, request: VerifyRequest, against: str | None
+) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Candidate and reference of a bisect, each backend and precision.
+
+    By default the candidate is ONNX Runtime on the bundle's FP16 graph, or its FP32 graph where there is none; the
+    reference is PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime.
+    """
+    backend = "onnxruntime" if request.backend == "auto" else request.backend
+    made = {artefact.precision for artefact in bundle.manifest.artefacts}
+    precision = ("fp16" if "fp16" in made else "fp32") if request.precision == "auto" else request.precision
+    if against is not None:
+        name, separator, typed = against.partition(":")
+        if not separator:
+            raise InputError(f"--against wants BACKEND:PRECISION, got '{against}'", "For example --against torch:fp32")
+        return (backend, precision), (name, typed)
+    weights = request.checkpoint is not None or bundle.manifest.provenance.random_weights is not None
+    return (backend, precision), ("torch" if weights else "onnxruntime", "fp32")
 
 
 def _golden(bundle: Bundle) -> list[ReferenceFrame]:

@@ -125,7 +125,7 @@ def test_abandoned_folders_are_cleared_but_not_those_of_the_living(tmp_path):
 
 EXPORT = (
     "export", "--random-weights", "1", "--model", "cdm-vits", "--camera", "160x120", "--input-size", "70",
-    "--frames", "synthetic:1",
+    "--precision", "fp32", "--frames", "synthetic:1",
 )  # fmt: skip
 
 

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from cdm_export.transforms import RULES, specialise
+from cdm_export.onnx_export import export_onnx
+from cdm_export.transforms import NEEDS, RULES, specialise
 from reference_model.cdm.network import TokenPairFusion
 from reference_model.vit import DinoV2, SelfAttention
+from runtimes.contract import Size
 
 ROWS, COLUMNS = 5, 7
 EXACT = 1e-13
@@ -41,20 +44,70 @@ def relative_error(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(((one - other).abs().max() / other.abs().max()).item())
 
 
+def multiply_adds(network, inputs) -> int:
+    """Counted while it runs; the fused MultiheadAttention is one operator that the counter does not know."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            network(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    return counter.get_total_flops() // 2
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_rule_alone_is_exact(rule, network, inputs):
+def test_rule_alone_is_exact_and_saves_what_it_says(rule, network, inputs):
+    for needed in NEEDS.get(rule, ()):
+        assert RULES[needed](network, ROWS, COLUMNS).modules > 0
     expected = network(*inputs)
     assert expected.std() > 1e-3, "an output that does not vary proves nothing"
-    assert RULES[rule](network, ROWS, COLUMNS) > 0, "the rule found nothing to rewrite"
+    before = multiply_adds(network, inputs)
+    saving = RULES[rule](network, ROWS, COLUMNS)
+    assert saving.modules > 0, "the rule found nothing to rewrite"
     assert relative_error(network(*inputs), expected) <= EXACT
+    assert saving.macs == before - multiply_adds(network, inputs)
 
 
 def test_all_rules_together_are_exact(network, inputs):
     expected = network(*inputs)
-    counts = specialise(network, ROWS, COLUMNS)
-    assert set(counts) == set(RULES) and all(counts.values())
+    before = multiply_adds(network, inputs)
+    savings = specialise(network, ROWS, COLUMNS)
+    assert set(savings) == set(RULES) and all(saving.modules for saving in savings.values())
     assert relative_error(network(*inputs), expected) <= EXACT
+    assert sum(saving.macs for saving in savings.values()) == before - multiply_adds(network, inputs)
     assert not any(isinstance(module, SelfAttention | TokenPairFusion) for module in network.modules())
+
+
+@pytest.mark.parametrize("network", ["mlp"], indirect=True)
+def test_the_graph_has_as_many_nodes_less_as_the_rules_say(network, mini_variant, tmp_path):
+    """After every rule in turn; a rule's claim holds at its place in the order."""
+    import onnx
+
+    contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
+    assert (contract.network.height, contract.network.width) == (14 * ROWS, 14 * COLUMNS)
+
+    def nodes() -> int:
+        export_onnx(copy.deepcopy(network).float(), contract, tmp_path / "graph.onnx")
+        return len(onnx.load(tmp_path / "graph.onnx").graph.node)
+
+    before, claimed, seen = nodes(), {}, {}
+    for name, apply in RULES.items():
+        claimed[name] = apply(network, ROWS, COLUMNS).nodes
+        after = nodes()
+        seen[name], before = before - after, after
+    assert claimed == seen
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 4), (2, 3), (6, 2)])
+def test_borders_are_exact_on_every_grid(rows, columns, network):
+    """Grids of one patch are all border; odd ones round the coarsest level up."""
+    generator = torch.Generator().manual_seed(2)
+    inputs = [torch.rand(1, n, 14 * rows, 14 * columns, generator=generator, dtype=torch.float64) for n in (3, 1)]
+    expected = network(*inputs)
+    before = multiply_adds(network, inputs)
+    savings = specialise(network, rows, columns)
+    assert relative_error(network(*inputs), expected) <= EXACT
+    assert sum(saving.macs for saving in savings.values()) == before - multiply_adds(network, inputs)
 
 
 def test_rgb_order_is_folded_too(mini_variant, network, inputs):

@@ -17,6 +17,9 @@ from runtimes.errors import CheckpointError
 
 _LOW, _HIGH = 1 / 4.0, 1 / 0.5
 """Inverse depth, 1/m, that the 1st and 99th percentile are brought to."""
+_BRANCH = 0.1
+"""Gain of LayerScale and of a residual unit's last convolution. In trained networks a branch adds little to what it is
+added to; with 1 a random network makes 1.7e-3 of depth out of half precision's rounding, a trained one 0.9e-3."""
 
 
 @torch.no_grad()
@@ -27,14 +30,17 @@ def seeded_network(variant: Variant, seed: int) -> nn.Module:
     network = network.to_empty(device="cpu").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
-        if parameter.ndim <= 1 and name.endswith(("weight", "gamma")):
-            parameter.fill_(1.0)  # LayerNorm weight, LayerScale
+        if name.endswith("gamma"):
+            parameter.fill_(_BRANCH)
+        elif parameter.ndim <= 1 and name.endswith("weight"):
+            parameter.fill_(1.0)  # LayerNorm
         elif parameter.ndim <= 1:
             parameter.normal_(0, 0.02, generator=generator)
         elif parameter.ndim == 2 and parameter.shape[0] > 1:
             parameter.normal_(0, 1 / math.sqrt(parameter.shape[1]), generator=generator)
         elif parameter.ndim == 4:
-            parameter.normal_(0, math.sqrt(2 / parameter[0].numel()), generator=generator)
+            branch = _BRANCH if name.endswith("conv2.weight") else 1.0
+            parameter.normal_(0, branch * math.sqrt(2 / parameter[0].numel()), generator=generator)
         else:
             # Class and mask token, position embedding: as large as a patch's token, so that an error in them shows.
             parameter.normal_(0, 0.5, generator=generator)

@@ -1,6 +1,7 @@
 """The PyTorch reference as a runtime: eager float32, original order of operations."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,32 @@ from runtimes.errors import CheckpointError
 from runtimes.host import cpu_name
 from runtimes.runtime import CallGuard, Description, Tensors
 
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_boundary(path: Path, contract: ModelContract) -> "nn.Module":
+    """The network behind its boundary, from a checkpoint file or from a bundle folder of seeded random weights.
+
+    Raises CheckpointError for a file that cannot be used, and for a PyTorch that makes other weights from the seed.
+    """
+    import torch
+
+    variant = get_variant(contract.model)
+    if path.is_dir():
+        provenance = Bundle.open(path).manifest.provenance
+        assert provenance.random_weights is not None
+        network = rebuild(variant, provenance.random_weights)
+        if state_dict_sha256(network) != provenance.sha256:
+            raise CheckpointError(
+                f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than the "
+                "version that made this bundle"
+            )
+    else:
+        network = load_network(path, variant)[0]
+    exact_float32()
+    return variant.on_boundary(network, contract.channel_order).eval()
+
 
 class TorchRuntime:
     """A network behind its boundary."""
@@ -23,23 +50,8 @@ class TorchRuntime:
     reuses_outputs = False
 
     def __init__(self, path: Path, contract: ModelContract) -> None:
-        import torch
-
-        variant = get_variant(contract.model)
-        if path.is_dir():
-            provenance = Bundle.open(path).manifest.provenance
-            assert provenance.random_weights is not None
-            network = rebuild(variant, provenance.random_weights)
-            if state_dict_sha256(network) != provenance.sha256:
-                raise CheckpointError(
-                    f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than "
-                    "the version that made this bundle"
-                )
-        else:
-            network = load_network(path, variant)[0]
-        exact_float32()
         self.contract = contract
-        self._network = variant.on_boundary(network, contract.channel_order).eval()
+        self._network = load_boundary(path, contract)
         self._guard = CallGuard(contract)
 
     def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:

@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING
 
 from reference_model.config import ChannelOrder
 from runtimes.contract import ModelContract
+from runtimes.typed_graph import Island
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+NETWORK = "network"
+"""Attribute by which every boundary module (``Variant.on_boundary``) holds the network itself."""
 
 
 @dataclass(frozen=True)
@@ -41,3 +46,5 @@ class Variant:
     """Substrings of parameter names that the forward never reads; a checkpoint may lack them."""
     last_convolution: str
     """Module whose scale sets the output's range (rescaled for seeded random weights)."""
+    islands: tuple[Island, ...]
+    """Modules that stay FP32 in a graph of lower precision, whatever the ranges."""

@@ -6,6 +6,7 @@ must not depend on.
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -32,8 +33,9 @@ class Backend:
     """``cpu`` or ``cuda``."""
     format: str
     """Artefact format it runs; ``checkpoint`` for the reference."""
-    precisions: tuple[str, ...]
-    """Artefact precisions it can run faithfully."""
+    precisions: Mapping[str, str]
+    """Precisions it computes in, each with the precision of the artefact that is run for it: another one where the
+    precision is a hint to the library rather than in the graph."""
 
     @property
     def installed(self) -> bool:
@@ -46,16 +48,20 @@ class Backend:
         return version_of(self.library) or version_of(f"{self.library}-gpu")
 
 
+_AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
+"""ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
-                "checkpoint", ("fp32",)),
-        Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx", ("fp32",)),
+                "checkpoint", {"fp32": "fp32"}),
+        Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
+                {"fp32": "fp32", "bf16": "fp32"}),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
-                ("fp32",)),
+                _AS_TYPED),
         Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
-                "onnx", ("fp32",)),
+                "onnx", _AS_TYPED),
     )
 }  # fmt: skip
 """In the order ``auto`` prefers them where nothing was measured; the reference is never chosen by ``auto``."""
@@ -79,6 +85,12 @@ def get_backend(name: str) -> Backend:
     return BACKENDS[name]
 
 
+def who_runs(precision: str) -> str:
+    """Next step for someone who asked a backend for a precision it does not have; empty when none has it."""
+    others = [backend.name for backend in BACKENDS.values() if precision in backend.precisions]
+    return f"{precision} runs with: {', '.join(f'--backend {name}' for name in others)}" if others else ""
+
+
 def load_runtime(backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0) -> Runtime:
     """Open an artefact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
     if not backend.installed:
@@ -88,7 +100,8 @@ def load_runtime(backend: Backend, path: Path, contract: ModelContract, precisio
         )
     if precision not in backend.precisions:
         raise BackendUnavailable(
-            f"backend '{backend.name}' does not run {precision}; it runs {', '.join(backend.precisions)}"
+            f"backend '{backend.name}' does not run {precision}; it runs {', '.join(backend.precisions)}",
+            who_runs(precision),
         )
     if threads > usable_cpus():
         raise InputError(f"{threads} threads were asked for, this machine has {usable_cpus()} usable processor(s)")

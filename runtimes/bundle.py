@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.errors import BundleError
 from runtimes.hashing import cached_sha256, sha256_of
+from runtimes.typed_graph import GraphAudit, Rewrite, Typing
 
 SCHEMA_VERSION = 1
 """Of the manifest; a bundle of another version is refused."""
@@ -103,8 +104,12 @@ class Artefact(Record):
     """Every file of the artefact."""
     producers: dict[str, str]
     """Library versions that made it."""
-    rewrites: dict[str, int]
-    """Exact rewrites applied, and to how many modules."""
+    rewrites: dict[str, Rewrite]
+    """Exact rewrites applied, and what each saved."""
+    typing: Typing | None = None
+    """Which modules are typed how, for a graph of lower precision."""
+    graph: GraphAudit | None = None
+    """What is in the graph; None where it was not audited."""
     state: State
     """Where it stands."""
     verdicts: tuple[Verdict, ...] = ()

@@ -18,8 +18,8 @@ CONTRACT_KEY = "cdm_export.contract"
 DEFAULT_FAR = 25.0
 """Metres. A pixel farther than this is invalid; the reference implementation's widest clip."""
 
-Precision = Literal["fp32", "fp16", "tf32", "bf16", "int8"]
-"""Precision of an artefact, and name of the gate it has to pass."""
+Precision = Literal["fp32", "fp16", "fp16-attn32", "tf32", "bf16", "int8"]
+"""Precision of an artefact or of its execution, and name of the gate it has to pass."""
 
 
 class Size(NamedTuple):

@@ -54,15 +54,12 @@ def open_choice(
 ) -> DepthPipeline:
     """``open`` after the choice was made."""
     contract = bundle.manifest.contract
-    if choice.artefact is None:
-        path, precision = reference_path(bundle, checkpoint), "fp32"
-    else:
-        path, precision = bundle.artefact_file(choice.artefact), choice.artefact.precision
+    path = bundle.artefact_file(choice.artefact) if choice.artefact else reference_path(bundle, checkpoint)
     changed = {name: value for name, value in (("max_depth", max_depth), ("far", far)) if value is not None}
     for name, value in changed.items():
         if not value > 0:
             raise InputError(f"{name} must be above 0 metres, got {value}")
-    runtime = load_runtime(choice.backend, path, contract, precision, threads)
+    runtime = load_runtime(choice.backend, path, contract, choice.precision, threads)
     pipeline = DepthPipeline(runtime, contract.model_copy(update=changed))
     if warmup:
         pipeline.warm_up()

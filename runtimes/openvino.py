@@ -13,8 +13,8 @@ from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.host import usable_cpus
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
-_HINTS = {"fp32": "f32"}
-"""Artefact precision -> INFERENCE_PRECISION_HINT."""
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""Precision -> INFERENCE_PRECISION_HINT; the artefact is ``fp32.onnx`` for both."""
 
 
 class OpenVino:
@@ -95,7 +95,9 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         raise BundleError(f"OpenVINO refused {path.name}: {str(error).strip().splitlines()[-1][:300]}") from error
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if given != hint:
-        raise BackendUnavailable(f"OpenVINO was asked for {hint} and will compute in {given}")
+        raise BackendUnavailable(
+            f"OpenVINO was asked for {hint} and would compute in {given}: this processor has no {precision} arithmetic"
+        )
     return OpenVino(compiled, contract, precision, threads)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from runtimes import sidecar
-from runtimes.backends import BACKENDS, Backend, get_backend
+from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
 from runtimes.bundle import Artefact, Bundle, State, Verdict
 from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 
@@ -16,49 +16,67 @@ class Choice:
     """How it runs."""
     artefact: Artefact | None
     """What runs; None for the PyTorch reference."""
+    precision: str
+    """What it computes in; differs from the artefact's where it is a hint to the library."""
     verdict: Verdict | None
     """The parity verdict it runs under; None when this pair was never verified."""
     local: bool
     """Whether the verdict was made on this machine."""
 
     def __str__(self) -> str:
-        precision = self.artefact.precision if self.artefact else "fp32"
+        name = f"{self.backend.name} {self.precision}"
         if self.backend.format == "checkpoint":
-            return f"{self.backend.name} {precision}, the reference itself"
+            return f"{name}, the reference itself"
         if self.verdict is None:
-            return f"{self.backend.name} {precision}, parity not verified (cdm-export verify does it)"
+            return f"{name}, parity not verified (cdm-export verify does it)"
         where = "on this machine" if self.local else "where the bundle was made"
-        return f"{self.backend.name} {precision}, parity {self.verdict} {where}"
+        return f"{name}, parity {self.verdict} {where}"
+
+
+def executions(bundle: Bundle, backend: Backend) -> list[tuple[Artefact, str]]:
+    """What of a bundle a backend can run: artefact and the precision it is computed in."""
+    return [
+        (artefact, precision)
+        for precision, typed in backend.precisions.items()
+        for artefact in bundle.manifest.artefacts
+        if artefact.format == backend.format and artefact.precision == typed
+    ]
+
+
+def check_precision(bundle: Bundle, precision: str) -> None:
+    """Raise InputError, naming the closest, unless ``auto`` or something that a backend computes of this bundle."""
+    known = sorted({runnable for backend in BACKENDS.values() for _, runnable in executions(bundle, backend)})
+    if precision not in ("auto", *known):
+        raise InputError(f"this bundle has no {precision} artefact. {did_you_mean(precision, ['auto', *known])}")
 
 
 def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Choice:
     """Pick what runs.
 
-    Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict, and takes reduced
-    precision on a CPU only when it was verified on this machine. Raises InputError for unknown names, ParityError
+    Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict. Unless both are asked for
+    by name, reduced precision is taken only where it was verified on this machine. Raises InputError for unknown names, ParityError
     when all that could run has failed, BackendUnavailable when nothing is installed.
     """
     wanted = [get_backend(backend)] if backend != "auto" else list(BACKENDS.values())
-    known = sorted({artefact.precision for artefact in bundle.manifest.artefacts})
-    if precision != "auto" and precision not in known:
-        raise InputError(f"this bundle has no {precision} artefact. {did_you_mean(precision, ['auto', *known])}")
+    check_precision(bundle, precision)
     if backend != "auto" and wanted[0].format == "checkpoint":
-        return Choice(wanted[0], None, None, False)
+        return Choice(wanted[0], None, "fp32", None, False)
     locals_ = sidecar.load(bundle)
     failed: list[str] = []
     options: list[tuple[float, Choice]] = []
     for candidate in wanted:
-        for artefact in bundle.manifest.artefacts:
-            if artefact.format != candidate.format or artefact.precision not in candidate.precisions:
+        for artefact, executed in executions(bundle, candidate):
+            if precision not in ("auto", executed):
                 continue
-            if precision not in ("auto", artefact.precision):
-                continue
-            local = locals_.get((candidate.name, artefact.precision))
-            verdict = local.verdict if local else artefact.verdict(candidate.name)
+            local = locals_.get((candidate.name, executed))
+            made = artefact.verdict(candidate.name) if executed == artefact.precision else None
+            verdict = local.verdict if local else made
             if artefact.state is State.FAILED or (verdict is not None and verdict.verdict != "passed"):
-                failed.append(f"{candidate.name} {artefact.precision}: {verdict or artefact.state.value}")
+                failed.append(f"{candidate.name} {executed}: {verdict or artefact.state.value}")
                 continue
-            choice = Choice(candidate, artefact, verdict, local is not None)
+            choice = Choice(candidate, artefact, executed, verdict, local is not None)
+            if "auto" in (backend, precision) and executed != "fp32" and not choice.local:
+                continue
             if backend == "auto" and not _eligible(choice):
                 continue
             measured = local.p50_ms if local and local.p50_ms is not None else float("inf")
@@ -70,8 +88,19 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
             f"{bundle.path}: everything that could run here failed its parity gate: {'; '.join(failed)}",
             f"Look at the figures with: cdm-export verify {bundle.path}",
         )
+    if backend != "auto" and precision != "auto":
+        raise BackendUnavailable(
+            f"backend '{backend}' does not run {precision} of {bundle.path}; it runs "
+            + (", ".join(runnable for _, runnable in executions(bundle, wanted[0])) or "nothing of it"),
+            who_runs(precision),
+        )
     if backend != "auto":
         raise BackendUnavailable(f"{bundle.path} holds no artefact that backend '{backend}' can run")
+    if precision not in ("auto", "fp32"):
+        raise BackendUnavailable(
+            f"{bundle.path}: no backend here has passed the {precision} gate yet",
+            f"Let it: cdm-export verify {bundle.path} --precision {precision}",
+        )
     raise BackendUnavailable(
         f"{bundle.path}: no backend for it is installed here", "Add one with: pip install 'cdm-export[cpu]'"
     )
@@ -84,4 +113,4 @@ def _eligible(choice: Choice) -> bool:
         return False
     if choice.verdict is None or choice.backend.device != "cpu":
         return choice.local  # never verified, or verified on another device
-    return choice.local or artefact.precision == "fp32"
+    return True

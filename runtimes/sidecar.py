@@ -24,7 +24,7 @@ class LocalVerdict(Record):
     backend: str
     """Backend that ran."""
     precision: str
-    """Precision of the artefact."""
+    """What it computed in."""
     artefact: str
     """``identity`` of the artefact; another one makes the verdict void."""
     host: str
@@ -76,8 +76,10 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
         except (OSError, ValidationError):
             continue  # half a file from a dying disk is no verdict
         known = BACKENDS.get(local.backend)
-        applies = local.host == host and current.get(local.precision) == local.artefact
-        if applies and known is not None and known.version == local.version:
+        if known is None or known.version != local.version:
+            continue
+        typed = known.precisions.get(local.precision, "")
+        if local.host == host and current.get(typed) == local.artefact:
             found.append((written, local))
     found.sort(key=lambda item: item[0])
     return {(local.backend, local.precision): local for _, local in found}

@@ -2,7 +2,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -10,6 +10,7 @@ from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet
 from runtimes.contract import Size
 from runtimes.errors import InputError
+from runtimes.typed_graph import LowPrecision
 
 if TYPE_CHECKING:
     from cdm_export.backend_parity import BackendParity
@@ -42,7 +43,10 @@ def command(
         typer.Option("--input-size", help="Lower bound of the network's sides, pixels; the model's own by default."),
     ] = None,
     target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="Comma-separated: fp32.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only)."),
+    ] = "fp32,fp16",
     frames: Annotated[
         str, typer.Option("--frames", help="Frames to verify on: folder, frames.json, synthetic:N[:SEED] or sample.")
     ] = "sample",
@@ -59,8 +63,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Checkpoint -> verified bundle. Nothing is published unless every parity gate passes."""
-    _only("--target", target, "onnx")
-    _only("--precision", precision, "fp32")
+    _chosen("--target", target, ("onnx",))
+    precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision)))
     size = Size.parse(camera)
     from cdm_export.export import ExportRequest, export_bundle
 
@@ -77,6 +81,7 @@ def command(
         channel_order=channel_order.value,
         max_depth=max_depth,
         far=far,
+        low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         overwrite=overwrite,
     )
     with progress(not quiet) as shown:
@@ -90,10 +95,14 @@ def command(
         print(f"next: cdm-export run {bundle.path} --input RGB --depth DEPTH -o refined.npy")
 
 
-def _only(option: str, given: str, supported: str) -> None:
-    unknown = [name for name in given.split(",") if name.strip() != supported]
+def _chosen(option: str, given: str, supported: tuple[str, ...]) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
+    unknown = [name for name in names if name not in supported]
     if unknown:
-        raise InputError(f"{option}: '{unknown[0]}' cannot be exported by this version; it exports {supported}")
+        raise InputError(
+            f"{option}: '{unknown[0]}' cannot be exported by this version; it exports {', '.join(supported)}"
+        )
+    return names
 
 
 def _summary(bundle: "Bundle", parities: "list[BackendParity]") -> dict[str, object]:

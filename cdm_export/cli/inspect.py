@@ -1,11 +1,18 @@
 """``cdm-export inspect``."""
 
-from typing import Annotated, Any
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import BundleArgument, Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runtimes.typed_graph import GraphAudit, Rewrite, Typing
 
 
 def command(
@@ -61,13 +68,47 @@ def command(
         producers = ", ".join(f"{name} {version}" for name, version in artefact.producers.items())
         console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, opset {artefact.opset}, {size:,.1f} MB")
         console.print(f"  made with {producers}", markup=False)
-        rewrites = ", ".join(f"{name} ({count})" for name, count in artefact.rewrites.items())
-        console.print(f"  exact rewrites: {rewrites}", markup=False)
+        if artefact.precision == "fp32":
+            _print_rewrites(console, artefact.rewrites)
+        if artefact.graph:
+            _print_graph(console, artefact.graph, artefact.typing)
         for verdict in artefact.verdicts:
             console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
     for local in here.values():
         latency = f", {local.p50_ms:.0f} ms" if local.p50_ms is not None else ""
         console.print(f"  {local.backend} {local.precision}: {local.verdict} on this machine{latency}", markup=False)
+
+
+def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
+    named = ", ".join(f"{name} ({rewrite.modules})" for name, rewrite in rewrites.items())
+    macs = sum(rewrite.macs for rewrite in rewrites.values()) / 1e9
+    nodes = sum(rewrite.nodes for rewrite in rewrites.values())
+    console.print(f"  exact rewrites: {named}: {macs:.2f} G multiply-adds and {nodes} nodes less", markup=False)
+
+
+def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None") -> None:
+    """Nodes by type, and for a typed graph every island and what explains its casts."""
+    by_type: Counter[str] = Counter()
+    for kinds in graph.nodes.values():
+        by_type.update(kinds)
+    products = ", ".join(
+        f"{operator} {' + '.join(f'{count} {kind}' for kind, count in graph.nodes[operator].items())}"
+        for operator in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
+        if operator in graph.nodes
+    )
+    weights = ", ".join(f"{size:,.1f} MB {kind}" for kind, size in graph.weights_mb.items())
+    counts = ", ".join(f"{count} {kind}" for kind, count in by_type.most_common())
+    console.print(f"  nodes: {counts}; weights: {weights}", markup=False)
+    console.print(f"  {products}", markup=False)
+    if typing is None:
+        return
+    for reason, islands in groupby(typing.islands, key=lambda island: island.reason):
+        names = [island.module for island in islands]
+        shown = names[0] if len(names) == 1 else f"{len(names)} modules, {names[0]} ... {names[-1]}"
+        console.print(f"  FP32: {shown}: {reason}", markup=False)
+    for block, why in typing.residuals.items():
+        console.print(f"  FP32 residual: {block}: {why}", markup=False)
+    console.print("  casts: " + "; ".join(f"{count} {why}" for why, count in graph.casts.items()), markup=False)
 
 
 def _integrity(full: bool) -> str:

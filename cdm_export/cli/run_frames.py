@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cdm_export.cli.console import print_json, progress
-from cdm_export.cli.options import BackendName, BundleArgument, CheckpointOption, DepthScale, Fit, Json, Quiet, Threads
+from cdm_export.cli.options import (
+    BackendName,
+    BundleArgument,
+    CheckpointOption,
+    DepthScale,
+    Fit,
+    Json,
+    PrecisionName,
+    Quiet,
+    Threads,
+)
 from runtimes.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +39,7 @@ def command(
         Path, typer.Option("--out", "-o", "--output", help=".npy (metres), .png (16-bit mm), or a folder for all.")
     ],
     backend: BackendName = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, or auto.")] = "auto",
+    precision: PrecisionName = "auto",
     depth_scale: DepthScale = 1000.0,
     max_depth: Annotated[
         float | None, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")

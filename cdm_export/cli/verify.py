@@ -1,16 +1,34 @@
 """``cdm-export verify``."""
 
-from typing import Annotated
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cdm_export.cli.console import print_json, progress
-from cdm_export.cli.options import BackendName, BundleArgument, CheckpointOption, DepthScale, Fit, Json, Quiet, Threads
+from cdm_export.cli.options import (
+    BackendName,
+    BundleArgument,
+    CheckpointOption,
+    DepthScale,
+    Fit,
+    Json,
+    PrecisionName,
+    Quiet,
+    Threads,
+)
+
+from runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from cdm_export.verify import VerifyRequest
 
 
 def command(
     bundle: BundleArgument,
     backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
     frames: Annotated[
         str | None, typer.Option("--frames", help="Other frames than the golden ones: folder, frames.json, ...")
     ] = None,
@@ -18,13 +36,25 @@ def command(
     fit: Fit = False,
     checkpoint: CheckpointOption = None,
     threads: Threads = 0,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Instead of the gate: where in the network does the error begin?")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="BACKEND:PRECISION", help="What --bisect compares with, e.g. torch:fp16."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Parity gate on every backend that can run here; exit code 1 when one fails."""
     from cdm_export.verify import VerifyRequest, verify_bundle
 
-    request = VerifyRequest(bundle, backend, frames, depth_scale, fit, checkpoint, threads)
+    request = VerifyRequest(bundle, backend, frames, depth_scale, fit, checkpoint, threads, precision)
+    if bisect:
+        _bisect(request, against, as_json, quiet)
+        return
+    if against is not None:
+        raise InputError("--against belongs to --bisect", "Add --bisect, or leave --against out.")
     with progress(not quiet and not as_json) as shown:
         verification = verify_bundle(request, shown)
     if as_json:
@@ -42,10 +72,39 @@ def command(
         print(f"compared with: {verification.reference}")
         for parity in verification.parities:
             latency = f"; {parity.latency.p50:.0f} ms" if parity.latency else ""
-            print(f"{parity.backend} {parity.precision}: {parity.verdict}{latency}")
+            optional = "" if (parity.backend, parity.precision) in verification.required else "; optional"
+            print(f"{parity.backend} {parity.precision}: {parity.verdict}{latency}{optional}")
         for name, why in verification.skipped.items():
             print(f"{name}: not run ({why})")
         for why in verification.crashed.values():
             print(f"failed: {why}")
     if not verification.passed:
+        raise typer.Exit(1)
+
+
+def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet: bool) -> None:
+    """Growth of the error along the network on the first frame: table, sentence, picture; exit code 1 when outside."""
+    from cdm_export.bisect import bisect_bundle, write_report
+    from cdm_export.verify import bisect_pairs, first_frame
+    from runtimes.bundle import Bundle
+    from runtimes.cache import cache_dir
+
+    opened = Bundle.open(request.bundle)
+    candidate, reference = bisect_pairs(opened, request, against)
+    with tempfile.TemporaryDirectory(prefix="cdm-export-") as folder, progress(not quiet and not as_json) as shown:
+        frame = first_frame(opened, request, Path(folder), shown)
+        report = bisect_bundle(
+            opened, candidate, reference, frame, shown, checkpoint=request.checkpoint, threads=request.threads
+        )
+    written = write_report(report, cache_dir() / opened.identity)
+    if as_json:
+        print_json({**report.model_dump(mode="json"), "files": [str(path) for path in written]})
+    elif not quiet:
+        from rich.console import Console
+
+        Console(highlight=False).print(report.table())
+        print(report.summary)
+        for path in written:
+            print(f"  {path}")
+    if not report.passed:
         raise typer.Exit(1)

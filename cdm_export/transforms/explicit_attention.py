@@ -14,6 +14,14 @@ from cdm_export.transforms.replace import replace_modules
 from reference_model.vit import SelfAttention
 
 
+class AttentionCore(nn.Module):
+    """What backends fuse into one kernel; a module of its own so that its precision can be set apart."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Three [B, heads, N, d], the query scaled already -> [B, heads, N, d]."""
+        return (query @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+
+
 class ExplicitAttention(nn.Module):
     """Multi-head attention whose projection already holds the scale."""
 
@@ -21,6 +29,7 @@ class ExplicitAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = qkv
+        self.core = AttentionCore()
         self.proj = proj
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -28,7 +37,7 @@ class ExplicitAttention(nn.Module):
         batch, count, width = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        mixed = (query @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+        mixed: Tensor = self.core(query, key, value)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
         return out
 

@@ -8,14 +8,15 @@ Exact because the patch embedding has no padding: every output sees every consta
 import torch
 from torch import Tensor, nn
 
+from cdm_export.transforms.saving import Saving
 from reference_model.cdm.network import CdmOnBoundary, ImageNormalisation
 
 
 @torch.no_grad()
-def apply(network: nn.Module, rows: int, columns: int) -> int:
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Fold the normalisation that stands before the colour encoder."""
     if not isinstance(network, CdmOnBoundary) or not isinstance(network.normalise, ImageNormalisation):
-        return 0
+        return Saving(0)
     normalise = network.normalise
     proj = network.network.pretrained.patch_embed.proj
     # Summed in float64: the bias collects 588 products per channel.
@@ -28,4 +29,4 @@ def apply(network: nn.Module, rows: int, columns: int) -> int:
     proj.weight = nn.Parameter(folded.to(proj.weight.dtype), requires_grad=False)
     proj.bias = nn.Parameter(bias.to(proj.bias.dtype), requires_grad=False)
     network.normalise = nn.Identity()  # type: ignore[assignment]
-    return 1
+    return Saving(1, nodes=5 if normalise.planes != (0, 1, 2) else 2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.saving import Saving
 
 
 class MatMulLinear(nn.Module):
@@ -33,6 +34,6 @@ def _rewrite(linear: nn.Linear) -> MatMulLinear:
     return rewritten
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> int:
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Rewrite every linear layer; last of the rules, because the others read ``nn.Linear`` weights."""
-    return replace_modules(network, nn.Linear, _rewrite)
+    return Saving(replace_modules(network, nn.Linear, _rewrite))

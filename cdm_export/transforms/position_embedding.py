@@ -9,7 +9,8 @@ E' is computed once by the original call, offset included. Exporters and runtime
 import torch
 from torch import Tensor, nn
 
-from reference_model.vit import DinoV2
+from cdm_export.transforms.saving import Saving
+from reference_model.vit import TRAINED_GRID, DinoV2
 
 
 class FixedPosition(nn.Module):
@@ -27,11 +28,12 @@ class FixedPosition(nn.Module):
 
 
 @torch.no_grad()
-def apply(network: nn.Module, rows: int, columns: int) -> int:
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Fold the embedding of every encoder."""
     encoders = [module for module in network.modules() if isinstance(module, DinoV2)]
     for encoder in encoders:
         folded = encoder.position(encoder.pos_embed, rows, columns).detach().clone()
         encoder.pos_embed = nn.Parameter(folded, requires_grad=False)
         encoder.position = FixedPosition(rows, columns)  # type: ignore[assignment]
-    return len(encoders)
+    interpolated = rows != TRAINED_GRID or columns != TRAINED_GRID
+    return Saving(len(encoders), nodes=8 * len(encoders) if interpolated else 0)

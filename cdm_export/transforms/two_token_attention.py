@@ -14,7 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.saving import Saving
 from reference_model.cdm.network import TokenPairFusion
+
+
+class PairCore(nn.Module):
+    """Everything between the projections; a module of its own so that its sums can stay FP32."""
+
+    def forward(
+        self, query_colour: Tensor, query_depth: Tensor, key: Tensor, value_colour: Tensor, value_depth: Tensor
+    ) -> Tensor:
+        """All [B, T, heads, d], queries scaled already, the key a difference -> [B, T, heads, d]."""
+        to_colour = (query_colour * key).sum(dim=-1, keepdim=True).sigmoid()
+        to_depth = (query_depth * key).sum(dim=-1, keepdim=True).sigmoid()
+        share = to_colour + to_depth
+        return share * value_colour + (2 - share) * value_depth
 
 
 class ClosedFormPairFusion(nn.Module):
@@ -26,22 +40,20 @@ class ClosedFormPairFusion(nn.Module):
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
+        self.core = PairCore()
         self.out = nn.Linear(width, width)
 
     def forward(self, colour: Tensor, depth: Tensor) -> Tensor:
         """Two [B, T, C] -> [B, T, C]."""
         batch, count, width = colour.shape
         by_head = (batch, count, self.heads, width // self.heads)
-        key_difference = self.key(colour - depth).reshape(by_head)
-
-        def to_colour(tokens: Tensor) -> Tensor:
-            """Weight of the colour value in this token's result, per head: [B, T, heads, 1]."""
-            score: Tensor = (self.query(tokens).reshape(by_head) * key_difference).sum(dim=-1, keepdim=True)
-            return score.sigmoid()
-
-        share = to_colour(colour) + to_colour(depth)
-        value_colour, value_depth = self.value(colour).reshape(by_head), self.value(depth).reshape(by_head)
-        mixed = share * value_colour + (2 - share) * value_depth
+        mixed: Tensor = self.core(
+            self.query(colour).reshape(by_head),
+            self.query(depth).reshape(by_head),
+            self.key(colour - depth).reshape(by_head),
+            self.value(colour).reshape(by_head),
+            self.value(depth).reshape(by_head),
+        )
         out: Tensor = self.out(mixed.reshape(batch, count, width))
         return out
 
@@ -69,6 +81,14 @@ def _rewrite(fusion: TokenPairFusion) -> ClosedFormPairFusion:
     return closed.requires_grad_(False)
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> int:
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Rewrite every fusion."""
-    return replace_modules(network, TokenPairFusion, _rewrite)
+    macs = 0
+
+    def rewrite(fusion: TokenPairFusion) -> ClosedFormPairFusion:
+        nonlocal macs
+        macs += rows * columns * (2 * fusion.embed_dim**2 + 8 * fusion.embed_dim)
+        return _rewrite(fusion)
+
+    modules = replace_modules(network, TokenPairFusion, rewrite)
+    return Saving(modules, macs=macs, nodes=2 * modules)

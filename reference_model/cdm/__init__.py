@@ -8,6 +8,7 @@ from reference_model.config import ChannelOrder
 from reference_model.variant import Variant
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
 from runtimes.processing.size import lower_bound_size
+from runtimes.typed_graph import Island
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +20,15 @@ _WEIGHTS = {
 }
 _LICENCES = {"vitt": "Apache-2.0, as this package", "vitl": "CC-BY-NC-4.0 for the published weights"}
 _INPUT_SIZES = {"vitt": 266}
+_LAST = "depth_head_rgbd.scratch.output_conv2.2"
+_ISLANDS = (
+    Island(
+        module="depth_pretrained.patch_embed",
+        reason="inverse depth reaches 1000 1/m at 1 mm, and 196 of them are summed",
+        hands_on="low",
+    ),
+    Island(module=_LAST, reason="half a millimetre at 1 m is an eleventh bit of inverse depth", hands_on="fp32"),
+)
 _UNUSED = ("mask_token", "refinenet4.resConfUnit1.")
 
 
@@ -84,7 +94,8 @@ VARIANTS = tuple(
         detect=_detect,
         contract=contract,
         unused_parameters=_UNUSED,
-        last_convolution="depth_head_rgbd.scratch.output_conv2.2",
+        last_convolution=_LAST,
+        islands=_ISLANDS,
     )
     for size in CONFIGS
 )

@@ -1,0 +1,122 @@
+"""Two executions of a bundle, compared stage by stage on one frame."""
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from cdm_export.bisect.compare import comparable, looking
+from cdm_export.bisect.onnx_probe import OnnxProbe
+from cdm_export.bisect.probe import Probe
+from cdm_export.bisect.report import BisectReport, make_report
+from cdm_export.bisect.search import STRATEGIES
+from cdm_export.bisect.stages import SECTIONS, section_of, stages_in_order
+from cdm_export.bisect.torch_probe import TorchProbe
+from cdm_export.gates import GATES
+from cdm_export.golden import ReferenceFrame
+from cdm_export.progress import Progress
+from reference_model.registry import get_variant
+from runtimes.backends import get_backend, who_runs
+from runtimes.bundle import Bundle
+from runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from runtimes.opening import reference_path
+from runtimes.selection import executions
+from runtimes.typed_graph import Typing
+
+
+def bisect_bundle(
+    bundle: Bundle,
+    candidate: tuple[str, str],
+    reference: tuple[str, str],
+    frame: ReferenceFrame,
+    progress: Progress,
+    *,
+    strategy: str = "scan",
+    checkpoint: Path | None = None,
+    threads: int = 0,
+) -> BisectReport:
+    """Find where ``candidate`` leaves the tolerance of its precision; both are backend and precision.
+
+    ``checkpoint``: for ``torch``, unless the bundle's weights are seeded. An artefact that failed its gate is looked
+    into like any other; a stage that is outside is not an error here but a finding.
+
+    Raises InputError (names, checkpoint), BackendUnavailable (backend or precision not to be had), ParityError (stages
+    that cannot be compared although both probes announced them), BackendCrashed.
+    """
+    if candidate == reference:
+        raise InputError(f"{' '.join(candidate)} compared with itself would always pass", "Name two different ones.")
+    if strategy not in STRATEGIES:
+        raise InputError(f"unknown strategy '{strategy}'. {did_you_mean(strategy, list(STRATEGIES))}")
+    if find_spec("onnx") is None:
+        raise BackendUnavailable(
+            "looking into a graph needs the package 'onnx'", "Add it with: pip install 'cdm-export[export]'"
+        )
+    contract = bundle.manifest.contract
+    family = get_variant(contract.model).family
+    if family not in SECTIONS:
+        raise InputError(f"nothing says which stages of the family '{family}' to look at")
+    sections, output, tolerance = SECTIONS[family], contract.outputs[0].name, GATES[candidate[1]].p99
+    with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
+        first, second = (
+            _probe(bundle, pair, frame, _subfolder(temporary, role), checkpoint, threads)
+            for role, pair in (("reference", reference), ("candidate", candidate))
+        )
+        progress.stage("stages that both show")
+        shown, left_out = comparable(first, second)
+        stages = stages_in_order(_graph(bundle), shown, sections, output)
+        if len(stages) < 2:
+            raise InputError(
+                f"{bundle.path}: no stage of {first.name} is found in {second.name} by its name", "Export it again."
+            )
+        look = looking(first, second, [stage.name for stage in stages], tolerance, progress)
+        found = STRATEGIES[strategy](stages, look)
+    return make_report(
+        candidate=second.name,
+        reference=first.name,
+        frame=frame.name,
+        strategy=strategy,
+        tolerance=tolerance,
+        stages=stages,
+        found=found,
+        left_out={name: why for name, why in left_out.items() if section_of(name, sections)},
+    )
+
+
+def _probe(
+    bundle: Bundle, pair: tuple[str, str], frame: ReferenceFrame, scratch: Path, checkpoint: Path | None, threads: int
+) -> Probe:
+    backend, precision = get_backend(pair[0]), pair[1]
+    if not backend.installed:
+        raise BackendUnavailable(f"backend '{backend.name}' is not installed here", f"Add it with: {backend.install}")
+    contract = bundle.manifest.contract
+    if backend.format == "checkpoint":
+        typing = None if precision == "fp32" else _typing(bundle, precision)
+        weights = reference_path(bundle, checkpoint)
+        return TorchProbe(weights, contract, precision, frame.path, scratch, threads, typing)
+    for artefact, computed in executions(bundle, backend):
+        if computed == precision and artefact.format == "onnx":
+            path = bundle.artefact_file(artefact)
+            return OnnxProbe(path, contract, backend.name, precision, frame.path, scratch, threads)
+    raise BackendUnavailable(
+        f"{bundle.path} holds nothing that backend '{backend.name}' computes in {precision}", who_runs(precision)
+    )
+
+
+def _typing(bundle: Bundle, precision: str) -> Typing:
+    typed = {artefact.precision: artefact.typing for artefact in bundle.manifest.artefacts if artefact.typing}
+    if precision not in typed:
+        raise InputError(f"{bundle.path} has no network typed as {precision}. {did_you_mean(precision, sorted(typed))}")
+    return typed[precision]
+
+
+def _graph(bundle: Bundle) -> Path:
+    """The graph whose order of stages counts: the first one exported, which is the float32 one."""
+    artefact = next((artefact for artefact in bundle.manifest.artefacts if artefact.format == "onnx"), None)
+    if artefact is None:
+        raise BackendUnavailable(f"{bundle.path} holds no ONNX graph to take the order of the stages from")
+    return bundle.artefact_file(artefact)
+
+
+def _subfolder(folder: str, name: str) -> Path:
+    path = Path(folder) / name
+    path.mkdir()
+    return path

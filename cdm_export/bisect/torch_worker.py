@@ -1,0 +1,136 @@
+"""Runs the network in PyTorch and writes what its modules hand on, in a process of its own."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reference_model.variant import NETWORK
+from runtimes.contract import ModelContract, Record
+from runtimes.errors import ParityError
+from runtimes.isolated import run_isolated, serve
+from runtimes.typed_graph import Typing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class ShowJob(Record):
+    """What to show."""
+
+    weights: str
+    """Checkpoint file, or a bundle folder of seeded random weights."""
+    contract: ModelContract
+    """Boundary of the network."""
+    precision: str
+    """``fp32`` for the reference; else that of ``typing``."""
+    typing: Typing | None
+    """How the artefact of that precision was typed; None for the reference."""
+    threads: int
+    """Compute threads; 0 for the default."""
+    frame: str
+    """npz file that holds the inputs by name."""
+    stages: tuple[str, ...] | None
+    """Modules to show, the contract's output among them if wanted; None to list all, without weights or frame."""
+    folder: str
+    """Where one npy file per stage goes."""
+
+
+class Shown(Record):
+    """What was shown."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """Of every stage."""
+    files: dict[str, str]
+    """npy file by stage; empty for a list."""
+
+
+def show(job: ShowJob) -> Shown:
+    """Run a job. Raises CheckpointError, ParityError, BackendUnavailable for an unknown precision, BackendCrashed."""
+    what = f"PyTorch, computing stages in {job.precision},"
+    return Shown.model_validate(run_isolated("cdm_export.bisect.torch_worker", job, what, lambda message: None))
+
+
+def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":
+    """The network on its boundary, and what has to be in force while it runs."""
+    from reference_model.torch_runtime import load_boundary
+
+    boundary = load_boundary(Path(job.weights), job.contract)
+    if job.typing is None:
+        return boundary, nullcontext()
+    from cdm_export.precision.rounded import RoundedProducts
+    from cdm_export.precision.typed_modules import type_network
+    from cdm_export.transforms import specialise
+    from reference_model.config import PATCH
+
+    specialise(boundary, job.contract.network.height // PATCH, job.contract.network.width // PATCH)
+    type_network(boundary.get_submodule(NETWORK), job.typing)
+    return boundary, RoundedProducts()
+
+
+def _work(text: str) -> Shown:
+    import torch
+
+    job = ShowJob.model_validate_json(text)
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    return _listed(job.contract) if job.stages is None else _shown(job, job.stages)
+
+
+def _listed(contract: ModelContract) -> Shown:
+    """A forward on shapes alone."""
+    import torch
+
+    from reference_model.registry import get_variant
+
+    variant = get_variant(contract.model)
+    with torch.device("meta"), torch.inference_mode():
+        boundary = variant.on_boundary(variant.build(), contract.channel_order).eval()
+        network = boundary.get_submodule(NETWORK)
+        seen = _hooked({name: module for name, module in network.named_modules() if name})
+        out = boundary(*(torch.zeros(spec.shape) for spec in contract.inputs))
+    shapes = {name: tuple(calls[0].shape) for name, calls in seen.items() if _one_tensor(calls)}
+    return Shown(shapes={**shapes, contract.outputs[0].name: tuple(out.shape)}, files={})
+
+
+def _shown(job: ShowJob, stages: tuple[str, ...]) -> Shown:
+    from reference_model.reference import run_reference
+
+    contract = job.contract
+    output = contract.outputs[0].name
+    boundary, in_force = _network(job)
+    seen = _hooked({name: boundary.get_submodule(f"{NETWORK}.{name}") for name in stages if name != output})
+    with np.load(job.frame, allow_pickle=False) as arrays:
+        inputs = {spec.name: arrays[spec.name] for spec in contract.inputs}
+    with in_force:
+        outputs = run_reference(boundary, contract, inputs)
+    shapes, files = {}, {}
+    for index, name in enumerate(stages):
+        if name == output:
+            array = outputs[output]
+        elif _one_tensor(seen[name]):
+            array = seen[name].pop().float().cpu().numpy()
+        else:
+            raise ParityError(f"'{name}' ran {len(seen[name])} times or hands on more than one tensor: it is no stage")
+        shapes[name], files[name] = array.shape, str(Path(job.folder) / f"{index:03d}.npy")
+        np.save(files[name], array, allow_pickle=False)
+    return Shown(shapes=shapes, files=files)
+
+
+def _hooked(modules: "dict[str, nn.Module]") -> "dict[str, list[Tensor]]":
+    """What each module hands on, one entry per call; filled while the network runs."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in modules}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda module, args, output, calls=seen[name]: calls.append(output))
+    return seen
+
+
+def _one_tensor(calls: "list[Tensor]") -> bool:
+    import torch
+
+    return len(calls) == 1 and isinstance(calls[0], torch.Tensor)
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,51 @@
+"""The largest magnitude every module of a network produces on real frames, before anything is typed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.module_tracker import ModuleTracker
+
+from reference_model.variant import NETWORK
+
+
+class RangeScan(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, remembers max |x| of every floating-point result, by path of the module that computed it.
+
+    Inside a module the results of its own operations count (sums, products, softmax); those of its children count for
+    the children. A result that is not a number stays: NaN is remembered, never compared away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peaks: dict[str, float] = {}
+        self._tracker = ModuleTracker()
+
+    def __enter__(self) -> "RangeScan":
+        self._tracker.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._tracker.__exit__(*exception)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and look at what came out; views show nothing new."""
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.is_floating_point() and out.numel() and not func.is_view:
+            path = self._path()
+            low, high = (float(bound) for bound in out.detach().aminmax())
+            peak = max(-low, high) if low == low and high == high else float("nan")
+            known = self.peaks.get(path, 0.0)
+            self.peaks[path] = known if known != known or known >= peak else peak
+        return out
+
+    def _path(self) -> str:
+        """Path in the network of the innermost module being run; empty for the boundary."""
+        innermost = max(self._tracker.parents - {"Global"}, key=len, default="")
+        parts = innermost.split(".")[1:]
+        return ".".join(parts[1:] if parts[:1] == [NETWORK] else parts)

@@ -1,0 +1,103 @@
+"""Type a specialised network in place: low-precision weights and activations, casts only where the plan says.
+
+Casts are modules of the network, so that in the exported graph each carries the path of the island it belongs to.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from reference_model.vit import Block, DinoV2
+from runtimes.errors import ParityError
+from runtimes.typed_graph import Typing, within
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class FloatIsland(nn.Module):
+    """Takes any floating-point type, gives the module FP32, hands on ``out``.
+
+    Around a block whose weights stay in low precision, it is the residual stream that is FP32.
+    """
+
+    def __init__(self, module: nn.Module, out: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self.out = out
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Cast, run, cast."""
+        result: Tensor = self.module(*(tensor.float() for tensor in inputs))
+        return result.to(self.out)
+
+
+class ToFloat(nn.Module):
+    """Stands where LayerScale stood: what a branch adds to an FP32 residual stream."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Cast to FP32."""
+        return tokens.float()
+
+
+class CastInput(nn.Module):
+    """A graph input, FP32, enters a module of low precision."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self.dtype = dtype
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Cast, then run."""
+        result: Tensor = self.module(tensor.to(self.dtype))
+        return result
+
+
+@torch.no_grad()
+def type_network(network: nn.Module, typing: Typing) -> None:
+    """Type a network (without its boundary) in place. Raises ParityError for a weight that is Inf in low precision."""
+    low = _DTYPES[typing.precision]
+    for name, parameter in network.named_parameters():
+        if typing.computes_in_fp32(name):
+            continue
+        converted = parameter.to(low)
+        if not converted.isfinite().all():
+            raise ParityError(
+                f"weight {name} reaches {float(parameter.abs().max()):.3g}, which {typing.precision} cannot hold",
+                "Export without it: --precision fp32",
+            )
+        parameter.data = converted  # one weight at a time exists twice
+    # Inner modules first: wrapping moves what is inside a path.
+    for island in sorted(typing.islands, key=lambda island: -len(island.module)):
+        if any(within(island.module, other.module) for other in typing.islands if other is not island):
+            continue  # it computes in FP32 as part of a larger island
+        out = low if island.hands_on == "low" else torch.float32
+        _replace(network, island.module, partial(FloatIsland, out=out))
+    for path in typing.inputs:
+        _replace(network, path, partial(CastInput, dtype=low))
+    for path, encoder in list(network.named_modules()):
+        if isinstance(encoder, DinoV2):
+            _float_residuals(path, encoder, typing, low)
+
+
+def _float_residuals(path: str, encoder: DinoV2, typing: Typing, low: torch.dtype) -> None:
+    float_here = [f"{path}.blocks.{index}" in typing.residuals for index in range(len(encoder.blocks))]
+    # The final norm takes FP32 as it is; another block wants the type its own residual has.
+    float_next = [*float_here[1:], True]
+    for index, (here, following) in enumerate(zip(float_here, float_next, strict=True)):
+        if here:
+            block = encoder.blocks[index]
+            # What stands in LayerScale's slot is replaced: its scale must have been folded away.
+            assert (
+                isinstance(block, Block) and isinstance(block.ls1, nn.Identity) and isinstance(block.ls2, nn.Identity)
+            )
+            block.ls1, block.ls2 = ToFloat(), ToFloat()  # type: ignore[assignment]
+            encoder.blocks[index] = FloatIsland(block, torch.float32 if following else low)
+
+
+def _replace(network: nn.Module, path: str, make: Callable[[nn.Module], nn.Module]) -> None:
+    parent, _, name = path.rpartition(".")
+    holder = network.get_submodule(parent)
+    setattr(holder, name, make(holder.get_submodule(name)))

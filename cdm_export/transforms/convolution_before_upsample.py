@@ -1,0 +1,47 @@
+"""The decoder's 1x1 convolution after a bilinear upsampling is done before it.
+
+    conv(upsample(x)) + b   ->   upsample(conv(x) + b)
+
+A 1x1 convolution mixes channels, the upsampling mixes pixels with weights that sum to one.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from cdm_export.transforms.saving import Saving
+from reference_model.dpt import DptHead, FeatureFusion, upsample
+
+
+class EarlyConvolutionFusion(nn.Module):
+    """``FeatureFusion`` with its convolution on the coarse grid."""
+
+    def __init__(self, fusion: FeatureFusion) -> None:
+        super().__init__()
+        self.out_conv = fusion.out_conv
+        self.resConfUnit1 = fusion.resConfUnit1
+        self.resConfUnit2 = fusion.resConfUnit2
+
+    def forward(self, path: Tensor, level: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Path [B, F, h, w] and, except for the coarsest, level [B, F, h, w] -> [B, F, *size]."""
+        if level is not None:
+            path = path + self.resConfUnit1(level)
+        return upsample(self.out_conv(self.resConfUnit2(path)), size)
+
+
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+    """Rewrite the four fusions of every decoder."""
+    patches = rows * columns
+    # Pixels in, finest fusion first; each fusion's output is the next one's input, the finest doubles once more.
+    grids = [64 * patches, 16 * patches, 4 * patches, patches, -(-rows // 2) * -(-columns // 2)]
+    modules = macs = 0
+    for head in network.modules():
+        if not isinstance(head, DptHead):
+            continue
+        for level, (after, before) in enumerate(pairwise(grids), start=1):
+            fusion = getattr(head.scratch, f"refinenet{level}")
+            setattr(head.scratch, f"refinenet{level}", EarlyConvolutionFusion(fusion))
+            macs += (after - before) * fusion.out_conv.in_channels**2
+            modules += 1
+    return Saving(modules, macs=macs)

@@ -1,0 +1,40 @@
+"""The pair fusion's output projection goes into the decoder's 1x1 convolution, its only reader.
+
+Of its input channels the first C hold the colour token, the others the fusion's result:
+
+    W [c; W_o m + b_o] + b   ->   [W_c | W_m W_o] [c; m] + (b + W_m b_o),   W = [W_c | W_m]
+"""
+
+import torch
+from torch import nn
+
+from cdm_export.transforms.saving import Saving
+from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
+from reference_model.cdm.network import Cdm
+
+
+@torch.no_grad()
+def _fold(fusion: ClosedFormPairFusion, project: nn.Conv2d) -> None:
+    out = fusion.out
+    assert isinstance(out, nn.Linear) and project.bias is not None
+    weight = project.weight.double()[:, :, 0, 0]
+    colour, mixed = weight.chunk(2, dim=1)
+    bias = project.bias.double() + mixed @ out.bias.double()
+    weight = torch.cat((colour, mixed @ out.weight.double()), dim=1)[:, :, None, None]
+    project.weight = nn.Parameter(weight.to(project.weight.dtype), requires_grad=False)
+    project.bias = nn.Parameter(bias.to(project.bias.dtype), requires_grad=False)
+    fusion.out = nn.Identity()  # type: ignore[assignment]
+
+
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+    """Fold every fusion that is in closed form already."""
+    folded = macs = 0
+    for module in network.modules():
+        if not isinstance(module, Cdm):
+            continue
+        for fusion, project in zip(module.crossAtts, module.depth_head_rgbd.projects, strict=True):
+            if isinstance(fusion, ClosedFormPairFusion) and isinstance(project, nn.Conv2d):
+                macs += rows * columns * project.in_channels**2 // 4
+                _fold(fusion, project)
+                folded += 1
+    return Saving(folded, macs=macs, nodes=2 * folded)

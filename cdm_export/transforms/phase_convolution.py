@@ -1,0 +1,77 @@
+"""Transposed convolution (kernel = stride = r) and the 3x3 after it: one 2x2 convolution on the coarse grid.
+
+A fine pixel's 3x3 window touches at most two coarse pixels per axis. Seen from a corner between 2x2 coarse pixels, the
+r x r fine pixels around it read those four and no others:
+
+    y = conv_3x3(transposed(x) + b)   ->   y = crop(shuffle_r(conv_2x2(pad(x)))) + m
+
+Every fine pixel is one of r^2 phases, with 2x2 weights of its own. The corners reach half a coarse pixel beyond the
+image, which is cropped. m is the response to b alone: a map, because at the border the zero padding sees no b.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cdm_export.transforms.saving import Saving
+from reference_model.dpt import DptHead
+
+
+class PhaseConvolution(nn.Module):
+    """[B, C, h, w] -> [B, F, r h, r w]."""
+
+    def __init__(self, factor: int, weight: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.factor = factor
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.offset = nn.Parameter(offset, requires_grad=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """One convolution for all phases, then pixels from channels."""
+        edge = self.factor // 2
+        around_corners = F.pixel_shuffle(F.conv2d(image, self.weight, padding=1), self.factor)
+        return around_corners[:, :, edge:-edge, edge:-edge] + self.offset
+
+
+@torch.no_grad()
+def _rewrite(transposed: nn.ConvTranspose2d, convolution: nn.Conv2d, rows: int, columns: int) -> PhaseConvolution:
+    factor = transposed.stride[0]
+    spread, smooth = transposed.weight.double(), convolution.weight.double()
+    assert transposed.bias is not None
+    # The weights are the answer to unit impulses: each input channel alone, at each of four coarse pixels (2x2).
+    # The r x r fine pixels around their common corner are the phases.
+    channels = transposed.in_channels
+    weight = torch.empty(convolution.out_channels * factor**2, channels, 2, 2, dtype=spread.dtype)
+    for row in range(2):
+        for column in range(2):
+            fine = torch.zeros(channels, transposed.out_channels, 2 * factor, 2 * factor, dtype=spread.dtype)
+            fine[:, :, row * factor :, column * factor :][:, :, :factor, :factor] = spread
+            seen = F.conv2d(fine, smooth, padding=1)
+            edge = factor // 2
+            around = seen[:, :, edge : edge + factor, edge : edge + factor]
+            weight[:, :, row, column] = around.flatten(1).t()
+    constant = transposed.bias.double()[None, :, None, None].expand(-1, -1, factor * rows, factor * columns)
+    offset = F.conv2d(constant, smooth, padding=1)
+    kind = convolution.weight.dtype
+    return PhaseConvolution(factor, weight.to(kind), offset.to(kind))
+
+
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+    """Rewrite the two finest levels of every decoder."""
+    modules = macs = nodes = 0
+    for head in network.modules():
+        if not isinstance(head, DptHead):
+            continue
+        for level in (0, 1):
+            resize, name = head.resize_layers[level], f"layer{level + 1}_rn"
+            convolution = getattr(head.scratch, name)
+            if not isinstance(resize, nn.ConvTranspose2d):
+                continue
+            rewritten = _rewrite(resize, convolution, rows, columns)
+            before = resize.weight.numel() + convolution.weight.numel() * resize.stride[0] ** 2
+            macs += before * rows * columns - rewritten.weight.numel() * (rows + 1) * (columns + 1)
+            setattr(head.scratch, name, rewritten)
+            head.resize_layers[level] = nn.Identity()
+            modules += 1
+            nodes -= 3
+    return Saving(modules, macs=macs, nodes=nodes)

@@ -1,0 +1,292 @@
+"""FP16 and BF16: what is typed how, arithmetic that overflows, planted activations, and the audit of the graph."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from cdm_export.precision.audit import audit
+from cdm_export.precision.plan import LARGEST_FP16, MARGIN, plan
+from cdm_export.precision.range_scan import RangeScan
+from cdm_export.precision.rounded import RoundedProducts
+from cdm_export.precision.typed_modules import type_network
+from cdm_export.transforms import specialise
+from parity_tests.conftest import cli
+from runtimes.bundle import Bundle, State
+from runtimes.errors import CdmExportError, ParityError
+from runtimes.typed_graph import Typing
+
+ROWS, COLUMNS = 5, 7
+
+
+@pytest.fixture
+def network(mini_variant):
+    """A miniature CDM on its boundary whose output varies over the frame."""
+    torch.manual_seed(0)
+    network = mini_variant.build().eval().requires_grad_(False)
+    network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(3.0)
+    return mini_variant.on_boundary(network, "bgr").eval()
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.rand(1, channels, 14 * ROWS, 14 * COLUMNS, generator=generator) for channels in (3, 1))
+
+
+def typed(network, variant, inputs, precision="fp16"):
+    """Scan, plan and type in place; the plan."""
+    specialise(network, ROWS, COLUMNS)
+    with torch.inference_mode(), RangeScan() as scan:
+        network(*inputs)
+    typing = plan(network.network, scan.peaks, variant.islands, precision)
+    type_network(network.network, typing)
+    return typing
+
+
+def run_typed(network, inputs):
+    with torch.inference_mode(), RoundedProducts():
+        return network(*inputs)
+
+
+def plant(network, value, block=1):
+    """One channel of what a block's MLP adds becomes ``value``, whatever comes in."""
+    network.network.pretrained.blocks[block].mlp.fc2.bias[3] = value
+
+
+def test_products_are_rounded_once_and_overflow():
+    left, right, bias = torch.randn(4, 64), torch.randn(64, 8), torch.randn(8)
+    low = [tensor.half() for tensor in (left, right, bias)]
+    with torch.inference_mode(), RoundedProducts():
+        product, summed = low[0] @ low[1], low[0] @ low[1] + low[2]
+        beyond = torch.full((1, 4), 300.0).half() @ torch.full((4, 1), 300.0).half()
+    exact = low[0].float() @ low[1].float()
+    assert torch.equal(product, exact.half())
+    assert torch.equal(summed, (exact + low[2].float()).half())
+    assert beyond.dtype == torch.float16 and beyond.isinf().all()
+
+
+def test_same_as_half_arithmetic_of_pytorch(network, mini_variant, inputs):
+    typed(network, mini_variant, inputs)
+    with torch.inference_mode():
+        native = network(*inputs)
+    fast = run_typed(network, inputs)
+    assert fast.dtype == native.dtype == torch.float32
+    assert float((fast / native - 1).abs().max()) < 2e-3
+
+
+def test_ranges_are_those_of_the_modules(network, inputs):
+    specialise(network, ROWS, COLUMNS)
+    seen = []
+    module = network.network.pretrained.blocks[1].mlp.fc1
+    module.register_forward_hook(lambda module, args, output: seen.append(float(output.abs().max())))
+    with torch.inference_mode(), RangeScan() as scan:
+        network(*inputs)
+    assert scan.peaks["pretrained.blocks.1.mlp.fc1"] >= seen[0] > 0
+    assert "depth_head_rgbd.scratch.output_conv1" in scan.peaks and all(map(np.isfinite, scan.peaks.values()))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_harmless_ranges_keep_only_the_declared_islands(network, mini_variant, inputs, precision):
+    expected = network(*inputs)
+    typing = typed(network, mini_variant, inputs, precision)
+    assert bool(typing.residuals) == (precision == "bf16")
+    assert {island.module for island in mini_variant.islands} <= {island.module for island in typing.islands}
+    assert typing.inputs == ({"pretrained.patch_embed": "the image, 0..1"} if precision == "fp16" else {})
+    got = run_typed(network, inputs)
+    error = float((got / expected - 1).abs().mean())
+    assert 1e-6 < error < (1e-3 if precision == "fp16" else 1e-2), "typed as nothing, or wrongly"
+
+
+@pytest.mark.parametrize(
+    ("value", "wide"),
+    [(4e3, False), (8e4, True), (2e5, True)],
+)
+def test_planted_activations_end_finite_and_right(network, mini_variant, inputs, value, wide):
+    plant(network, value)
+    network.network.pretrained.blocks[1].ls2.gamma.fill_(1.0)
+    expected = network(*inputs)
+    assert expected.isfinite().all() and expected.std() > 1e-4
+    typing = typed(network, mini_variant, inputs)
+    assert ("pretrained.blocks.1" in typing.residuals) == wide
+    if wide:
+        assert f"{value:.3g}"[:1] in typing.residuals["pretrained.blocks.1"]
+        assert typing.computes_in_fp32("pretrained.blocks.1.mlp.fc2")
+    got = run_typed(network, inputs)
+    assert got.isfinite().all()
+    assert float((got / expected - 1).abs().mean()) < 1e-3
+
+
+def test_a_branch_that_overflows_inside_hands_on_half(network, mini_variant, inputs):
+    """What enters fc2 is too large, what leaves it is not: the branch is an island, the residual stream stays half."""
+    mlp = network.network.pretrained.blocks[1].mlp
+    mlp.fc1.bias[0], mlp.fc2.weight[:, 0] = 8e4, 1e-6
+    expected = network(*inputs)
+    typing = typed(network, mini_variant, inputs)
+    (island,) = [island for island in typing.islands if island.module == "pretrained.blocks.1.mlp"]
+    assert island.hands_on == "low" and not typing.residuals
+    got = run_typed(network, inputs)
+    assert network.network.pretrained.blocks[1](torch.zeros(1, 2, 64).half()).dtype == torch.float16
+    assert float((got / expected - 1).abs().mean()) < 1e-3
+
+
+def test_without_the_plan_a_planted_activation_overflows(network, mini_variant, inputs):
+    """What the scan is for: the same network typed as if nothing were large."""
+    for block in (0, 1, 2, 3):
+        plant(network, 6e4, block)
+        network.network.pretrained.blocks[block].ls2.gamma.fill_(1.0)
+    specialise(network, ROWS, COLUMNS)
+    type_network(network.network, plan(network.network, {}, mini_variant.islands, "fp16"))
+    assert not run_typed(network, inputs).isfinite().all()
+
+
+def test_what_no_island_covers_is_refused(network, mini_variant, inputs):
+    network.network.depth_head_rgbd.scratch.layer1_rn.weight.mul_(1e7)
+    with pytest.raises(ParityError, match=r"depth_head_rgbd.*cannot be typed as FP16") as refused:
+        typed(network, mini_variant, inputs)
+    assert "--precision fp32" in refused.value.next_step
+
+
+def test_nan_in_the_ranges_is_not_small(network, mini_variant):
+    specialise(network, ROWS, COLUMNS)
+    typing = plan(network.network, {"pretrained.blocks.2": float("nan")}, mini_variant.islands, "fp16")
+    assert "pretrained.blocks.2" in typing.residuals
+    assert LARGEST_FP16 / MARGIN == 16376
+
+
+def test_weights_beyond_fp16_are_refused(network, mini_variant):
+    specialise(network, ROWS, COLUMNS)
+    network.network.depth_head_rgbd.scratch.output_conv1.weight[0, 0, 0, 0] = 1e6
+    with pytest.raises(ParityError, match=r"output_conv1\.weight reaches 1e"):
+        type_network(network.network, plan(network.network, {}, mini_variant.islands, "fp16"))
+
+
+@pytest.fixture(scope="module")
+def artefacts(typed_bundle):
+    return {artefact.precision: artefact for artefact in Bundle.open(typed_bundle).manifest.artefacts}
+
+
+def test_bundle_holds_every_graph_with_its_verdicts(artefacts):
+    assert list(artefacts) == ["fp32", "fp16", "fp16-attn32", "bf16"]
+    assert {verdict.backend for verdict in artefacts["fp16"].verdicts} == {"torch", "onnxruntime"}
+    assert {verdict.backend for verdict in artefacts["bf16"].verdicts} == {"torch"}
+    for artefact in artefacts.values():
+        assert all(verdict.verdict == "passed" for verdict in artefact.verdicts)
+    assert artefacts["fp16"].state is State.PUBLISHED
+    assert artefacts["bf16"].state is State.CANDIDATE, "nothing here has run it"
+    assert artefacts["bf16"].opset == 22 and artefacts["fp16"].opset == 18
+
+
+def test_graph_is_typed_as_planned(artefacts):
+    graph, typing = artefacts["fp16"].graph, artefacts["fp16"].typing
+    assert graph is not None and typing is not None
+    assert set(graph.nodes["MatMul"]) == {"FLOAT16"}
+    assert graph.nodes["Conv"]["FLOAT"] == 2, "inverse depth's patch embedding and the last convolution"
+    assert set(graph.nodes["LayerNormalization"]) == {"FLOAT"}
+    assert "unexplained" not in graph.casts and sum(graph.casts.values()) == sum(graph.nodes["Cast"].values())
+    assert graph.weights_mb["FLOAT16"] > 50 * graph.weights_mb["FLOAT"]
+    whole = artefacts["fp32"].graph
+    assert whole is not None and "Cast" not in whole.nodes
+
+
+def test_second_graph_has_fp32_attention_and_the_same_weights(typed_bundle, artefacts):
+    first, second = artefacts["fp16"], artefacts["fp16-attn32"]
+    assert first.graph is not None and second.graph is not None
+    assert second.graph.nodes["Softmax"] == {"FLOAT": 24} and first.graph.nodes["Softmax"] == {"FLOAT16": 24}
+    assert second.graph.nodes["MatMul"]["FLOAT"] == 48
+    (data,) = {record.path for record in first.files} & {record.path for record in second.files}
+    assert data == "onnx/fp16.onnx.data"
+    assert (typed_bundle / "onnx" / "fp16-attn32.onnx").stat().st_size < 2e6
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Cast"])
+def test_audit_refuses_what_was_not_planned(typed_bundle, artefacts, tmp_path, operator):
+    model = onnx.load(typed_bundle / "onnx" / "fp16.onnx", load_external_data=False)
+    typing = artefacts["fp16"].typing
+    assert audit(typed_bundle / "onnx" / "fp16.onnx", typing) == artefacts["fp16"].graph
+    name = "pretrained.blocks.2.mlp.fc1/MatMul"
+    (node,) = [node for node in model.graph.node if node.name == name]
+    place = list(model.graph.node).index(node)
+    casts = [
+        onnx.helper.make_node("Cast", [source], [f"wide.{index}"], f"pretrained.blocks.2.mlp.fc1/Cast{index}", to=1)
+        for index, source in enumerate(node.input)
+    ]
+    back = onnx.helper.make_node("Cast", ["wide"], [node.output[0]], "pretrained.blocks.2.mlp.fc1/Cast", to=10)
+    node.input[:], node.output[:] = ["wide.0", "wide.1"], ["wide"]
+    if operator == "MatMul":  # the casts are explained, the product is not
+        assert typing is not None
+        explained = {**typing.inputs, "pretrained.blocks.2.mlp.fc1": "planted"}
+        typing = typing.model_copy(update={"inputs": explained})
+    nodes = list(model.graph.node)
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend([*nodes[:place], *casts, node, back, *nodes[place + 1 :]])
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(CdmExportError, match=f"fc1/{operator}"):
+        audit(tmp_path / "wrong.onnx", typing)
+
+
+def test_inspect_shows_types_islands_and_casts(typed_bundle):
+    shown = cli("inspect", typed_bundle)
+    assert shown.returncode == 0
+    for expected in ("LayerNorm statistics", "FLOAT16", "inverse depth reaches 1000", "casts:", "multiply-adds"):
+        assert expected in shown.stdout, expected
+
+
+def test_onnxruntime_refuses_bf16(typed_bundle, small_bundle):
+    for bundle in (typed_bundle, small_bundle):
+        done = cli("verify", bundle, "--backend", "onnxruntime", "--precision", "bf16")
+        assert done.returncode == 3 and "does not run bf16" in done.stderr and "--backend openvino" in done.stderr
+    ran = cli(
+        "run", small_bundle, "--input", "synthetic:1", "--backend", "onnxruntime", "--precision", "bf16", "-o", "x"
+    )
+    assert ran.returncode == 3 and "does not run bf16" in ran.stderr
+
+
+def test_reduced_precision_is_taken_only_after_it_passed_here(typed_bundle):
+    from runtimes.selection import choose
+
+    bundle = Bundle.open(typed_bundle)
+    assert choose(bundle).precision == "fp32"
+    with_name = choose(bundle, "openvino", "bf16")
+    assert with_name.verdict is None and with_name.artefact is not None and with_name.artefact.precision == "fp32"
+    done = cli("verify", typed_bundle, "--json")
+    report = json.loads(done.stdout)
+    verdicts = {(one["backend"], one["precision"]): one["verdict"]["verdict"] for one in report["parity"]}
+    assert done.returncode == 0 and report["passed"]
+    assert {("onnxruntime", "fp16"), ("onnxruntime", "fp16-attn32"), ("openvino", "fp32")} <= set(verdicts)
+    chosen = choose(Bundle.open(typed_bundle))
+    assert chosen.local and verdicts[chosen.backend.name, chosen.precision] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("precision", "against"), [("fp16", "torch:fp32"), ("fp16", "torch:fp16"), ("fp16-attn32", "torch:fp32")]
+)
+def test_bisect_of_typed_graphs(typed_bundle, precision, against):
+    done = cli("verify", typed_bundle, "--bisect", "--precision", precision, "--against", against, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["verdict"] == "inside" and report["candidate"] == f"onnxruntime {precision}"
+    errors = [stage["measure"]["relative"] for stage in report["stages"] if stage["measure"]]
+    assert len(errors) > 30 and 1e-6 < max(errors) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--precision", "fp15"), 2, "no fp15 artefact"),
+        (("--backend", "torch", "--precision", "fp16"), 3, "--bisect --backend torch"),
+        (("--against", "torch:fp32"), 2, "belongs to --bisect"),
+        (("--bisect", "--against", "torch"), 2, "BACKEND:PRECISION"),
+        (("--bisect", "--against", "torch:fp15"), 2, "no network typed as fp15"),
+        (("--bisect", "--against", "onnxruntime:fp16"), 2, "compared with itself"),
+    ],
+)
+def test_wrong_words_to_verify(typed_bundle, arguments, code, words):
+    done = cli("verify", typed_bundle, *arguments)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_typing_survives_its_json(artefacts):
+    typing = artefacts["fp16"].typing
+    assert typing is not None and Typing.model_validate_json(typing.model_dump_json()) == typing

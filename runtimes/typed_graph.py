@@ -1,0 +1,69 @@
+"""What an artefact's graph computes in which type, and why: written where it is made, read on any device."""
+
+from typing import Literal
+
+from runtimes.contract import Record
+
+
+LowPrecision = Literal["fp16", "bf16"]
+"""Precisions a graph can be typed in, beside FP32."""
+
+
+class Rewrite(Record):
+    """What one exact rewrite did to the network before it was exported."""
+
+    modules: int
+    """Modules replaced."""
+    macs: int
+    """Multiply-adds saved per frame."""
+    nodes: int
+    """Graph nodes saved; negative where it made more."""
+
+
+class Island(Record):
+    """A module that stays FP32 inside a graph of lower precision."""
+
+    module: str
+    """Path of the module in the network, which is also the beginning of its nodes' names."""
+    reason: str
+    """Why, with the figure that decided where one did."""
+    hands_on: Literal["fp32", "low"]
+    """Type of what the module hands on: FP32, or the graph's lower precision."""
+
+
+class Typing(Record):
+    """How a network was typed: enough to type it again in the same way."""
+
+    precision: LowPrecision
+    """What is not FP32."""
+    islands: tuple[Island, ...]
+    """Modules that compute in FP32."""
+    residuals: dict[str, str]
+    """Blocks that keep their residual stream in FP32, and why."""
+    inputs: dict[str, str]
+    """Modules that take an FP32 graph input in lower precision, and why that is harmless."""
+
+    def reason(self, module: str) -> str | None:
+        """Why a cast may stand in ``module``; None when nothing explains one there."""
+        explained = {**{island.module: island.reason for island in self.islands}, **self.residuals, **self.inputs}
+        return next((why for path, why in explained.items() if within(module, path)), None)
+
+    def computes_in_fp32(self, module: str) -> bool:
+        """Whether ``module`` is (in) an island."""
+        return any(within(module, island.module) for island in self.islands)
+
+
+class GraphAudit(Record):
+    """What is in a graph, counted from its own types."""
+
+    nodes: dict[str, dict[str, int]]
+    """Nodes by operator and element type of their first output."""
+    casts: dict[str, int]
+    """Casts by what explains them."""
+    weights_mb: dict[str, float]
+    """Size of the weights by element type, MB."""
+
+
+def within(module: str, path: str) -> bool:
+    """Whether ``module`` is ``path`` or inside it."""
+    return module == path or module.startswith(f"{path}.")
