@@ -54,8 +54,8 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     """Pick what runs.
 
     Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict. Unless both are asked for
-    by name, reduced precision is taken only where it was verified on this machine. Raises InputError for unknown names, ParityError
-    when all that could run has failed, BackendUnavailable when nothing is installed.
+    by name, reduced precision is taken only where it was verified on this machine. Raises InputError for unknown names,
+    ParityError when all that could run has failed, BackendUnavailable when nothing is installed.
     """
     wanted = [get_backend(backend)] if backend != "auto" else list(BACKENDS.values())
     check_precision(bundle, precision)

@@ -4,7 +4,6 @@ from typing import Literal
 
 from runtimes.contract import Record
 
-
 LowPrecision = Literal["fp16", "bf16"]
 """Precisions a graph can be typed in, beside FP32."""
 

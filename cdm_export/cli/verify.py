@@ -18,7 +18,6 @@ from cdm_export.cli.options import (
     Quiet,
     Threads,
 )
-
 from runtimes.errors import InputError
 
 if TYPE_CHECKING:
