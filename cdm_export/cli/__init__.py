@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from cdm_export.cli import demo, doctor, export, inspect, models, run_frames, verify
+from cdm_export.cli import build, demo, doctor, export, inspect, models, run_frames, verify
 from cdm_export.cli.console import report_error
 from runtimes.errors import CdmExportError, InputError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("export")(export.command)
+app.command("build")(build.command)
 app.command("run")(run_frames.command)
 app.command("verify")(verify.command)
 app.command("inspect")(inspect.command)
