@@ -60,6 +60,10 @@ class TensorRt:
         self._guard = CallGuard(record.contract)
         self._graph: int | None = None
         self._graph_says = "not tried yet"
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._scratch = 0
         self._cuda = Cuda(cudart)
         try:
             self._open(trt, plan)
@@ -152,7 +156,7 @@ class TensorRt:
     def _bind(self, name: str, shape: tuple[int, ...]) -> _Bound:
         size = 4 * math.prod(shape)
         pinned = self._cuda.pinned_buffer(size)
-        host = np.frombuffer((ctypes.c_char * size).from_address(pinned), np.float32).reshape(shape)
+        host = np.ctypeslib.as_array((ctypes.c_float * (size // 4)).from_address(pinned)).reshape(shape)
         shared = self._gpu.integrated
         device = self._cuda.seen_by_device(pinned) if shared else self._cuda.device_buffer(size)
         return _Bound(name, host, pinned, device)
@@ -207,8 +211,8 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     check_engine(path, record, here)
     if record.contract != contract or record.precision != precision:
         raise BundleError(
-            f"{path} is an engine of {record.contract.model} in {record.precision} with another contract than asked for "
-            f"({contract.model}, {precision})",
+            f"{path} is an engine of {record.contract.model} in {record.precision} with another contract than asked "
+            f"for ({contract.model}, {precision})",
             f"Build it again: cdm-export build BUNDLE --target {backend.name} --precision {precision} --force",
         )
     return TensorRt(trt, path.read_bytes(), record, backend, gpu, require_cuda(), Log())
