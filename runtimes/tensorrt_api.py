@@ -169,7 +169,7 @@ def data_type(value: Any) -> str:
 class Log:
     """The library's own words, kept; what is wrong is part of every error."""
 
-    def __init__(self, keep_verbose: Callable[[str, str], None] = lambda severity, text: None) -> None:
+    def __init__(self, keep_verbose: Callable[[str, str], object] = lambda severity, text: None) -> None:
         """``keep_verbose``: takes severity and text of every message."""
         self.errors: deque[str] = deque(maxlen=_KEPT)
         self.warnings: deque[str] = deque(maxlen=_KEPT)
