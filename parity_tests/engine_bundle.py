@@ -1,5 +1,6 @@
 """A bundle by hand, with one attention, one convolution and one float32 island: its engine is built in a second."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,27 @@ def write_graph(path: Path, low: str = "FLOAT16", operator: str = "Softmax") -> 
 ATTENTION_IN_FLOAT32 = TYPING.model_copy(
     update={"islands": (*TYPING.islands, Island(module="blocks.0.attn.core", reason="remedy", hands_on="low"))}
 )
+
+
+def bundle_of(path: Path, graph: Path, model: ModelContract) -> Bundle:
+    """A bundle around a half graph of a real model; its float32 one is only there to be listed."""
+    bundle = make_bundle(path)
+    for name in ("fp16", "fp32"):
+        shutil.copyfile(graph, path / "onnx" / f"{name}.onnx")
+    artefacts = tuple(
+        artefact.model_copy(
+            update={
+                "files": (publish.record(path, path / artefact.main),),
+                "typing": artefact.typing and TYPING.model_copy(update={"islands": ()}),
+            }
+        )
+        for artefact in bundle.manifest.artefacts
+        if artefact.precision != "fp16-attn32"
+    )
+    manifest = bundle.manifest.model_copy(update={"artefacts": artefacts, "contract": model})
+    (path / "onnx" / "fp16-attn32.onnx").unlink()
+    (path / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    return Bundle.open(path)
 
 
 def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: str) -> Bundle:

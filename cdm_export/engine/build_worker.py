@@ -146,7 +146,8 @@ def _layers(
         return layers, "layer table in the builder's log"
     if job.gpu is None:
         return (), "none"
-    engine = trt.Runtime(log.logger(trt)).deserialize_cuda_engine(built.plan)
+    runtime = trt.Runtime(log.logger(trt))
+    engine = runtime.deserialize_cuda_engine(built.plan)
     if engine is None:
         return (), "none"
     inspector = engine.create_engine_inspector()

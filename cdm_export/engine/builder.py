@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import tensorrt_api as api
+from runtimes.cache import write_atomically
 from runtimes.errors import BuildCancelled, EngineBuildError
 from runtimes.tensorrt_api import Log
 from runtimes.typed_graph import Typing
@@ -105,21 +106,19 @@ def build_engine(
     monitor = api.attach_monitor(
         trt, config, lambda name, steps: going_on(on_phase(name, steps)), lambda: going_on(on_step())
     )
-    engine = builder.build_serialized_network(network, config)
+    serialised = builder.build_serialized_network(network, config)
     del monitor
     if not running:
         raise BuildCancelled(f"the build of {plan.graph.name} was cancelled; nothing was kept")
-    if engine is None:
+    if serialised is None:
         raise EngineBuildError(
             f"TensorRT {trt.__version__} built no engine of {plan.graph.name}: {log.said()}",
             "Out of memory? Lower --workspace, close other programs, add swap. See: cdm-export doctor",
         )
     if cache is not None and plan.timing_cache is not None:
-        from runtimes.cache import write_atomically
-
-        write_atomically(plan.timing_cache, bytes(config.get_timing_cache().serialize()))
+        write_atomically(plan.timing_cache, bytes(cache.serialize()))
     return Built(
-        plan=bytes(engine),
+        plan=bytes(serialised),
         typing="strong" if strong else "legacy",
         tf32=bool(config.get_flag(trt.BuilderFlag.TF32)),
         workspace=int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)),
