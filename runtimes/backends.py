@@ -73,6 +73,8 @@ BACKENDS: dict[str, Backend] = {
                 _AS_TYPED),
         Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _AS_TYPED),
+        Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+                "onnx", _AS_TYPED),
     )
 }  # fmt: skip
 """In the order ``auto`` prefers them where nothing was measured; the reference is never chosen by ``auto``."""

@@ -8,14 +8,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
-import cdm_export
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.engine.build_worker import BuildJob, BuildOutcome, run_build
 from cdm_export.engine.known_issues import concerning
+from cdm_export.engine.records import machine_of, write_record
 from cdm_export.engine.remedies import ATTENTION_BROKEN, Attempt, attempts
 from cdm_export.golden import ReferenceFrame
 from cdm_export.progress import Progress
@@ -23,11 +22,11 @@ from runtimes import engines, sidecar
 from runtimes.backends import Backend, get_backend
 from runtimes.bundle import Artefact, Bundle, State, Verdict
 from runtimes.cache import cache_dir
-from runtimes.engine_record import BuildSettings, EngineRecord, Machine, Source
+from runtimes.engine_record import EngineRecord, Source
 from runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
 from runtimes.errors import BackendCrashed, BackendUnavailable, EngineBuildError, InputError, ParityError
 from runtimes.lock import file_lock
-from runtimes.nvidia import Gpu, find_gpu, free_memory, gpu_or_none, system_name
+from runtimes.nvidia import Gpu, find_gpu, free_memory, gpu_or_none
 
 REFERENCE = "PyTorch outputs stored in the bundle"
 
@@ -163,9 +162,13 @@ class _Session:
         """One engine, published or kept aside. Raises what makes the next attempt necessary."""
         assert attempt.artefact is not None
         with _partial(self._root, attempt.precision) as folder:
-            outcome = self._build(attempt, attempt.artefact, folder)
+            job = self._job(attempt, attempt.artefact, folder)
+            outcome = self._build(attempt, job)
             self._attention_bytes = self._attention_bytes or outcome.attention_bytes
-            record = self._record(attempt, attempt.artefact, outcome, folder)
+            built_from = self._float32() if outcome.typing == "legacy" else attempt.artefact
+            source = Source(artefact=built_from.name, identity=built_from.identity)
+            contract = self._bundle.manifest.contract
+            record = write_record(folder, job, outcome, contract, source, self._gpu, attempt.remedy)
             if broken := record.evidence.broken:
                 claims = "; ".join(f"not so: {claim.claim} ({claim.detail})" for claim in broken)
                 self._keep(folder, record.model_copy(update={"state": State.FAILED}))
@@ -184,72 +187,37 @@ class _Session:
         self._outcomes.append(Outcome(str(attempt), record.state.value, detail))
         return BuildReport(engine, tuple(self._outcomes), parity)
 
-    def _build(self, attempt: Attempt, artefact: Artefact, folder: Path) -> BuildOutcome:
+    def _build(self, attempt: Attempt, job: BuildJob) -> BuildOutcome:
         progress = self._progress
         progress.stage(f"{self._backend.name} {attempt}: building")
-        workspace = self._request.workspace_mib
-        if workspace is None:
-            workspace = 1024 if self._gpu and self._gpu.integrated else 0
         return run_build(
-            BuildJob(
-                backend="tensorrt-rtx" if self._backend.name == "tensorrt-rtx" else "tensorrt",
-                graph=str(self._bundle.artefact_file(artefact).resolve()),
-                legacy_graph=str(self._bundle.artefact_file(self._float32()).resolve()),
-                precision=attempt.precision,
-                typing=attempt.typing,
-                workspace=workspace * 2**20,
-                optimisation_level=self._request.optimisation_level,
-                timing_caches=str(cache_dir() / "timing") if self._backend.name == "tensorrt" else None,
-                break_fusion=attempt.remedy == ATTENTION_BROKEN,
-                gpu=self._gpu if self._backend.name == "tensorrt" else None,
-                plan=str(folder / PLAN),
-            ),
+            job,
             lambda version: self._warn(version, attempt),
             lambda name, steps: progress.stage(f"{self._backend.name} {attempt}: {name[0].lower()}{name[1:]}", steps),
             lambda done: _advance(progress, done),
         )
 
-    def _machine(self, version: str) -> Machine:
-        rtx = self._backend.name == "tensorrt-rtx"
-        return Machine(
-            backend="tensorrt-rtx" if rtx else "tensorrt",
-            version=version,
-            system=system_name(),
-            gpu=None if rtx else self._gpu,
+    def _job(self, attempt: Attempt, artefact: Artefact, folder: Path) -> BuildJob:
+        workspace = self._request.workspace_mib
+        if workspace is None:
+            workspace = 1024 if self._gpu and self._gpu.integrated else 0
+        return BuildJob(
+            backend="tensorrt-rtx" if self._backend.name == "tensorrt-rtx" else "tensorrt",
+            graph=str(self._bundle.artefact_file(artefact).resolve()),
+            legacy_graph=str(self._bundle.artefact_file(self._float32()).resolve()),
+            precision=attempt.precision,
+            typing=attempt.typing,
+            workspace=workspace * 2**20,
+            optimisation_level=self._request.optimisation_level,
+            timing_caches=str(cache_dir() / "timing") if self._backend.name == "tensorrt" else None,
+            break_fusion=attempt.remedy == ATTENTION_BROKEN,
+            gpu=self._gpu if self._backend.name == "tensorrt" else None,
+            plan=str(folder / PLAN),
         )
 
     def _warn(self, version: str, attempt: Attempt) -> None:
-        for issue in concerning(self._machine(version), attempt.precision):
+        for issue in concerning(machine_of(self._backend.name, version, self._gpu), attempt.precision):
             self._progress.note(str(issue))
-
-    def _record(self, attempt: Attempt, artefact: Artefact, outcome: BuildOutcome, folder: Path) -> EngineRecord:
-        built_from = self._float32() if outcome.typing == "legacy" else artefact
-        record = EngineRecord(
-            schema_version=1,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            producer=f"cdm-export {cdm_export.__version__}",
-            precision=attempt.precision,
-            source=Source(artefact=built_from.name, identity=built_from.identity),
-            contract=self._bundle.manifest.contract,
-            engine=publish.record(folder, folder / PLAN),
-            machine=self._machine(outcome.version),
-            settings=BuildSettings(
-                typing=outcome.typing,
-                tf32=outcome.tf32,
-                optimisation_level=self._request.optimisation_level,
-                workspace=outcome.workspace,
-                remedy=attempt.remedy,
-                extra_outputs=outcome.extra_outputs,
-            ),
-            evidence=outcome.evidence,
-            warnings=outcome.warnings,
-            build_seconds=round(outcome.seconds, 1),
-            state=State.CANDIDATE,
-            self_test=None,
-            measured_ms=None,
-        )
-        (folder / RECORD).write_text(record.model_dump_json(indent=1))
-        return record
 
     def _float32(self) -> Artefact:
         return next(one for one in self._bundle.manifest.artefacts if one.name == "onnx/fp32")
