@@ -14,6 +14,7 @@ from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.engine.build_worker import BuildJob, BuildOutcome, run_build
 from cdm_export.engine.known_issues import concerning
+from cdm_export.engine.memory import shortage
 from cdm_export.engine.records import machine_of, write_record
 from cdm_export.engine.remedies import ATTENTION_BROKEN, Attempt, attempts
 from cdm_export.golden import ReferenceFrame
@@ -26,7 +27,7 @@ from runtimes.engine_record import EngineRecord, Source
 from runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
 from runtimes.errors import BackendCrashed, BackendUnavailable, EngineBuildError, InputError, ParityError
 from runtimes.lock import file_lock
-from runtimes.nvidia import Gpu, find_gpu, free_memory, gpu_or_none
+from runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
 
 REFERENCE = "PyTorch outputs stored in the bundle"
 
@@ -163,6 +164,7 @@ class _Session:
         assert attempt.artefact is not None
         with _partial(self._root, attempt.precision) as folder:
             job = self._job(attempt, attempt.artefact, folder)
+            self._warn_of_memory(attempt.artefact, job.workspace)
             outcome = self._build(attempt, job)
             self._attention_bytes = self._attention_bytes or outcome.attention_bytes
             built_from = self._float32() if outcome.typing == "legacy" else attempt.artefact
@@ -218,6 +220,12 @@ class _Session:
     def _warn(self, version: str, attempt: Attempt) -> None:
         for issue in concerning(machine_of(self._backend.name, version, self._gpu), attempt.precision):
             self._progress.note(str(issue))
+
+    def _warn_of_memory(self, artefact: Artefact, workspace: int) -> None:
+        shared = self._gpu is None or self._gpu.integrated
+        warning = shortage(artefact, workspace, available_memory()[0]) if shared else None
+        if warning:
+            self._progress.note(warning)
 
     def _float32(self) -> Artefact:
         return next(one for one in self._bundle.manifest.artefacts if one.name == "onnx/fp32")
