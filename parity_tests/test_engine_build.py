@@ -13,6 +13,7 @@ import pytest
 
 from parity_tests.conftest import cli
 from parity_tests.engine_bundle import TYPING, bundle_of, make_bundle, write_graph
+from parity_tests.engine_bundle import contract as model_contract
 from runtimes import engines
 from runtimes.backends import get_backend
 from runtimes.bundle import State
@@ -305,6 +306,34 @@ def test_bf16(tmp_path):
         tf32=built.tf32, fusion_broken=False,
     )  # fmt: skip
     assert [claim.outcome for claim in found.claims] == ["proven"] * 3
+
+
+def test_engine_that_shows_stages(tmp_path):
+    """What the bisect builds: stages become outputs, whatever else is found. Running it takes a GPU."""
+    import onnx
+
+    from cdm_export.bisect.onnx_probe import write_showing
+    from cdm_export.bisect.probe import showing
+    from cdm_export.engine.stages import engine_showing
+
+    plain, shown = tmp_path / "plain.onnx", tmp_path / "shown.onnx"
+    write_graph(plain)
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.load(plain)), plain)
+    stages = showing(model_contract(), ["mixed", "colour"], {"mixed": (1, 2, 64, 32), "colour": (1, 1, 64, 64)})
+    write_showing(plain, stages, shown)
+    record = engines.read_record(engine_showing(shown, stages, "tensorrt-rtx", "fp16", tmp_path).parent)
+    assert [spec.name for spec in record.contract.outputs] == ["inverse_depth_refined", "mixed", "colour"]
+    assert record.state is State.CANDIDATE and record.evidence.kernels >= 5
+
+
+def test_version_in_metadata_may_have_other_parts(bundle, monkeypatch):
+    import dataclasses
+
+    built = build(bundle)["record"]["machine"]["version"]
+    shorter = built.rpartition(".")[0]
+    for version, fits in ((shorter, True), (f"{built}.1", True), (None, True), (f"{shorter}9", False), ("0.1", False)):
+        monkeypatch.setattr(type(RTX), "version", version)
+        assert (engines.find(bundle, dataclasses.replace(RTX), "fp16") is not None) == fits, version
 
 
 def test_errors_of_all_attempts_are_told(bundle, monkeypatch):

@@ -139,6 +139,15 @@ def _bundle_of(engine: Path) -> str:
     return str(folder.parent) if folder.name == "engines" else "BUNDLE"
 
 
+def _version_here(backend: Backend, built: str) -> str:
+    """The library's version from its metadata, which may have fewer or more parts than what the library says itself."""
+    if backend.version is None:
+        return built
+    if all(ours == theirs for ours, theirs in zip(backend.version.split("."), built.split("."), strict=False)):
+        return built
+    return backend.version
+
+
 def _misfit(bundle: Bundle, backend: Backend, record: EngineRecord) -> str | None:
     """Why an engine is not usable here; None when nothing speaks against it."""
     machine = record.machine
@@ -151,7 +160,7 @@ def _misfit(bundle: Bundle, backend: Backend, record: EngineRecord) -> str | Non
         return "it was built from another artefact than the bundle holds now"
     here = Machine(
         backend=machine.backend,
-        version=backend.version or machine.version,
+        version=_version_here(backend, machine.version),
         system=system_name(),
         gpu=gpu_or_none(),
     )

@@ -15,6 +15,7 @@ from runtimes.errors import BackendUnavailable
 
 _ATTRIBUTES = {"major": 75, "minor": 76, "integrated": 18}
 """CUdevice_attribute numbers of the driver's interface."""
+_NO_DEVICE = 100
 _RELEASE = Path("/etc/nv_tegra_release")
 _MODULE = Path("/proc/device-tree/model")
 
@@ -150,6 +151,8 @@ def _driver() -> ctypes.CDLL:
             "On a Jetson or an NVIDIA GPU: install the driver; elsewhere use --backend onnxruntime or openvino.",
         ) from None
     code = driver.cuInit(0)
+    if code == _NO_DEVICE:
+        raise BackendUnavailable("the NVIDIA driver shows no GPU", "Is CUDA_VISIBLE_DEVICES set? See: nvidia-smi")
     if code != 0:
         raise BackendUnavailable(
             f"the NVIDIA driver is installed but does not start: cuInit gives error {code}",

@@ -20,6 +20,8 @@ from runtimes.typed_graph import Typing
 _REPORT_EVERY = 0.1
 """Seconds between two reports of progress."""
 _MOST_WARNINGS = 20
+_TABLE = "Layers:"
+"""How the message begins that holds the whole table; a part of it would prove nothing."""
 
 
 class BuildJob(Record):
@@ -103,7 +105,7 @@ def _work(text: str) -> BuildOutcome:
     trt = api.load_library(job.backend)
     report({"version": str(trt.__version__)})
     tables: list[str] = []
-    log = Log(lambda severity, message: tables.append(message) if "LayerType:" in message else None)
+    log = Log(lambda severity, message: tables.append(message) if message.startswith(_TABLE) else None)
     reporter = _Reporter()
     plan = BuildPlan(
         graph=Path(job.graph if api.is_strongly_typed(trt) else job.legacy_graph),
