@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cdm_export.engine.build import LOCK
 from parity_tests.conftest import cli
 from parity_tests.engine_bundle import TYPING, bundle_of, make_bundle, write_graph
 from parity_tests.engine_bundle import contract as model_contract
@@ -49,7 +50,7 @@ def claims(record):
 
 
 def partial_folders(bundle):
-    return [path for root in engines.roots(bundle) for path in root.glob(".*")]
+    return [path for root in engines.roots(bundle) for path in root.glob(".*") if path.name != LOCK]
 
 
 def test_engine_with_its_record_and_nothing_else(bundle):
@@ -66,7 +67,7 @@ def test_engine_with_its_record_and_nothing_else(bundle):
         "every attention is one fused kernel": ("proven", "1 of 1"),
     }  # fmt: skip
     files = sorted(path.name for path in (bundle.path / "engines").rglob("*") if path.is_file())
-    assert files == [engines.RECORD, engines.PLAN]
+    assert files == [LOCK, engines.RECORD, engines.PLAN]
     inspected = json.loads(cli("inspect", bundle.path, "--full", "--json").stdout)
     assert inspected["engines"][0]["evidence"]["fused_attention"] == 1
     shown = cli("inspect", bundle.path).stdout

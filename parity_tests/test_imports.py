@@ -21,8 +21,8 @@ HEAVY = (
 @pytest.mark.parametrize(
     "module",
     ["cdm_export", "cdm_export.cli", "cdm_export.export", "cdm_export.verify", "runtimes", "runtimes.worker",
-     "runtimes.onnxruntime", "runtimes.openvino", "runtimes.tensorrt", "runtimes.cuda_memory", "reference_model.registry",
-     "cdm_export.engine.build", "cdm_export.engine.build_worker", "cdm_export.doctor"],
+     "runtimes.onnxruntime", "runtimes.openvino", "runtimes.tensorrt", "runtimes.cuda_memory",
+     "reference_model.registry", "cdm_export.engine.build", "cdm_export.engine.build_worker", "cdm_export.doctor"],
 )  # fmt: skip
 def test_nothing_heavy_is_loaded(module):
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"

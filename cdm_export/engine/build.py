@@ -5,8 +5,8 @@ An engine appears whole or not at all, beside the bundle or in the cache. One th
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from runtimes.errors import BackendCrashed, BackendUnavailable, EngineBuildError
 from runtimes.lock import file_lock
 from runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
 
+LOCK = ".build.lock"
 REFERENCE = "PyTorch outputs stored in the bundle"
 
 
@@ -98,7 +99,7 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     bundle = Bundle.open(request.bundle)
     planned = attempts(bundle, backend, request.precision, request.remedies)
     root = _writable_root(bundle)
-    with file_lock(_lock_path(root), lambda: progress.stage("waiting for another build on this machine")):
+    with _locks(root, lambda: progress.stage("waiting for another build")):
         if not request.force and (there := _built_already(bundle, backend, planned, gpu)):
             return there
         return _Session(request, bundle, backend, gpu, root, progress).run(planned)
@@ -296,7 +297,8 @@ def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu
             continue
         if found.record.state is State.CANDIDATE and gpu is not None:
             continue
-        verdict: Verdict | str = found.record.self_test or "not tested yet"
+        local = sidecar.load(bundle).get((backend.name, attempt.precision))
+        verdict: Verdict | str = (local.verdict if local else found.record.self_test) or "not tested yet"
         return BuildReport(found, (Outcome(str(attempt), "there already", str(verdict)),), None)
     return None
 
@@ -317,14 +319,16 @@ def _writable_root(bundle: Bundle) -> Path:
     raise InputError(f"there is no place for the engine: {'; '.join(problems)}", "Set $CDM_EXPORT_CACHE.")
 
 
-def _lock_path(root: Path) -> Path:
-    """This machine's, since two builds spoil each other's timings; the bundle's where the cache cannot be written."""
-    cache = cache_dir()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return root / ".build.lock"
-    return (cache if os.access(cache, os.W_OK) else root) / ".build.lock"
+@contextmanager
+def _locks(root: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """This machine's lock, since two builds spoil each other's timings, and that of the place the engine goes to, which
+    two containers may share. Where the cache cannot be written the second has to do.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(file_lock(cache_dir() / LOCK, on_wait))
+        held.enter_context(file_lock(root / LOCK, on_wait))
+        yield
 
 
 @contextmanager
