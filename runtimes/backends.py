@@ -57,16 +57,18 @@ _AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
 """ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
 _TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32"}
 """TF32 is how the float32 graph may be computed."""
+_INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
                 "checkpoint", {"fp32": "fp32"}),
-        Backend("tensorrt", "runtimes.tensorrt", "tensorrt", "sudo apt-get install python3-libnvinfer  # JetPack; "
-                "elsewhere: pip install tensorrt", "cuda", "onnx", _TENSORRT, True, ("tensorrt_cu13", "tensorrt_cu12")),
+        Backend("tensorrt", "runtimes.tensorrt", "tensorrt", _INSTALL_TENSORRT, "cuda", "onnx", _TENSORRT,
+                engine=True, distributions=("tensorrt_cu13", "tensorrt_cu12")),
         Backend("tensorrt-rtx", "runtimes.tensorrt", "tensorrt_rtx_bindings", "pip install 'cdm-export[tensorrt-rtx]'",
-                "cuda", "onnx", _TENSORRT, True, ("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
+                "cuda", "onnx", _TENSORRT,
+                engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
         Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 {"fp32": "fp32", "bf16": "fp32"}),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",

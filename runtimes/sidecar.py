@@ -65,12 +65,33 @@ def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
     return None
 
 
+def save_bench(bundle: Bundle, text: str) -> Path | None:
+    """Write the result of ``bench`` on this machine, replacing an older one. Returns as ``save``."""
+    for path in _bench_files(bundle):
+        with contextlib.suppress(OSError):
+            write_atomically(path, text.encode())
+            return path
+    return None
+
+
+def find_bench(bundle: Bundle) -> Path | None:
+    """The newest result of ``bench`` on this machine."""
+    found = [path for path in _bench_files(bundle) if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _bench_files(bundle: Bundle) -> list[Path]:
+    return [place / f"bench-{fingerprint()}" / "bench.json" for place in roots(bundle)]
+
+
 def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
     """Verdicts made on this host, with the libraries and artefacts as they are now, by (backend, precision).
 
     Of two for the same, the newer counts.
     """
-    current: dict[str, str] = {artefact.precision: identity(artefact) for artefact in bundle.manifest.artefacts}
+    current: dict[tuple[str, str], str] = {
+        (artefact.format, artefact.precision): identity(artefact) for artefact in bundle.manifest.artefacts
+    }
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in roots(bundle) for file in place.glob("*/verdict-*.json")):
         try:
@@ -85,7 +106,7 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
             engine = find(bundle, known, local.precision)
             expected = engine.record.engine.sha256 if engine else None
         else:
-            expected = current.get(known.precisions.get(local.precision, ""))
+            expected = current.get((known.format, known.precisions.get(local.precision, "")))
         if local.host == host(known) and expected == local.artefact:
             found.append((written, local))
     found.sort(key=lambda item: item[0])

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from cdm_export.cli import build, demo, doctor, export, inspect, models, run_frames, verify
+from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run_frames, verify
 from cdm_export.cli.console import report_error
 from runtimes.errors import CdmExportError, InputError
 
@@ -26,6 +26,8 @@ app.command("export")(export.command)
 app.command("build")(build.command)
 app.command("run")(run_frames.command)
 app.command("verify")(verify.command)
+app.command("bench")(bench.command)
+app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("models")(models.command)
 app.command("doctor")(doctor.command)
