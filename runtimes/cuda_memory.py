@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from runtimes.errors import BackendUnavailable, EngineRunError
 
 _INSTALL = "Add it: pip install 'cdm-export[jetpack6]' (JetPack 6), 'cdm-export[jetpack7]' or 'cdm-export[tensorrt]'."
+_DOCTOR = "Does the driver support this CUDA? See: cdm-export doctor"
 _NON_BLOCKING = 1
 _MAPPED = 2
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
@@ -143,11 +144,14 @@ class Cuda:
     """One stream, and everything allocated for it; ``close`` gives it all back."""
 
     def __init__(self, cudart: Cudart) -> None:
-        """Raises EngineRunError when the device cannot be had."""
+        """Raises BackendUnavailable when the device cannot be had."""
         self._cudart = cudart
         self._release: list[Callable[[], None]] = []
-        self._do("cudaSetDevice", 0)
-        self.stream = self._do("cudaStreamCreateWithFlags", _NON_BLOCKING)[0]
+        try:
+            self._do("cudaSetDevice", 0)
+            self.stream = self._do("cudaStreamCreateWithFlags", _NON_BLOCKING)[0]
+        except EngineRunError as error:
+            raise BackendUnavailable(f"CUDA does not start ({cudart.name}): {error.message}", _DOCTOR) from error
         self._release.append(lambda: self._quietly("cudaStreamDestroy", self.stream))
 
     @property

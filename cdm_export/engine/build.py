@@ -25,7 +25,15 @@ from runtimes.bundle import Artefact, Bundle, State, Verdict
 from runtimes.cache import cache_dir
 from runtimes.engine_record import EngineRecord, Source
 from runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
-from runtimes.errors import BackendCrashed, BackendUnavailable, EngineBuildError, InputError, ParityError
+from runtimes.errors import (
+    BackendCrashed,
+    BackendUnavailable,
+    BundleError,
+    EngineBuildError,
+    EngineRunError,
+    InputError,
+    ParityError,
+)
 from runtimes.lock import file_lock
 from runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
 
@@ -234,7 +242,7 @@ class _Session:
     def _self_test(self, folder: Path, record: EngineRecord) -> BackendParity | None:
         """Golden frames through the engine as it will be run; None where nothing can run it.
 
-        Raises BackendCrashed after keeping an engine aside that takes its process down.
+        Raises EngineBuildError after keeping an engine aside that does not run, or takes its process down.
         """
         if self._gpu is None:
             return None
@@ -245,9 +253,9 @@ class _Session:
             return check_backend(
                 backend, plan, contract, record.precision, golden, REFERENCE, self._progress, timed=True
             )
-        except BackendCrashed:
+        except (BackendCrashed, EngineRunError, BundleError) as error:
             self._keep(folder, record.model_copy(update={"state": State.FAILED}))
-            raise
+            raise EngineBuildError(f"the engine was built and does not run: {error.message}") from error
 
     def _keep(self, folder: Path, record: EngineRecord) -> FoundEngine:
         """Put the engine in its place: beside the usable ones, or aside when it failed."""
