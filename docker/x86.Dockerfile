@@ -3,6 +3,7 @@
 #   docker build -f docker/x86.Dockerfile -t cdm-export .
 #   docker run --rm -it --gpus all -v "$PWD/bundles:/bundles" cdm-export build /bundles/d435.bundle --target tensorrt
 #
+# The host's driver has to support the CUDA that TENSORRT and cuda-python are built for (13 by default: nvidia-smi shows it).
 # Without --gpus it still builds engines for RTX GPUs: build /bundles/d435.bundle --target tensorrt-rtx
 FROM python:3.12-slim
 ARG TENSORRT="tensorrt>=10.13,<12"

@@ -89,6 +89,8 @@ def test_engine_that_was_never_tested_is_not_chosen_but_named(bundle):
     assert engines.find(bundle, RTX, "fp16") is not None
     with pytest.raises(BackendUnavailable, match=r"not tested on this device yet\nTest it: cdm-export verify"):
         choose(bundle, "tensorrt-rtx")
+    with pytest.raises(BackendUnavailable, match=r"tf32 is computed by engines only.*\nBuild one: cdm-export build"):
+        choose(bundle, precision="tf32")
     with pytest.raises(BackendUnavailable, match=r"no usable fp32 engine.*none was built\nBuild one: .*fp32"):
         choose(bundle, "tensorrt-rtx", "fp32")
 

@@ -102,6 +102,11 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         )
     if backend != "auto":
         raise BackendUnavailable(f"{bundle.path} holds no artefact that backend '{backend}' can run")
+    if unbuilt and all(known.engine for known in BACKENDS.values() if precision in known.precisions):
+        raise BackendUnavailable(
+            f"{bundle.path}: {precision} is computed by engines only, and none was built here",
+            f"Build one: cdm-export build {bundle.path} --target tensorrt --precision {precision}",
+        )
     if precision not in ("auto", "fp32"):
         raise BackendUnavailable(
             f"{bundle.path}: no backend here has passed the {precision} gate yet",
