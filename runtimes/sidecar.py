@@ -45,7 +45,7 @@ def identity(artefact: Artefact) -> str:
 
 def host(backend: Backend) -> str:
     """Fingerprint of the machine, and of its GPU where the backend runs on one."""
-    if backend.device == "cpu":
+    if backend.device != "cuda":
         return fingerprint()
     return fingerprint(str(gpu_or_none()))
 
