@@ -71,6 +71,16 @@ def find(bundle: Bundle, backend: Backend, precision: str) -> FoundEngine | None
     return fitting[-1] if fitting else None
 
 
+def failed_here(bundle: Bundle, backend: Backend) -> set[str]:
+    """Precisions of which an engine was built on this machine, from the artefacts as they are, and failed."""
+    return {
+        engine.record.precision
+        for engine in scan(bundle)
+        if engine.record.state is State.FAILED
+        and _misfit(bundle, backend, engine.record.model_copy(update={"state": State.CANDIDATE})) is None
+    }
+
+
 def why_none(bundle: Bundle, backend: Backend, precision: str) -> BackendUnavailable:
     """Error that says why ``find`` found nothing, with the command that builds one."""
     command = f"Build one: cdm-export build {bundle.path} --target {backend.name}"

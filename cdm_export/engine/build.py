@@ -298,13 +298,20 @@ def _tested(record: EngineRecord, parity: BackendParity | None) -> EngineRecord:
 
 
 def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu: Gpu | None) -> BuildReport | None:
-    """The first usable engine among the attempts; a candidate is tested anew where there is a GPU."""
+    """The engine that trying again would lead to: one whose predecessors failed here, or have no graph.
+
+    A candidate is tested anew where there is a GPU.
+    """
+    failed = engines.failed_here(bundle, backend)
     for attempt in planned:
         found = engines.find(bundle, backend, attempt.precision)
         if found is None or found.record.settings.remedy != attempt.remedy:
-            continue
+            artefact = attempt.artefact
+            if artefact is None or artefact.state is State.FAILED or attempt.precision in failed:
+                continue
+            return None
         if found.record.state is State.CANDIDATE and gpu is not None:
-            continue
+            return None
         local = sidecar.load(bundle).get((backend.name, attempt.precision))
         verdict: Verdict | str = (local.verdict if local else found.record.self_test) or "not tested yet"
         return BuildReport(found, (Outcome(str(attempt), "there already", str(verdict)),), None)
