@@ -111,7 +111,7 @@ def _with_options(wanted: str, path: Path, precision: str) -> list[tuple[str, di
         return [(wanted, {})]
     if wanted == "CUDAExecutionProvider":
         return [cuda]
-    # The provider has no option for it; TensorRT and CUDA's libraries obey the variable when they are first loaded.
+    # The provider has no option for TF32; NVIDIA's libraries read this variable when they are first loaded.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     cache = cache_dir() / "onnxruntime-tensorrt" / f"{precision}-{cached_sha256(path)[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _with_options(wanted: str, path: Path, precision: str) -> list[tuple[str, di
         "trt_engine_cache_path": str(cache),
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
-    }  # no precision flag: without one the provider builds in the types of the graph
+    }  # no precision flag: types are the graph's, and `verify` judges what comes out
     return [(wanted, options), cuda]
 
 
