@@ -14,6 +14,7 @@ from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
 from cdm_export.transforms import specialise
 from parity_tests.conftest import cli
+from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Bundle, State
 from runtimes.errors import CdmExportError, ParityError
 from runtimes.typed_graph import Typing
@@ -264,7 +265,10 @@ def test_reduced_precision_is_taken_only_after_it_passed_here(typed_bundle):
     ("precision", "against"), [("fp16", "torch:fp32"), ("fp16", "torch:fp16"), ("fp16-attn32", "torch:fp32")]
 )
 def test_bisect_of_typed_graphs(typed_bundle, precision, against):
-    done = cli("verify", typed_bundle, "--bisect", "--precision", precision, "--against", against, "--json")
+    done = cli(
+        "verify", typed_bundle, "--bisect", "--precision", precision, "--against", against, "--json",
+        "--checkpoint", bundled_checkpoint("cdm-vitt"),
+    )  # fmt: skip
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["verdict"] == "inside" and report["candidate"] == f"onnxruntime {precision}"
     errors = [stage["measure"]["relative"] for stage in report["stages"] if stage["measure"]]
