@@ -160,13 +160,13 @@ def _to_metres(
         raise InputError(f"{contract.model} gives metres already", "Leave --metres out.")
     if given == "sensor":
         return SensorAlignment(max_depth or contract.max_depth, far or contract.far)
-    near, separator, farthest = given.partition(":")
     try:
-        return KnownRange(float(near), float(farthest if separator else "nan"))
+        near, farthest = map(float, given.split(":"))
     except ValueError:
         raise InputError(
             f"--metres wants NEAR:FAR in metres, or sensor; got '{given}'", "For example --metres 0.5:10."
         ) from None
+    return KnownRange(near, farthest)
 
 
 def _source(

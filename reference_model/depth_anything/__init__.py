@@ -106,7 +106,7 @@ def _variant(kind: Kind, size: str) -> Variant:
         family="depth-anything",
         summary=f"{kind.title}, ViT-{size[-1].upper()}/14 encoder: RGB -> {output}",
         million_parameters=_MILLIONS[size],
-        weights=f"{published} ({licence})",
+        weights=published if size == "vitg" else f"{published} ({licence})",
         licence=licence,
         default_input_size=518,
         build=partial(_build, kind, size),

@@ -40,10 +40,14 @@ def _neighbours(
 
 
 def _linear(output: NDArray[np.float32], size: Size, corners: bool) -> NDArray[np.float32]:
+    if Size.of(output) == size:
+        return output
     above, below, down = _neighbours(output.shape[0], size.height, corners)
     left, right, across = _neighbours(output.shape[1], size.width, corners)
-    columns = output[:, left] * (1 - across) + output[:, right] * across
-    return np.asarray(columns[above] * (1 - down)[:, None] + columns[below] * down[:, None], np.float32)
+    with np.errstate(invalid="ignore"):  # NaN and Inf spread to their neighbours
+        columns = output[:, left] * (1 - across) + output[:, right] * across
+        resized = columns[above] * (1 - down)[:, None] + columns[below] * down[:, None]
+    return np.asarray(resized, np.float32)
 
 
 def bilinear(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
