@@ -220,7 +220,8 @@ def test_another_variant_is_named_with_the_option_to_type(tmp_path: Path) -> Non
 
 def test_no_known_variant(tmp_path: Path, variant: Variant) -> None:
     path = saved(tmp_path / "w.pt", {"backbone.weight": torch.ones(3)})
-    assert detect_variant(read_checkpoint(path)) is None
+    with pytest.raises(CheckpointError, match="belong to no model known here"):
+        detect_variant(read_checkpoint(path))
     with pytest.raises(CheckpointError, match=r"no known model, expected cdm-vits.*backbone.weight"):
         load_into(variant.build(), read_checkpoint(path), variant)
 
