@@ -171,15 +171,15 @@ def main() -> None:
     folders = {"v1": arguments.v1.resolve(), "v2": arguments.v2.resolve()}
     chosen = dict(list(images().items())[: arguments.images])
     exact_float32()
-    errors = {
-        model: compare(model, kind, size, folders, chosen)
-        for model, kind, size in models()
-        if arguments.model is None or model in arguments.model
-    }
-    known = json.loads(RESULT.read_text())["largest_error"] if RESULT.exists() else {}
-    result = {"limit": LIMIT, "largest_error": {**known, **errors}, "environment": environment()}
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    worst = max(max(each.values()) for each in errors.values())
+    errors = json.loads(RESULT.read_text())["largest_error"] if RESULT.exists() else {}
+    worst = 0.0
+    for model, kind, size in models():
+        if arguments.model is not None and model not in arguments.model:
+            continue
+        errors[model] = compare(model, kind, size, folders, chosen)
+        worst = max(worst, *errors[model].values())
+        result = {"limit": LIMIT, "largest_error": errors, "environment": environment()}
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
     if not worst <= LIMIT:
         sys.exit(f"{worst:.1e} of the output range is more than {LIMIT:g}")
 
