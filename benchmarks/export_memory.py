@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.environment import environment
 from benchmarks.memory import run_sampled
+from cdm_export.bench.environment import environment
 
 LIMIT = 1.6
 

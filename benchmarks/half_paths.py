@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.environment import environment
+from cdm_export.bench.environment import environment
 from cdm_export.golden import load_reference
 from cdm_export.onnx_export import export_onnx
 from cdm_export.parity import compare

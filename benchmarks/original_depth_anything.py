@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.environment import environment
+from cdm_export.bench.environment import environment
 from reference_model.config import DECODERS
 from reference_model.depth_anything.config import KINDS, Kind
 from reference_model.random_weights import calibrate_range, seeded_network

@@ -21,7 +21,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.environment import environment
+from cdm_export.bench.environment import environment
 from cdm_export.onnx_export import export_onnx
 from cdm_export.transforms import NEEDS, RULES, Rule
 from cdm_export.transforms.saving import Saving

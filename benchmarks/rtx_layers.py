@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.environment import environment
+from cdm_export.bench.environment import environment
 from cdm_export.engine_layers import EngineLayer, parse_layers, summarise
 from runtimes.contract import Size
 from runtimes.errors import BackendCrashed, CdmExportError

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.environment import environment
+from cdm_export.bench.environment import environment
 from reference_model.checkpoint import load_network
 from reference_model.registry import get_variant
 from reference_model.training.evaluate import (

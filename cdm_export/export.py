@@ -72,8 +72,9 @@ class ExportRequest:
 def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, list[BackendParity]]:
     """Make, verify and publish a bundle.
 
-    Raises InputError, CheckpointError (bad input), BackendUnavailable (no backend to verify with) and ParityError (a
-    gate failed or was inconclusive); then nothing is published, and the report lies in the cache.
+    What FP32 misses its gate with is no bundle: ParityError, nothing is published, and the report lies in the cache. A
+    reduced precision that misses its own stays in the bundle as ``failed``, which nothing runs and a bisect can look
+    into. Raises InputError, CheckpointError (bad input) and BackendUnavailable (no backend to verify with) as well.
     """
     publish.check_target(request.out, request.overwrite)
     for given in (request.checkpoint, Path(request.frames)):
@@ -129,7 +130,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         progress.stage("report")
         reports = folder / "reports"
         write_reports(reports, checked, references, outputs, contract, made.peaks)
-        require_passed(checked, reports, request.out.name, contract.far)
+        require_passed(parities["fp32"], reports, request.out.name, contract.far)
         manifest = Manifest(
             schema_version=1,
             name=request.out.name,
@@ -168,7 +169,12 @@ def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], pro
 
 
 def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[BackendParity]) -> Artefact:
-    executed = any(BACKENDS[parity.backend].format == "onnx" for parity in parities)
+    if any(parity.verdict.verdict != "passed" for parity in parities):
+        state = State.FAILED
+    elif any(BACKENDS[parity.backend].format == "onnx" for parity in parities):
+        state = State.PUBLISHED
+    else:
+        state = State.CANDIDATE  # no backend of this machine executed it
     return Artefact(
         name=f"onnx/{graph.precision}",
         format="onnx",
@@ -180,7 +186,7 @@ def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[Backend
         rewrites=made.rewrites,
         typing=graph.typing,
         graph=graph.graph,
-        state=State.PUBLISHED if executed else State.CANDIDATE,
+        state=state,
         verdicts=tuple(parity.verdict for parity in parities),
     )
 

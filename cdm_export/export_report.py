@@ -57,12 +57,20 @@ def write_reports(
         write_png(folder / f"{name}.png", picture)
 
 
+def failures(parities: list[BackendParity]) -> list[str]:
+    """What did not pass, each with its figures."""
+    return [
+        f"{parity.backend} {parity.precision}: {parity.verdict}"
+        for parity in parities
+        if parity.verdict.verdict != "passed"
+    ]
+
+
 def require_passed(parities: list[BackendParity], reports: Path, name: str, far: float) -> None:
     """Raise ParityError unless every gate passed; the reports are kept in the cache under ``name``."""
     bad = [parity for parity in parities if parity.verdict.verdict != "passed"]
     if not bad:
         return
-    lines = [f"{parity.backend} {parity.precision}: {parity.verdict}" for parity in bad]
     kept = cache_dir() / "failed" / name
     try:
         for path in reports.iterdir():
@@ -70,9 +78,6 @@ def require_passed(parities: list[BackendParity], reports: Path, name: str, far:
         next_step = f"The report is in {kept}."
     except OSError as error:
         next_step = f"The report could not be kept in {kept}: {error.strerror}."
-    good = {parity.precision for parity in parities} - {parity.precision for parity in bad}
-    if good:
-        next_step += f" The rest can be had without it: --precision {','.join(sorted(good & {'fp32', 'fp16', 'bf16'}))}"
     predicted = bad[0].frames[0].reference_depth if bad[0].frames else None
     if bad[0].verdict.verdict == "inconclusive" and predicted is not None and predicted[1] > far:
         next_step += (
@@ -80,4 +85,4 @@ def require_passed(parities: list[BackendParity], reports: Path, name: str, far:
             f"and --far {far:g} makes everything beyond invalid: is this the right checkpoint, or does it want a "
             "larger --far?"
         )
-    raise ParityError("nothing was published: " + "; ".join(lines), next_step)
+    raise ParityError("nothing was published: " + "; ".join(failures(parities)), next_step)

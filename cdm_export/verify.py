@@ -11,7 +11,7 @@ from cdm_export.golden import ReferenceFrame, prepare_frames, save_output
 from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artefact, Bundle, Verdict
+from runtimes.bundle import Artefact, Bundle, State, Verdict
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.host import fingerprint
 from runtimes.opening import reference_path
@@ -49,7 +49,7 @@ class Verification:
     parities: list[BackendParity]
     """One per backend and artefact that ran."""
     skipped: dict[str, str]
-    """Backends that are not to be had here, and why."""
+    """Backends that are not to be had here, and artefacts that failed before, and why."""
     crashed: dict[str, str]
     """Backends whose process died, and how; that is a failure."""
     reference: str
@@ -85,6 +85,9 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 name = f"{backend.name} {precision}"
                 if references.made_by == backend.name and precision == "fp32":
                     skipped[name] = "it is the reference here; compared with itself it would always pass"
+                    continue
+                if artefact is not None and artefact.state is State.FAILED and request.precision == "auto":
+                    skipped[name] = "it failed its gate where the bundle was made"
                     continue
                 if artefact is None or artefact.precision == precision or request.precision != "auto":
                     required.append((backend.name, precision))

@@ -33,7 +33,9 @@ def main(bundle: str) -> None:
     assert "cdm-vitl" in command("models")
     assert json.loads(command("inspect", bundle, "--full", "--json"))["manifest"]["contract"]["model"] == "cdm-vits"
     verified = json.loads(command("verify", bundle, "--json"))
-    assert verified["passed"] and [parity["backend"] for parity in verified["parity"]] == ["onnxruntime"]
+    ran = [(parity["backend"], parity["precision"]) for parity in verified["parity"]]
+    assert verified["passed"]
+    assert ran == [("onnxruntime", precision) for precision in ("fp32", "fp16", "fp16-attn32")]
     command("run", bundle, "--input", "synthetic:1", "-o", "out", "--json")
     depth = np.load(next(Path("out").glob("*.npy")))
     assert depth.shape == (120, 160) and depth.dtype == np.float32 and (depth > 0).mean() > 0.5

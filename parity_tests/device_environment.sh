@@ -27,7 +27,7 @@ check() { # name, interpreter
     (mkdir "$work/$1/run" && cd "$work/$1/run" && ../bin/python "$script" "$work/device.bundle")
 }
 
-.venv/bin/cdm-export export --random-weights 1 --model cdm-vits --camera 160x120 --input-size 70 \
+.venv/bin/cdm-export export --random-weights 0 --model cdm-vits --camera 160x120 --input-size 70 \
     --frames synthetic:2 --quiet -o "$work/device.bundle"
 tried=0
 for version in 3.10 3.12; do

@@ -341,6 +341,8 @@ def test_typed_fp16_keeps_the_last_steps_in_fp32(miniature):
 @pytest.mark.parametrize("camera", [(640, 480), (480, 640), (1080, 1920), (1000, 90), (90, 1000), (37, 512)])
 def test_inputs_equal_the_originals_steps(camera):
     """Portrait and odd aspect ratios too: image / 255 in float64, the resize rule by itself, cubic."""
+    from runtimes.processing.image import BOUND
+
     width, height = camera
     contract = get_variant(V2).contract(V2, Size(*camera), 70)
     rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -353,7 +355,7 @@ def test_inputs_equal_the_originals_steps(camera):
     expected = cv2.resize(rgb / 255.0, sides, interpolation=cv2.INTER_CUBIC)
     inputs = preprocess(Frame(rgb), contract)
     assert list(inputs) == ["image"] and contract.network == tuple(sides)
-    assert np.array_equal(inputs["image"][0].transpose(1, 2, 0), expected.astype(np.float32))
+    assert np.abs(inputs["image"][0].transpose(1, 2, 0) - expected).max() <= BOUND
 
 
 @settings(max_examples=150)

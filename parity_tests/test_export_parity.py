@@ -42,10 +42,10 @@ def real_frames(folder: Path, stems: list[str]) -> Path:
     return path
 
 
-def assert_every_backend_passed(bundle: Path, frames: int, half: bool) -> None:
+def assert_every_backend_passed(bundle: Path, frames: int) -> None:
     report = json.loads((bundle / "reports" / "parity.json").read_text())
     ran = {(backend["backend"], backend["precision"]) for backend in report["backends"]}
-    typed = {("torch", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime", "fp16-attn32")} if half else set()
+    typed = {("torch", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime", "fp16-attn32")}
     assert ran == {(name, "fp32") for name in CPU_BACKENDS} | typed, "a gate was skipped"
     assert all(backend["verdict"]["verdict"] == "passed" for backend in report["backends"])
     for backend in (backend for backend in report["backends"] if backend["precision"] == "fp32"):
@@ -63,23 +63,23 @@ def assert_every_backend_passed(bundle: Path, frames: int, half: bool) -> None:
 @pytest.mark.parametrize(
     ("camera", "stems"),
     [
-        ("640x480", list(REAL)),
-        ("1280x720", ["redwood_0", "cdm_26"]),
-        ("848x480", ["redwood_3"]),
-        ("1920x1080", ["cdm_26"]),
-        ("512x512", ["tum_0"]),
+        ("640x480", ["tum_0"]),
+        pytest.param("640x480", list(REAL), marks=pytest.mark.slow),
+        pytest.param("1280x720", ["redwood_0", "cdm_26"], marks=pytest.mark.slow),
+        pytest.param("848x480", ["redwood_3"], marks=pytest.mark.slow),
+        pytest.param("1920x1080", ["cdm_26"], marks=pytest.mark.slow),
+        pytest.param("512x512", ["tum_0"], marks=pytest.mark.slow),
     ],
 )
 def test_vits_at_every_camera_size(camera, stems, tmp_path):
     frames = real_frames(tmp_path, stems)
-    half = camera == "512x512"
     out = tmp_path / "vits.bundle"
     done = cli(
         "export", "--random-weights", 0, "--model", "cdm-vits", "--camera", camera, "--frames", frames, "--fit",
-        "--precision", "fp32,fp16" if half else "fp32", "-o", out, "--quiet",
+        "-o", out, "--quiet",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert_every_backend_passed(out, len(json.loads(frames.read_text())["frames"]), half)
+    assert_every_backend_passed(out, len(json.loads(frames.read_text())["frames"]))
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_large_models_in_time_and_memory(model, tmp_path):
          "--camera", "640x480", "-o", str(out), "--quiet"]
     )  # fmt: skip
     assert run.exit_code == 0
-    assert_every_backend_passed(out, 1, half=True)
+    assert_every_backend_passed(out, 1)
     weights = get_variant(model).million_parameters * 4e6
     assert run.peak_rss_anon >= weights, "nothing was sampled"
     if model == "cdm-vitl":
@@ -142,7 +142,10 @@ def test_the_graph_itself_passes(small_bundle, verify_graph, backend):
         (lambda tensor: tensor * 0, ("valid mask differs",)),
         (lambda tensor: tensor * np.float32(1e-3), ("valid mask differs",)),
         # OpenVINO's ReLU makes 0 of NaN: then it is the mask that gives it away.
-        (lambda tensor: tensor * np.float32(np.nan), ("NaN or Inf", "valid mask differs in 100.00%")),
+        (
+            lambda tensor: tensor * np.float32(np.nan),
+            ("NaN or Inf", "valid mask differs in 99.", "valid mask differs in 100."),
+        ),
         (lambda tensor: tensor * np.float32(1.0001), ("mean relative depth error",)),
     ],
     ids=["all zero", "out of range", "NaN", "off by 1e-4"],
@@ -291,3 +294,23 @@ def test_channel_order_reaches_the_weights(seeded_state, tmp_path, frame):
         with cdm_export.open(folder / "out.bundle", backend="onnxruntime") as refine:
             results.append(refine(frame(Size(160, 120))).values)
     assert np.abs(results[0] - results[1]).max() > 1e-2
+
+
+def test_reduced_precision_that_fails_is_kept_aside(tmp_path):
+    """These seeded weights miss the FP16 gate at this size; the FP32 graph is as good as ever."""
+    out = tmp_path / "out.bundle"
+    done = cli(
+        "export", "--random-weights", 2, "--model", "cdm-vits", "--camera", "160x120", "--input-size", 70,
+        "--frames", "synthetic:1", "-o", out,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "torch fp16: failed" in done.stderr and "--bisect --backend torch --precision fp16" in done.stderr
+    states = {artefact.name: artefact.state.value for artefact in Bundle.open(out, full=True).manifest.artefacts}
+    assert states["onnx/fp32"] == "published" and states["onnx/fp16"] == "failed"
+
+    verified = cli("verify", out, "--json")
+    report = json.loads(verified.stdout)
+    assert verified.returncode == 0 and report["passed"]
+    assert report["skipped"]["onnxruntime fp16"] == "it failed its gate where the bundle was made"
+    refused = cli("run", out, "--input", "synthetic:1", "--precision", "fp16", "-o", tmp_path / "x.npy")
+    assert refused.returncode == 1 and "failed" in refused.stderr and not (tmp_path / "x.npy").exists()

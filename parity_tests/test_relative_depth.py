@@ -354,6 +354,13 @@ def test_every_other_command_works_on_it(bundle, weights):
     stages = json.loads(looked.stdout)
     assert looked.returncode == 0 and stages["verdict"] == "inside"
     assert {stage["section"] for stage in stages["stages"]} == {"encoder", "decoder"} and len(stages["stages"]) > 20
+    measured = cli("bench", bundle, "--precision", "fp32", "--frames", 5, "--json")
+    assert measured.returncode == 0, measured.stderr
+    page = bundle.parent / "report.html"
+    assert cli("report", bundle, "-o", page).returncode == 0
+    text = page.read_text()
+    assert "of the output&#39;s range mean error" in text and "mean error, share of the range" in text
+    assert " mm mean error" not in text and "mean error, mm" not in text
     shown = cli("inspect", bundle)
     for words in (MODEL, "relative_inverse_depth in no unit", "not read", "no metres", "last sums"):
         assert words in shown.stdout, words

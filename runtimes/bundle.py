@@ -81,6 +81,13 @@ class Verdict(Record):
     reference: str
     """What it was compared with."""
 
+    @property
+    def mean_words(self) -> str:
+        """The mean error as a person reads it: in millimetres, or as a share where the output has no unit."""
+        if self.mean is None:
+            return "no"
+        return f"{self.mean:.1e} of the output's range" if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
+
     def __str__(self) -> str:
         if self.mean is None:
             return f"{self.verdict} ({self.reason})"

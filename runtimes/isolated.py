@@ -1,16 +1,19 @@
 """Work in a process of its own: a crash, a leak or a hoard of memory ends with it.
 
-The child is ``python -m MODULE JOB.json``. It reports one JSON object per line on standard output: anything the
-caller's ``on_message`` understands, and at last ``{"done": ...}`` or ``{"error": ...}``, which the parent raises.
+The child is ``python -m MODULE JOB.json``. It reports one JSON object per line on standard output: anything its parent
+understands, and at last ``{"done": ...}`` or ``{"error": ...}``, which the parent raises. It may read requests, one
+JSON object per line, from standard input.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import runtimes.errors
@@ -28,43 +31,73 @@ _RUN_MODULE = (
 some devices expose vendor packages. ``-P`` when Python 3.10 is no longer supported."""
 
 
-def run_isolated(module: str, job: Record, what: str, on_message: Callable[[Message], None]) -> Any:
-    """Run a module over a job and return what it reported as done.
+class Child:
+    """A module at work in a process of its own. A context manager: the process is dead when the block ends."""
 
-    Raises the child's own error when it reported one; BackendCrashed, naming ``what``, when it died without a word.
-    The child is dead when this returns, whichever way.
-    """
-    with tempfile.TemporaryDirectory(prefix="cdm-export-") as folder, tempfile.TemporaryFile("w+") as stderr:
-        job_file = Path(folder) / "job.json"
+    def __init__(self, module: str, job: Record, what: str) -> None:
+        """``what`` names the work in errors."""
+        self._what = what
+        self._folder = tempfile.TemporaryDirectory(prefix="cdm-export-")
+        job_file = Path(self._folder.name) / "job.json"
         job_file.write_text(job.model_dump_json())
+        self._log = Path(self._folder.name) / "stderr"
         command = [sys.executable, "-c", _RUN_MODULE, module, str(job_file)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        done: Message | None = None
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                try:
-                    message = json.loads(line)
-                except ValueError:
-                    continue  # a library's chatter
-                if not isinstance(message, dict):
-                    continue
-                if "error" in message:
-                    _raise(message["error"])
-                if "done" in message:
-                    done = message
-                else:
-                    on_message(message)
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-        if done is None or code != 0:
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            stderr.seek(0)
-            tail = " | ".join(stderr.read().strip().splitlines()[-3:])
-            raise BackendCrashed(f"{what} {how}: {tail or 'no message'}", _NEXT.get(-code, ""))
-        return done["done"]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    def receive(self) -> Message:
+        """The next report; the last one is ``{"done": ...}``.
+
+        Raises the child's own error when it reported one; BackendCrashed when it died without a word.
+        """
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue  # a library's chatter
+            if not isinstance(message, dict):
+                continue
+            if "error" in message:
+                _raise(message["error"])
+            if "done" in message and self._process.wait() != 0:
+                break
+            return message
+        code = self._process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        tail = " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-3:])
+        raise BackendCrashed(f"{self._what} {how}: {tail or 'no message'}", _NEXT.get(-code, ""))
+
+    def ask(self, request: Message) -> Message:
+        """Send a request to a child that reads ``requests`` and return its next report. Raises as ``receive``."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: receive says how
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        return self.receive()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+        self._folder.cleanup()
+
+
+def run_isolated(module: str, job: Record, what: str, on_message: Callable[[Message], None]) -> Any:
+    """Run a module over a job and return what it reported as done. Raises as ``Child.receive``."""
+    with Child(module, job, what) as child:
+        while "done" not in (message := child.receive()):
+            on_message(message)
+        return message["done"]
 
 
 _NEXT = {int(signal.SIGKILL): "Was memory short? The system's log names the process it killed: dmesg | tail"}
@@ -79,6 +112,12 @@ def serve(main: Callable[[str], Record]) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def requests() -> Iterator[Message]:
+    """What the parent asks, until it has no more."""
+    for line in sys.stdin:
+        yield json.loads(line)
 
 
 def report(message: Message) -> None:

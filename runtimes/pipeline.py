@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtimes.contract import ModelContract
 from runtimes.frame import DepthResult, Frame, Health, Timing
@@ -19,11 +20,13 @@ class DepthPipeline:
         self.runtime = runtime
         self.contract = contract or runtime.contract
         """The runtime's contract, possibly with another ``max_depth`` or ``far``."""
+        self._image: NDArray[np.float32] | None = None
 
     def __call__(self, frame: Frame) -> DepthResult:
         """Refine one frame. Raises InputError when it does not fit the contract."""
         started = time.perf_counter()
-        inputs = preprocess(frame, self.contract)
+        inputs = preprocess(frame, self.contract, self._image)
+        self._image = inputs["image"]
         prepared = time.perf_counter()
         raw = self.runtime(inputs)[self.contract.outputs[0].name]
         inferred = time.perf_counter()
@@ -31,7 +34,7 @@ class DepthPipeline:
         finished = time.perf_counter()
         sensor_share = None
         if frame.depth is not None:
-            sensor_share = float(usable(frame.depth, self.contract.max_depth).mean())
+            sensor_share = _share(usable(frame.depth, self.contract.max_depth))
         return DepthResult(
             values=values,
             valid=valid,
@@ -39,8 +42,8 @@ class DepthPipeline:
             unit="m" if self.contract.metric else "",
             timing=Timing(1e3 * (prepared - started), 1e3 * (inferred - prepared), 1e3 * (finished - inferred)),
             health=Health(
-                non_finite_share=float(1 - np.isfinite(raw).mean()),
-                valid_share=float(valid.mean()),
+                non_finite_share=1 - _share(np.isfinite(raw)),
+                valid_share=_share(valid),
                 sensor_share=sensor_share,
                 age=None if frame.captured_at is None else time.monotonic() - frame.captured_at,
             ),
@@ -67,3 +70,8 @@ class DepthPipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _share(mask: NDArray[np.bool_]) -> float:
+    """Of true elements, 0..1."""
+    return np.count_nonzero(mask) / mask.size

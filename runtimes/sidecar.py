@@ -61,6 +61,25 @@ def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
     return None
 
 
+def save_bench(bundle: Bundle, text: str) -> Path | None:
+    """Write the result of ``bench`` on this machine, replacing an older one. Returns as ``save``."""
+    for path in _bench_files(bundle):
+        with contextlib.suppress(OSError):
+            write_atomically(path, text.encode())
+            return path
+    return None
+
+
+def find_bench(bundle: Bundle) -> Path | None:
+    """The newest result of ``bench`` on this machine."""
+    found = [path for path in _bench_files(bundle) if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _bench_files(bundle: Bundle) -> list[Path]:
+    return [place / f"bench-{fingerprint()}" / "bench.json" for place in _folders(bundle)]
+
+
 def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
     """Verdicts made on this host, with the libraries and artefacts as they are now, by (backend, precision).
 

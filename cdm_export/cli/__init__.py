@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from cdm_export.cli import demo, doctor, export, inspect, models, run_frames, verify
+from cdm_export.cli import bench, demo, doctor, export, inspect, models, report, run_frames, verify
 from cdm_export.cli.console import report_error
 from runtimes.errors import CdmExportError, InputError
 
@@ -25,6 +25,8 @@ app = typer.Typer(
 app.command("export")(export.command)
 app.command("run")(run_frames.command)
 app.command("verify")(verify.command)
+app.command("bench")(bench.command)
+app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("models")(models.command)
 app.command("doctor")(doctor.command)

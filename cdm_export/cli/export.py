@@ -9,7 +9,7 @@ import typer
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet
 from runtimes.contract import Size
-from runtimes.errors import InputError
+from runtimes.errors import InputError, ParityError
 from runtimes.typed_graph import LowPrecision
 
 if TYPE_CHECKING:
@@ -64,11 +64,14 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Checkpoint -> verified bundle. Nothing is published unless every parity gate passes."""
+    """Checkpoint -> verified bundle. Nothing is published unless FP32 passes its gate on every backend; a reduced
+    precision that misses its own is marked failed, never run, and the exit code is 1.
+    """
     _chosen("--target", target, ("onnx",))
     precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision)))
     size = Size.parse(camera)
     from cdm_export.export import ExportRequest, export_bundle
+    from cdm_export.export_report import failures
 
     request = ExportRequest(
         out=out,
@@ -96,6 +99,13 @@ def command(
         print(f"published {bundle.path}")
         inputs = "--input RGB --depth DEPTH" if bundle.manifest.contract.depth_input else "--input RGB"
         print(f"next: cdm-export run {bundle.path} {inputs} -o depth.npy")
+    if failed := failures(parities):
+        first = next(parity for parity in parities if parity.verdict.verdict != "passed")
+        raise ParityError(
+            f"published, but what failed will not run: {'; '.join(failed)}",
+            f"Where the error begins: cdm-export verify {bundle.path} --bisect --backend {first.backend} "
+            f"--precision {first.precision}",
+        )
 
 
 def _chosen(option: str, given: str, supported: tuple[str, ...]) -> list[str]:

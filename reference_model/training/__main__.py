@@ -9,7 +9,7 @@ import typer
 from reference_model.checkpoint import load_network
 from reference_model.registry import get_variant
 from reference_model.training.shards import Shards, render_shards
-from reference_model.training.trainer import PHASES, Plan, Training, watch
+from reference_model.training.trainer import Plan, Training, watch
 from runtimes.cache import write_atomically
 from runtimes.contract import Size
 
@@ -51,9 +51,7 @@ def train(
 ) -> None:
     """Train cdm-vitt; goes on from the folder's checkpoint when there is one."""
     torch.set_num_threads(threads)
-    # Weights that have learnt do not need the smallest size any more.
-    phases = PHASES[1:] if start else PHASES
-    plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed, phases=phases)
+    plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed)
     network = load_network(start, get_variant(plan.model))[0].requires_grad_() if start else None
     training = Training(plan, Shards(folder, FRAME_SEED, FRAME_SIZE), network)
     checkpoint = folder / CHECKPOINT

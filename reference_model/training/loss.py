@@ -12,11 +12,10 @@ _GRADIENT = 0.5
 def depth_loss(predicted: Tensor, target: Tensor, sensor: Tensor) -> Tensor:
     """Mean |log depth error|, plus the same of its steps between pixels at three scales (edges where edges are).
 
-    All [B, 1, H, W] inverse depth in 1/m; the target is positive. Where the sensor has none, errors count
-    four times: readings are easily copied, filling is what has to be learnt.
+    All [B, 1, H, W] inverse depth in 1/m; the target is positive. Where the sensor has none, errors count double.
     """
     error = predicted.float().clamp(min=_LEAST).log() - target.log()
-    weight = 1 + 3 * (sensor == 0).float()
+    weight = 1 + (sensor == 0).float()
     loss = (weight * error.abs()).sum() / weight.sum()
     for scale in range(3):
         coarse = F.avg_pool2d(error, 2**scale) if scale else error

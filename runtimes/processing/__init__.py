@@ -9,9 +9,12 @@ from runtimes.frame import Frame
 from runtimes.processing import depth, image, output
 
 
-def preprocess(frame: Frame, contract: ModelContract) -> dict[str, NDArray[np.float32]]:
+def preprocess(
+    frame: Frame, contract: ModelContract, image_buffer: NDArray[np.float32] | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Frame at camera size -> network inputs by name, each float32 [1, C, h, w].
 
+    ``image_buffer``: an earlier ``image`` that nobody needs any more, written instead of a new array.
     Raises InputError when the frame lacks what the contract needs, or has another size.
     """
     if frame.size != contract.camera:
@@ -19,7 +22,7 @@ def preprocess(frame: Frame, contract: ModelContract) -> dict[str, NDArray[np.fl
             f"the frame is {frame.size}, this bundle was made for {contract.camera}",
             f"Export a bundle with --camera {frame.size}, or resize the frames with --fit.",
         )
-    inputs = {"image": image.RESIZES[contract.image_resize](frame.rgb, contract.network)}
+    inputs = {"image": image.RESIZES[contract.image_resize](frame.rgb, contract.network, image_buffer)}
     if contract.depth_input is not None:
         if frame.depth is None:
             raise InputError(f"{contract.model} refines sensor depth: the frame has no depth image")

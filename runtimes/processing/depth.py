@@ -22,12 +22,11 @@ def inverse_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) ->
     """
     if Size.of(depth) != size:
         depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
-    valid = usable(depth, max_depth)
-    inverse = np.zeros_like(depth)
     # A subnormal reading inverts to Inf; nothing on earth measures 1e-38 m, so it is no reading.
-    with np.errstate(over="ignore"):
-        np.divide(np.float32(1), depth, out=inverse, where=valid)
-    inverse[~np.isfinite(inverse)] = 0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        valid = (depth >= np.finfo(np.float32).tiny) & (depth <= max_depth)
+        inverse = np.float32(1) / depth
+    np.copyto(inverse, np.float32(0), where=~valid)
     return inverse[None, None]
 
 

@@ -16,11 +16,17 @@ def _source_indices(source: int, target: int) -> NDArray[np.intp]:
     return indices.clip(max=source - 1)
 
 
+@lru_cache(maxsize=8)
+def _places(height: int, width: int, size: Size) -> NDArray[np.intp]:
+    """Of every pixel of the result, row by row, its source's place in the flat [height, width] image."""
+    rows, columns = _source_indices(height, size.height), _source_indices(width, size.width)
+    return (rows[:, None] * width + columns).ravel()
+
+
 def nearest(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
     """[h, w] -> [H, W], as ``torch.nn.functional.interpolate(mode="nearest")`` picks pixels."""
-    rows = _source_indices(output.shape[0], size.height)
-    columns = _source_indices(output.shape[1], size.width)
-    return output[rows[:, None], columns[None, :]]
+    picked = output.ravel().take(_places(*output.shape, size), mode="clip")  # no place is outside; clip is faster
+    return picked.reshape(size.height, size.width)
 
 
 @lru_cache(maxsize=32)

@@ -1,0 +1,105 @@
+"""What ``bench`` writes: figures with the conditions they hold under."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from cdm_export.bench.statistics import Interval
+from runtimes.bundle import Verdict
+from runtimes.contract import Record
+from runtimes.errors import InputError
+from runtimes.measure import Measurement
+
+
+class Entry(Record):
+    """One backend in one precision with one number of threads."""
+
+    backend: str
+    """Name."""
+    precision: str
+    """What it computed in."""
+    threads: int
+    """Compute threads asked for; 0 for the library's default on all usable processors."""
+    description: dict[str, Any]
+    """``Runtime.describe()`` in the process that ran: provider, versions, what really executed."""
+    verdict: Verdict | None
+    """Parity it ran under; None when this pair was never verified."""
+    verified_here: bool
+    """Whether that verdict was made on this machine."""
+    open_ms: float
+    """Opening in a fresh process, the library's import included."""
+    first_ms: float
+    """First frame after that; with ``open_ms`` the cold start."""
+    stages: dict[str, Measurement]
+    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per frame."""
+    mean: Interval
+    """Mean of ``total`` with its 95 % interval, ms."""
+    ratio: Interval
+    """``total`` over the baseline's, paired by round, median with its 95 % interval; 1 for the baseline itself."""
+    rss_anon_mb: float | None
+    """Largest anonymous memory of the process after a frame, 10^6 bytes; None where the system does not tell."""
+    peak_rss_mb: float
+    """Largest resident memory of the process in its life, files mapped included, 10^6 bytes."""
+    samples_ms: tuple[float, ...]
+    """``total`` of every timed frame, in order."""
+
+    @property
+    def name(self) -> str:
+        """Backend, precision and, when it was asked for, threads."""
+        return f"{self.backend} {self.precision}" + (f" x{self.threads}" if self.threads else "")
+
+    @property
+    def frames_per_second(self) -> float:
+        """1 / mean of ``total``."""
+        return 1e3 / self.mean[0]
+
+
+class BenchResult(Record):
+    """A run of ``bench``."""
+
+    schema_version: Literal[1] = 1
+    """Of this file."""
+    bundle: str
+    """Name of the bundle when it was made."""
+    identity: str
+    """``Bundle.identity``."""
+    model: str
+    """Registry name."""
+    camera: str
+    """Size of the frames."""
+    network: str
+    """Size the network ran at."""
+    weights: str
+    """Where the weights came from, in words."""
+    frames: tuple[str, ...]
+    """Names of the golden frames, taken in turn."""
+    idle_ms: float
+    """Pause before every timed frame."""
+    complete: bool
+    """False when the run was interrupted: fewer rounds than asked for."""
+    baseline: str
+    """Entry that ``ratio`` refers to."""
+    entries: tuple[Entry, ...]
+    """What ran, in order."""
+    skipped: dict[str, str]
+    """What cannot run here or failed its gate, and why."""
+    failed: dict[str, str]
+    """What died, and how."""
+    environment: dict[str, Any]
+    """Machine, libraries, revision; clocks, temperature and load before and after; power where a Jetson tells it."""
+
+
+def load_result(path: Path) -> BenchResult:
+    """Read a result. Raises InputError for a file that is none, or of another schema."""
+    try:
+        return BenchResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{path} is no result of this version's bench: {where}: {first['msg']}",
+            "Make one with: cdm-export bench BUNDLE -o NAME.json",
+        ) from error

@@ -1,0 +1,74 @@
+"""One backend in a process of its own: opened cold, then one frame whenever the parent asks (``isolated.py``)."""
+
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from cdm_export.golden import load_reference, raw_frame
+from runtimes.contract import Record
+from runtimes.isolated import report, requests, serve
+from runtimes.opening import open as open_bundle
+
+
+class BenchJob(Record):
+    """What to open."""
+
+    bundle: str
+    """Bundle."""
+    backend: str
+    """Backend name."""
+    precision: str
+    """What to compute in."""
+    threads: int
+    """Compute threads; 0 for the default."""
+    checkpoint: str | None
+    """For the torch reference only."""
+    frames: tuple[str, ...]
+    """Golden frames, npz."""
+
+
+class Done(Record):
+    """The parent has no more requests."""
+
+
+def _work(text: str) -> Done:
+    job = BenchJob.model_validate_json(text)
+    frames = [raw_frame(load_reference(Path(path))) for path in job.frames]
+    started = time.perf_counter()
+    pipeline = open_bundle(
+        job.bundle, job.backend, job.precision, warmup=False, threads=job.threads, checkpoint=job.checkpoint
+    )
+    with pipeline:
+        opened = time.perf_counter()
+        pipeline(frames[0])
+        first = time.perf_counter()
+        report(
+            {
+                "open_ms": 1e3 * (opened - started),
+                "first_ms": 1e3 * (first - opened),
+                "description": asdict(pipeline.describe()),
+            }
+        )
+        for request in requests():
+            timing = pipeline(frames[request["round"] % len(frames)]).timing
+            report({"stages": {**asdict(timing), "total": timing.total}, **_memory()})
+    return Done()
+
+
+def _memory() -> dict[str, float | None]:
+    """Anonymous memory now, and the largest resident memory ever, 10^6 bytes."""
+    anonymous = None
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                anonymous = int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on a Mac, KiB on Linux
+    return {"rss_anon_mb": anonymous, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+
+
+if __name__ == "__main__":
+    serve(_work)

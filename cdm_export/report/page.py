@@ -1,0 +1,187 @@
+"""Collect what is known of a bundle and write it as one HTML page: no script, no request, nothing to install."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+import cdm_export
+from cdm_export.bench.markdown import environment_lines, parity_words, what_did_not_run
+from cdm_export.bench.result import BenchResult, load_result
+from cdm_export.report.charts import Point, latency_bars, scatter
+from cdm_export.report.sizes import SizeRow, compare_sizes
+from runtimes import sidecar
+from runtimes.bundle import Bundle, Verdict
+from runtimes.cache import cache_dir, write_atomically
+from runtimes.contract import Size
+from runtimes.errors import BackendUnavailable, InputError
+
+_WIDEST = 1400
+"""Pixels; wider pictures are scaled down."""
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What to write about."""
+
+    bundle: Path
+    """Bundle."""
+    out: Path
+    """HTML file."""
+    bench: Path | None = None
+    """Result of ``bench``; None for the newest of this machine."""
+    beside: tuple[Path, ...] = ()
+    """Bundles of the same weights and camera at other input sizes."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One verdict."""
+
+    name: str
+    verdict: Verdict
+    where: str
+    p50_ms: float | None
+
+
+def write_page(request: ReportRequest) -> Path:
+    """Write the page, whole or not at all.
+
+    Raises BundleError, InputError (a result of another bundle, bundles that cannot stand beside each other, a target
+    inside the bundle), BackendUnavailable (jinja2 is not installed).
+    """
+    bundle = Bundle.open(request.bundle)
+    if request.out.suffix != ".html":
+        raise InputError(f"-o {request.out}: a report is written as .html", f"For example -o {request.out.stem}.html")
+    if request.out.resolve().is_relative_to(bundle.path.resolve()):
+        raise InputError(f"{request.out} lies inside the bundle, which is immutable", "Choose another -o.")
+    result = _bench(bundle, request.bench)
+    rows = list(_verdicts(bundle))
+    template = _environment().get_template("page.html.j2")
+    contract, manifest = bundle.manifest.contract, bundle.manifest
+    points = [
+        Point(
+            entry.name,
+            entry.stages["total"].p50,
+            (entry.verdict.mean_mm if contract.metric else entry.verdict.mean) or 0.0,
+            entry.verdict.verdict,
+        )
+        for entry in (result.entries if result else ())
+        if entry.verdict is not None
+    ]
+    text = template.render(
+        version=cdm_export.__version__,
+        bundle=bundle,
+        manifest=manifest,
+        contract=contract,
+        camera=Size(*contract.camera),
+        network=Size(*contract.network),
+        random=manifest.provenance.random_weights,
+        result=result,
+        parity_words=parity_words,
+        error_unit="mm" if contract.metric else "share of the range",
+        bars=latency_bars(result.entries) if result else [],
+        plot=scatter(points),
+        not_run=what_did_not_run(result) if result else [],
+        environment=environment_lines(result.environment) if result else [],
+        rows=rows,
+        fastest=_fastest(rows),
+        sizes=_sizes(bundle, request.beside),
+        pictures=list(_pictures(bundle)),
+        artefacts=[_artefact(artefact) for artefact in manifest.artefacts],
+        megabytes=sum({record.path: record.size for one in manifest.artefacts for record in one.files}.values()) / 1e6,
+    )
+    write_atomically(request.out, text.encode())
+    return request.out
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise BackendUnavailable(
+            "a report needs the package 'jinja2', which is not installed here",
+            "Add it with: pip install 'cdm-export[report]'",
+        ) from None
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("cdm_export.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _bench(bundle: Bundle, given: Path | None) -> BenchResult | None:
+    path = given or sidecar.find_bench(bundle)
+    if path is None:
+        return None
+    result = load_result(path)
+    if result.identity != bundle.identity:
+        raise InputError(
+            f"{path} was measured on another bundle: {result.bundle} ({result.identity}), this is {bundle.identity}",
+            f"Measure this one: cdm-export bench {bundle.path}",
+        )
+    return result
+
+
+def _verdicts(bundle: Bundle) -> Iterator[_Row]:
+    """Those of the machine that made the bundle, then those made here."""
+    for artefact in bundle.manifest.artefacts:
+        for verdict in artefact.verdicts:
+            yield _Row(f"{verdict.backend} {artefact.precision}", verdict, "where it was made", None)
+    for local in sidecar.load(bundle).values():
+        yield _Row(f"{local.backend} {local.precision}", local.verdict, "on this machine", local.p50_ms)
+
+
+def _fastest(rows: list[_Row]) -> _Row | None:
+    timed = [row for row in rows if row.p50_ms is not None and row.verdict.verdict == "passed"]
+    return min(timed, key=lambda row: row.p50_ms or 0.0, default=None)
+
+
+def _sizes(bundle: Bundle, beside: tuple[Path, ...]) -> list[SizeRow]:
+    return compare_sizes([bundle, *(Bundle.open(path) for path in beside)]) if beside else []
+
+
+def _pictures(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """(caption, data URI) of the parity heat maps, and of what a bisect on this machine drew."""
+    for record in bundle.manifest.reports:
+        if record.path.endswith(".png"):
+            yield f"worst frame: {Path(record.path).stem.replace('-', ' ', 1)}", _data_uri(bundle.file(record))
+    for path in sorted((cache_dir() / bundle.identity).glob("*.png")):
+        yield f"error along the network: {path.stem}", _data_uri(path)
+
+
+def _data_uri(path: Path) -> str:
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise InputError(f"{path} is no picture")
+    if picture.shape[1] > _WIDEST:
+        picture = cv2.resize(picture, None, fx=_WIDEST / picture.shape[1], fy=_WIDEST / picture.shape[1])
+    written, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert written
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _artefact(artefact: Any) -> dict[str, Any]:
+    """What a row of the table of artefacts shows."""
+    nodes: dict[str, int] = {}
+    for kinds in (artefact.graph.nodes if artefact.graph else {}).values():
+        for kind, count in kinds.items():
+            nodes[kind] = nodes.get(kind, 0) + count
+    islands: dict[str, int] = {}
+    for island in artefact.typing.islands if artefact.typing else ():
+        islands[island.reason] = islands.get(island.reason, 0) + 1
+    return {
+        "name": artefact.name,
+        "state": artefact.state.value,
+        "megabytes": sum(record.size for record in artefact.files) / 1e6,
+        "opset": artefact.opset,
+        "nodes": nodes,
+        "islands": islands,
+        "residuals": artefact.typing.residuals if artefact.typing else {},
+        "producers": artefact.producers,
+    }

@@ -1,0 +1,130 @@
+"""The page: complete, self-contained, the same in a browser."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from cdm_export.bench import BenchRequest, bench_bundle
+from cdm_export.progress import Silent
+from cdm_export.report.charts import Point, scatter
+from parity_tests.conftest import cli
+from runtimes.bundle import Bundle
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Sections, table cells, and everything a browser would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sections, self.fetched, self.cells = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        if tag == "section":
+            self.sections.append(named["id"])
+        assert tag not in ("script", "link", "iframe", "object", "embed")
+        self.fetched += [named[name] for name in ("src", "href", "srcset", "action") if name in named]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """The shipped model at two input sizes, the larger one timed."""
+    folder = tmp_path_factory.mktemp("report")
+    for size in (98, 70):
+        done = cli(
+            "export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", size, "--frames", "synthetic:2",
+            "--precision", "fp32", "-o", folder / f"{size}.bundle", "-q",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    bench_bundle(BenchRequest(folder / "98.bundle", frames=3), Silent())
+    return folder / "98.bundle", folder / "70.bundle"
+
+
+@pytest.fixture(scope="module")
+def page(bundles, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    done = cli("report", bundles[0], "--beside", bundles[1], "-o", out, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout) == {"report": str(out)}, done.stderr
+    return out
+
+
+def test_everything_known_is_on_the_page(page):
+    text = page.read_text()
+    parsed = Page(text)
+    assert parsed.sections == [
+        "latency", "tradeoff", "parity", "sizes", "artefacts", "pictures", "environment"
+    ]  # fmt: skip
+    assert "openvino fp32" in text and "onnxruntime fp32" in text and "not run (" in text
+    assert re.search(r"<td>70</td><td>98x70</td>\s*<td>[\d.]+ mm</td>", text)
+    assert text.count("<figure>") == 2 and "against eager float32 PyTorch" in text
+    assert not re.search(r"\b(nan|inf|None|Undefined)\b", re.sub(r"base64,[^\"]+", "", text))
+
+
+def test_nothing_is_fetched(page):
+    fetched = Page(page.read_text()).fetched
+    assert fetched and all(uri.startswith("data:image/jpeg;base64,") for uri in fetched)
+    assert "http://" not in page.read_text() and "https://" not in page.read_text()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_browser_shows_it_and_asks_nobody(page, tmp_path, width):
+    log = tmp_path / "net.json"
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", f"--window-size={width},900",
+         "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.count("<circle") == 2 and done.stdout.count('class="fill"') == 2
+    assert done.stdout.count("<table") >= 4
+    requested = set(re.findall(r'"url":"((?:https?|ftp|ws)://[^"]+)"', log.read_text()))
+    assert not {url for url in requested if "google" not in url}, "the page asked for something"
+
+
+def test_without_a_benchmark_it_says_how_to_get_one(bundles, tmp_path):
+    out = tmp_path / "report.html"
+    assert cli("report", bundles[1], "-o", out).returncode == 0
+    assert "cdm-export bench 70.bundle" in out.read_text() and "tradeoff" not in Page(out.read_text()).sections
+
+
+def test_names_are_escaped(bundles, tmp_path):
+    evil = tmp_path / "evil.bundle"
+    shutil.copytree(bundles[1], evil)
+    manifest = json.loads((evil / "manifest.json").read_text())
+    manifest["name"] = "<script>alert(1)</script>"
+    (evil / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "report.html"
+    assert cli("report", evil, "-o", out).returncode == 0
+    assert "<script" not in out.read_text() and "&lt;script&gt;" in out.read_text()
+
+
+def test_refusals(bundles, small_bundle, tmp_path):
+    other = tmp_path / "bench.json"
+    assert cli("bench", bundles[0], "--backend", "onnxruntime", "--frames", 1, "-o", other).returncode == 0
+    for arguments, words in (
+        ([bundles[1], "--bench", other, "-o", tmp_path / "x.html"], "was measured on another bundle"),
+        ([bundles[0], "--beside", small_bundle, "-o", tmp_path / "x.html"], "differ in their weights"),
+        ([bundles[0], "-o", bundles[0] / "x.html"], "immutable"),
+        ([bundles[0], "-o", tmp_path / "x.pdf"], "written as .html"),
+    ):
+        done = cli("report", *arguments)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert not list(tmp_path.glob("x.*")) and Bundle.open(bundles[0], full=True)
+
+
+def test_labels_of_a_scatter_never_meet():
+    plot = scatter([Point(f"p{n}", 10 + n / 100, 1.0, "passed") for n in range(6)])
+    assert plot is not None and len(plot.x_ticks) >= 2 and len(plot.y_ticks) >= 1
+    heights = [point.label_y for point in plot.points]
+    assert all(after - before >= 14 for before, after in itertools.pairwise(heights))
+    assert scatter([Point("alone", 1, 1, "passed"), Point("exact", 1, 0, "passed")]) is None
