@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,35 +67,20 @@ def _in_process(step: str, *arguments: object) -> str:
 
 
 def _build(onnx: str, log: str) -> None:
-    import tensorrt_rtx_bindings as trt
+    from cdm_export.engine.builder import BuildPlan, build_engine
+    from runtimes.tensorrt_api import Log, load_library
 
+    trt = load_library("tensorrt-rtx")
+    plan = BuildPlan(Path(onnx).resolve(), "fp16", typing=None, workspace=0, optimisation_level=3, timing_cache=None)
     with Path(log).open("w") as file:
-
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)  # pybind11 wants it called by name
-
-            def log(self, severity: Any, message: str) -> None:
-                file.write(f"[{severity.name}] {message}\n")
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    print(message, file=sys.stderr)
-
-        started = time.perf_counter()
-        logger = Logger()
-        builder = trt.Builder(logger)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, logger)
-        if not parser.parse_from_file(onnx):
-            errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            sys.exit("\n".join(f"{error.node_name()} ({error.node_operator()}): {error.desc()}" for error in errors))
-        config = builder.create_builder_config()
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        engine = builder.build_serialized_network(network, config)
-        if engine is None:
-            sys.exit("no engine")
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        result = {"seconds": seconds, "engine_bytes": engine.nbytes, "peak_rss_bytes": peak, "version": trt.__version__}
+        built = build_engine(trt, plan, Log(lambda severity, message: file.write(f"[{severity}] {message}\n")))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result = {
+        "seconds": built.seconds,
+        "engine_bytes": len(built.plan),
+        "peak_rss_bytes": peak,
+        "version": trt.__version__,
+    }
     print(json.dumps(result), flush=True)
 
 

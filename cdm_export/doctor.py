@@ -1,38 +1,23 @@
 """What this machine can build and run, and the exact command that adds the rest. Nothing heavy is imported."""
 
-import ctypes
 import platform
 import shutil
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
+from cdm_export.doctor_nvidia import nvidia_findings
+from cdm_export.finding import Finding
 from runtimes.backends import BACKENDS
 from runtimes.cache import cache_dir
 from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
+from runtimes.nvidia import available_memory
 
 INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
 """Command that adds everything exporting needs."""
 _EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "scikit-image")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's report."""
-
-    subject: str
-    """What was looked at."""
-    status: str
-    """``ok``, ``missing`` (an option that is not installed), or ``problem`` (something is wrong)."""
-    detail: str
-    """What was found."""
-    command: str = ""
-    """What to type; empty when there is nothing to do."""
-
-
 def examine() -> list[Finding]:
     """Look at everything; never raises for what it finds."""
-    return [_machine(), _memory(), _disk(), _opencv(), *_backends(), _export(), _cuda(), *_conflicts()]
+    return [_machine(), _memory(), _disk(), _opencv(), *_backends(), _export(), *nvidia_findings(), *_conflicts()]
 
 
 def _machine() -> Finding:
@@ -46,11 +31,8 @@ def _machine() -> Finding:
 
 
 def _memory() -> Finding:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        free, total = kib["MemAvailable"] / 2**20, kib["MemTotal"] / 2**20
-    except (OSError, KeyError, ValueError, IndexError):
+    free, total = (size / 2**30 for size in available_memory())
+    if not total:
         return Finding("memory", "ok", "not told by this system")
     return Finding("memory", "ok", f"{free:.1f} of {total:.1f} GiB available; exporting cdm-vitl takes about 4 GiB")
 
@@ -79,17 +61,17 @@ def _opencv() -> Finding:
 
 def _backends() -> list[Finding]:
     findings = []
-    for backend in BACKENDS.values():
+    for backend in (backend for backend in BACKENDS.values() if not backend.engine):
         library, version = backend.library, backend.version
         subject = f"backend {backend.name}"
         if not backend.installed:
             findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))
-        elif backend.device == "cuda" and not _has_cuda_provider():
+        elif backend.device == "cuda" and not _has_provider(backend.name):
             findings.append(
                 Finding(
                     subject,
                     "missing",
-                    f"{library} {version} is the CPU build",
+                    f"{library} {version} is a build without it",
                     f"pip uninstall {library} && {backend.install}",
                 )
             )
@@ -98,10 +80,12 @@ def _backends() -> list[Finding]:
     return findings
 
 
-def _has_cuda_provider() -> bool:
+def _has_provider(backend: str) -> bool:
     import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    from runtimes.onnxruntime import PROVIDERS
+
+    return PROVIDERS[backend] in onnxruntime.get_available_providers()
 
 
 def missing_to_export() -> list[str]:
@@ -113,30 +97,6 @@ def _export() -> Finding:
     if missing := missing_to_export():
         return Finding("export", "missing", f"exporting also needs {', '.join(missing)}", INSTALL_EXPORT)
     return Finding("export", "ok", ", ".join(f"{name} {version_of(name)}" for name in _EXPORT))
-
-
-def _cuda() -> Finding:
-    """Ask the driver itself; a toolkit of another major version reports the same as no driver at all."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-    except OSError:
-        return Finding("CUDA driver", "missing", "no NVIDIA driver on this machine")
-    code = driver.cuInit(0)
-    if code != 0:
-        return Finding("CUDA driver", "problem", f"the driver is installed but cuInit fails with error {code}")
-    version = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    major, minor = version.value // 1000, version.value % 1000 // 10
-    python = version_of("cuda-python") or version_of("cuda-bindings")
-    if python and int(python.split(".")[0]) > major:
-        return Finding(
-            "CUDA driver",
-            "problem",
-            f"the driver supports CUDA {major}.{minor}, cuda-python is {python}: every call will look like 'no driver'",
-            f"pip install 'cuda-python<{major + 1}'",
-        )
-    return Finding("CUDA driver", "ok", f"supports CUDA {major}.{minor}")
 
 
 def _conflicts() -> list[Finding]:

@@ -1,13 +1,16 @@
-"""What an engine is made of, read from the layer table that TensorRT's builder prints: kernels, their types, fusions.
+"""What an engine is made of, as its builder or its inspector says: kernels, their types, fusions.
 
 Text in, records out. With a verbose logger and detailed profiling verbosity the builder of TensorRT-RTX 1.7 ends with
-one line per kernel (``Name: ..., LayerType: ..., Inputs: [...], ..., Metadata: [ONNX Layer: ...]``).
+one line per kernel (``Name: ..., LayerType: ..., Inputs: [...], ..., Metadata: [ONNX Layer: ...]``). TensorRT's engine
+inspector gives the same as JSON, with names of fields that changed over the versions.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from runtimes.contract import Record
 
@@ -19,8 +22,13 @@ _FUSED_ATTENTION = re.compile(r"(^|_)f?mha(_|$)")
 _PRODUCT_KINDS = {"gemm", "correlation", "convolution", "deconv", "runtime_fusion"}
 _OTHER_KINDS = {"kgen", "runtime_function"}
 """Generated kernels: elementwise, reductions and layout. They name the product beside them among their nodes."""
-_SYNCHRONISATION = {"signal", "wait"}
-"""Lines between streams, where the builder uses more than one: no kernels."""
+_OPAQUE_KINDS = {"Myelin", "myelin"}
+_SYNCHRONISATION = {"signal", "wait", "NoOp", "Constant"}
+"""Lines between streams, where the builder uses more than one, and what takes no time: no kernels."""
+_TYPE_WORDS = (("BF16", "BFloat16"), ("BFloat16", "BFloat16"), ("FP16", "Half"), ("Half", "Half"), ("FP32", "Float"),
+               ("Float", "Float"), ("Int8", "Int8"), ("FP8", "FP8"), ("Int64", "Int64"), ("Int32", "Int32"),
+               ("Bool", "Bool"))  # fmt: skip
+"""How the inspector spells a type (``Half``, or ``Row major linear FP16 format``), the longer word first."""
 _GENERATED_PRODUCT = re.compile(r"^(__myl_Fc|_gemm_)")
 _PRODUCT_NODES = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 _WIDTH = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2}
@@ -43,12 +51,19 @@ class EngineLayer:
     """Names of the ONNX nodes it computes, as far as the builder says; ``MODULE/Operator`` in our graphs."""
     stream: int
     """CUDA stream it runs on, 0 is the caller's."""
+    tactic: str = ""
+    """Name of the implementation that was chosen; empty where it is not told."""
 
     @property
     def precision(self) -> str:
         """Widest floating-point type read; what is written where nothing is read. Sums may well be wider inside."""
         types = self.inputs or self.outputs
         return max(types, key=lambda name: _WIDTH.get(name, 0), default="none")
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it is a whole subgraph of which nothing more is told (TensorRT before 10)."""
+        return "ForeignNode" in self.name and self.kind in _OPAQUE_KINDS
 
     @property
     def is_fused_attention(self) -> bool:
@@ -111,9 +126,42 @@ def parse_layers(log: str) -> tuple[EngineLayer, ...]:
                 outputs=_datatypes(text, "Outputs"),
                 nodes=tuple(_ONNX_NODE.findall(text.get("Metadata", ""))),
                 stream=int(text.get("StreamId", "0")),
+                tactic=text.get("TacticName", ""),
             )
         )
     return tuple(layers)
+
+
+def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
+    """Kernels from the engine inspector's JSON; empty when it tells names only, or nothing."""
+    try:
+        found = json.loads(text).get("Layers", [])
+    except (ValueError, AttributeError):
+        return ()
+    layers = []
+    for layer in found:
+        if not isinstance(layer, dict) or layer.get("LayerType") in _SYNCHRONISATION:
+            continue  # a bare name: the engine was built without details
+        layers.append(
+            EngineLayer(
+                name=str(layer.get("Name", "")),
+                kind=str(layer.get("LayerType", "")),
+                inputs=_inspected_types(layer, "Inputs"),
+                outputs=_inspected_types(layer, "Outputs"),
+                nodes=tuple(_ONNX_NODE.findall(str(layer.get("Metadata", "")))),
+                stream=int(layer.get("StreamId", 0) or 0),
+                tactic=str(layer.get("TacticName", "")),
+            )
+        )
+    return tuple(layers)
+
+
+def _inspected_types(layer: dict[str, Any], which: str) -> tuple[str, ...]:
+    names = []
+    for tensor in layer.get(which) or ():
+        said = next((str(tensor[key]) for key in ("Datatype", "DataType", "Format/Datatype") if tensor.get(key)), "")
+        names.append(next((name for word, name in _TYPE_WORDS if word in said), said or "unknown"))
+    return tuple(names)
 
 
 def summarise(layers: Iterable[EngineLayer]) -> EngineSummary:

@@ -91,7 +91,7 @@ def publish(folder: Path, target: Path, overwrite: bool) -> None:
     """
     target = target.absolute()
     try:
-        _flush(folder)
+        flush(folder)
         _move(folder, target, overwrite)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
@@ -99,6 +99,14 @@ def publish(folder: Path, target: Path, overwrite: bool) -> None:
 
 def _move(folder: Path, target: Path, overwrite: bool) -> None:
     check_target(target, overwrite)
+    put_in_place(folder, target)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Rename a finished folder to ``target``, atomically where the system can; what was there goes away after.
+
+    Raises OSError; then ``target`` is what it was.
+    """
     if not target.exists():
         folder.rename(target)  # a folder with something in it that appeared this instant makes this fail
     elif _exchange(folder, target):
@@ -138,7 +146,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     """Contents reach the disk before the name does, so that a power cut leaves no empty files under a good name."""
     for path in folder.rglob("*"):
         if path.is_file():

@@ -12,9 +12,9 @@ from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
 from runtimes.bundle import Artefact, Bundle, State, Verdict
+from runtimes.engines import find, why_none
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
-from runtimes.host import fingerprint
-from runtimes.opening import reference_path
+from runtimes.opening import executable, reference_path
 from runtimes.selection import check_precision, choose, executions
 from runtimes.sources import open_source
 from runtimes.worker import Job, run_job
@@ -94,7 +94,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 try:
                     parities.append(_check(bundle, backend, artefact, precision, references, request, progress))
                 except BackendUnavailable as error:
-                    if request.backend != "auto":
+                    if request.backend != "auto" and (backend.name, precision) in required:
                         raise
                     skipped[name] = error.message
                 except BackendCrashed as error:
@@ -125,6 +125,11 @@ def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[
     wanted = [pair for pair in executions(bundle, backend) if request.precision in ("auto", pair[1])]
     if not wanted and request.backend == backend.name:
         choose(bundle, backend.name, request.precision)  # says why
+    if backend.engine:
+        built = [pair for pair in wanted if find(bundle, backend, pair[1]) is not None]
+        if not built and request.backend == backend.name:
+            raise why_none(bundle, backend, request.precision)
+        return [*built]
     return [*wanted]
 
 
@@ -151,7 +156,10 @@ def _check(
     request: VerifyRequest,
     progress: Progress,
 ) -> BackendParity:
-    path = bundle.artefact_file(artefact) if artefact else reference_path(bundle, request.checkpoint)
+    if artefact is None:
+        path = reference_path(bundle, request.checkpoint)
+    else:
+        path = executable(bundle, backend, artefact, precision)
     parity = check_backend(
         backend.name,
         path,
@@ -193,13 +201,14 @@ def _remember(
     p50_ms: float | None,
     progress: Progress,
 ) -> None:
-    if artefact is None:
+    engine = find(bundle, backend, precision) if backend.engine else None
+    if artefact is None or (backend.engine and engine is None):
         return
     local = sidecar.LocalVerdict(
         backend=backend.name,
         precision=precision,
-        artefact=sidecar.identity(artefact),
-        host=fingerprint(),
+        artefact=engine.record.engine.sha256 if engine else sidecar.identity(artefact),
+        host=sidecar.host(backend),
         version=backend.version or "unknown",
         verdict=verdict,
         p50_ms=p50_ms,

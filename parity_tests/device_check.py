@@ -43,6 +43,8 @@ def main(bundle: str) -> None:
         "run", bundle, "--input", "synthetic:1", "-o", "o", "--backend", "openvino", expect=3
     )
     assert "pip install" in command("export", "x.pt", "--camera", "640x480", "-o", "y.bundle", expect=3)
+    assert "python3-libnvinfer" in command("build", bundle, "--target", "tensorrt", expect=3)
+    assert found["backend tensorrt"]["status"] == "missing"
     import cdm_export
     from reference_model.weights import bundled_checkpoint
 

@@ -336,7 +336,8 @@ def test_verify_remembers_and_auto_listens(copy, pair, tmp_path):
     assert {("openvino", "fp32"), ("onnxruntime", "fp32")} <= set(ran)
     # A processor without BF16 skips that one; nothing else is left out.
     assert set(ran) | skipped == {
-        ("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime-cuda", "fp32")
+        ("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime-cuda", "fp32"),
+        ("onnxruntime-tensorrt", "fp32"),
     }  # fmt: skip
     assert "CUDA" in document["skipped"]["onnxruntime-cuda fp32"]
     passed = {pair: one["latency"]["p50"] for pair, one in ran.items() if one["verdict"]["verdict"] == "passed"}

@@ -59,6 +59,7 @@ def test_log_becomes_layers():
         outputs=("Half",),
         nodes=("Cast_2", "depth_pretrained.patch_embed.proj/Conv"),
         stream=0,
+        tactic="__myl_CastConc_0xcdb056ca180c8fb7af58c3223bb3e056",
     )
     assert not cast.is_product, "it only prepares the convolution's input"
     assert qkv.is_product and qkv.precision == "Half", "float32 constants of one element are scales, not weights"

@@ -5,13 +5,24 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "coremltools", "tensorrt", "skimage")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "coremltools",
+    "tensorrt",
+    "tensorrt_rtx_bindings",
+    "cuda",
+    "skimage",
+)
 
 
 @pytest.mark.parametrize(
     "module",
     ["cdm_export", "cdm_export.cli", "cdm_export.export", "cdm_export.verify", "runtimes", "runtimes.worker",
-     "runtimes.onnxruntime", "runtimes.openvino", "reference_model.registry"],
+     "runtimes.onnxruntime", "runtimes.openvino", "runtimes.tensorrt", "runtimes.cuda_memory",
+     "reference_model.registry", "cdm_export.engine.build", "cdm_export.engine.build_worker", "cdm_export.doctor"],
 )  # fmt: skip
 def test_nothing_heavy_is_loaded(module):
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"

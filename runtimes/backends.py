@@ -36,6 +36,10 @@ class Backend:
     precisions: Mapping[str, str]
     """Precisions it computes in, each with the precision of the artefact that is run for it: another one where the
     precision is a hint to the library rather than in the graph."""
+    engine: bool = False
+    """Whether it runs engines that ``build`` made from an artefact, rather than the artefact."""
+    distributions: tuple[str, ...] = ()
+    """Distributions whose version is the library's, where they have another name than ``library``."""
 
     @property
     def installed(self) -> bool:
@@ -45,22 +49,33 @@ class Backend:
     @property
     def version(self) -> str | None:
         """Version of the library, without importing it; None when it is not installed."""
-        return version_of(self.library) or version_of(f"{self.library}-gpu")
+        names = (self.library, f"{self.library}-gpu", *self.distributions)
+        return next((version for name in names if (version := version_of(name))), None)
 
 
 _AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
 """ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
+_TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32"}
+"""TF32 is how the float32 graph may be computed."""
+_INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
                 "checkpoint", {"fp32": "fp32"}),
+        Backend("tensorrt", "runtimes.tensorrt", "tensorrt", _INSTALL_TENSORRT, "cuda", "onnx", _TENSORRT,
+                engine=True, distributions=("tensorrt_cu13", "tensorrt_cu12")),
+        Backend("tensorrt-rtx", "runtimes.tensorrt", "tensorrt_rtx_bindings", "pip install 'cdm-export[tensorrt-rtx]'",
+                "cuda", "onnx", _TENSORRT,
+                engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
         Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 {"fp32": "fp32", "bf16": "fp32"}),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 _AS_TYPED),
         Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+                "onnx", _AS_TYPED),
+        Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _AS_TYPED),
     )
 }  # fmt: skip

@@ -130,6 +130,11 @@ class Artefact(Record):
             raise ValueError(f"main file '{self.main}' is not among its files")
         return self
 
+    @property
+    def identity(self) -> str:
+        """sha256 over the sha256 of every file: graph and weights."""
+        return hashlib.sha256("".join(sorted(record.sha256 for record in self.files)).encode()).hexdigest()
+
     def verdict(self, backend: str) -> Verdict | None:
         """The verdict of one backend, if it ran."""
         return next((verdict for verdict in self.verdicts if verdict.backend == backend), None)

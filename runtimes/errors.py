@@ -48,6 +48,24 @@ class BackendCrashed(CdmExportError):
     exit_code = 1
 
 
+class EngineBuildError(CdmExportError):
+    """A builder refused a graph, gave up, or made an engine that is not what it should be."""
+
+    exit_code = 1
+
+
+class EngineRunError(CdmExportError):
+    """The device failed while an engine ran, or ran it differently than before."""
+
+    exit_code = 1
+
+
+class BuildCancelled(CdmExportError):
+    """Whoever asked for a build stopped it."""
+
+    exit_code = 130
+
+
 class RuntimeMisuse(CdmExportError):
     """A runtime was called from a second thread, after ``close()``, or with the wrong tensors."""
 

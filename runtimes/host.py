@@ -44,7 +44,7 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def fingerprint() -> str:
-    """8 hex digits that change with processor, its features, system and architecture."""
-    parts = (platform.machine(), sys.platform, cpu_name(), *sorted(cpu_features()))
+def fingerprint(*devices: str) -> str:
+    """8 hex digits that change with processor, its features, system, architecture and the ``devices`` named."""
+    parts = (platform.machine(), sys.platform, cpu_name(), *sorted(cpu_features()), *devices)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -1,5 +1,7 @@
-"""ONNX Runtime: CPU, and CUDA when asked for. Falling back from one to the other is an error, never silence."""
+"""ONNX Runtime: CPU, and CUDA or its TensorRT provider when asked for. Falling back is an error, never silence."""
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.backends import Backend
+from runtimes.cache import cache_dir
 from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.errors import BackendUnavailable, BundleError
+from runtimes.hashing import cached_sha256
 from runtimes.host import cpu_name, usable_cpus
+from runtimes.nvidia import find_gpu
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "onnxruntime": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
+"""What each backend's name stands for."""
 
 
 class OnnxRuntime:
@@ -35,17 +45,20 @@ class OnnxRuntime:
         return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
 
     def describe(self) -> Description:
-        """Providers as the session reports them, not as requested."""
+        """Providers as the session reports them, not as requested, and the nodes each of them got."""
         import onnxruntime
 
+        executed: dict[str, Any] = {"providers": self._session.get_providers()}
+        if (assigned := nodes_by_provider(self._session)) is not None:
+            executed["nodes_by_provider"] = assigned
         return Description(
             backend=self._backend.name,
             precision=self._precision,
-            device=f"CPU ({cpu_name()})" if self._backend.device == "cpu" else "CUDA device 0",
+            device=f"CPU ({cpu_name()})" if self._backend.device == "cpu" else str(find_gpu()),
             provider=", ".join(self._session.get_providers()),
             threads=self._threads,
             versions={"onnxruntime": onnxruntime.__version__},
-            executed={"providers": self._session.get_providers()},
+            executed=executed,
         )
 
     def close(self) -> None:
@@ -62,7 +75,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     """
     import onnxruntime
 
-    wanted = _PROVIDERS[backend.device]
+    wanted = PROVIDERS[backend.name]
     available = onnxruntime.get_available_providers()
     if wanted not in available:
         raise BackendUnavailable(
@@ -73,27 +86,75 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    provider_options: dict[str, str] = {}
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if backend.device == "cuda":
-        provider_options = {"use_tf32": "0"}  # fp32 means fp32
+        find_gpu()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(wanted, provider_options)])
+        session = onnxruntime.InferenceSession(str(path), options, providers=_with_options(wanted, path, precision))
     except Exception as error:  # its exception types are not public
         if backend.device == "cuda":
             raise BackendUnavailable(
                 f"ONNX Runtime could not run the whole graph on CUDA: {_first_line(error)}", "See: cdm-export doctor"
             ) from error
         raise BundleError(f"ONNX Runtime refused {path.name}: {_first_line(error)}") from error
-    if session.get_providers()[0] != wanted:
-        raise BackendUnavailable(
-            f"ONNX Runtime was asked for {wanted} and gave {', '.join(session.get_providers())}: not running on the "
-            "CPU in silence",
-            "See: cdm-export doctor",
-        )
+    require_provider(session, wanted)
     _check_boundary(session, contract, path)
     _check_contract(session, contract, path)
     return OnnxRuntime(session, contract, backend, precision, threads)
+
+
+def _with_options(wanted: str, path: Path, precision: str) -> list[tuple[str, dict[str, str]]]:
+    """Providers in the order nodes are offered to them; fp32 means fp32 in all of them."""
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    if wanted == "CPUExecutionProvider":
+        return [(wanted, {})]
+    if wanted == "CUDAExecutionProvider":
+        return [cuda]
+    # The provider has no option for TF32; NVIDIA's libraries read this variable when they are first loaded.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    cache = cache_dir() / "onnxruntime-tensorrt" / f"{precision}-{cached_sha256(path)[:16]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    options = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache),
+    }  # no precision flag: types are the graph's, and `verify` judges what comes out
+    return [(wanted, options), cuda]
+
+
+def require_provider(session: Any, wanted: str) -> None:
+    """Raise BackendUnavailable unless ``wanted`` really runs the graph: first of the providers, and nothing on the CPU
+    beside it. What TensorRT cannot take may go to CUDA, most of the graph may not.
+    """
+    got = session.get_providers()
+    if got[0] != wanted:
+        raise BackendUnavailable(
+            f"ONNX Runtime was asked for {wanted} and gave {', '.join(got)}: not running on the CPU in silence",
+            "See: cdm-export doctor",
+        )
+    assigned = nodes_by_provider(session)
+    if assigned is None:
+        return  # ONNX Runtime before 1.24 does not tell; its own ban of the CPU has to do
+    nodes = sum(assigned.values())
+    strangers = {name: count for name, count in assigned.items() if name not in (wanted, "CUDAExecutionProvider")}
+    if strangers or not assigned.get(wanted, 0) > nodes / 2:
+        shares = ", ".join(f"{count} on {name}" for name, count in sorted(assigned.items()))
+        raise BackendUnavailable(
+            f"of {nodes} nodes, {shares}: {wanted} does not run this graph", "Try another backend."
+        )
+
+
+def nodes_by_provider(session: Any) -> dict[str, int] | None:
+    """How many nodes of the graph each provider got; None where the library does not tell."""
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    if ask is None:
+        return None
+    counts: Counter[str] = Counter()
+    for part in ask():
+        counts[str(part.ep_name)] += len(part.get_nodes())
+    return dict(counts)
 
 
 def _check_boundary(session: Any, contract: ModelContract, path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from runtimes.backends import load_runtime
-from runtimes.bundle import Bundle
+from runtimes.backends import Backend, load_runtime
+from runtimes.bundle import Artefact, Bundle
+from runtimes.engines import find, why_none
 from runtimes.errors import InputError
 from runtimes.hashing import cached_sha256
 from runtimes.pipeline import DepthPipeline
@@ -54,7 +55,10 @@ def open_choice(
 ) -> DepthPipeline:
     """``open`` after the choice was made."""
     contract = bundle.manifest.contract
-    path = bundle.artefact_file(choice.artefact) if choice.artefact else reference_path(bundle, checkpoint)
+    if choice.artefact is None:
+        path = reference_path(bundle, checkpoint)
+    else:
+        path = executable(bundle, choice.backend, choice.artefact, choice.precision)
     changed = {name: value for name, value in (("max_depth", max_depth), ("far", far)) if value is not None}
     for name, value in changed.items():
         if not value > 0:
@@ -64,6 +68,19 @@ def open_choice(
     if warmup:
         pipeline.warm_up()
     return pipeline
+
+
+def executable(bundle: Bundle, backend: Backend, artefact: Artefact, precision: str) -> Path:
+    """What a backend opens to run an artefact: the artefact after its hashes were checked, or an engine built from it.
+
+    Raises BundleError, BackendUnavailable where no engine fits this machine.
+    """
+    if not backend.engine:
+        return bundle.artefact_file(artefact)
+    found = find(bundle, backend, precision)
+    if found is None:
+        raise why_none(bundle, backend, precision)
+    return found.path
 
 
 def reference_path(bundle: Bundle, checkpoint: str | Path | None) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtimes import sidecar
+from runtimes import engines, sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
 from runtimes.bundle import Artefact, Bundle, State, Verdict
 from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
@@ -63,10 +63,14 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         return Choice(wanted[0], None, "fp32", None, False)
     locals_ = sidecar.load(bundle)
     failed: list[str] = []
+    unbuilt = False
     options: list[tuple[float, Choice]] = []
     for candidate in wanted:
         for artefact, executed in executions(bundle, candidate):
             if precision not in ("auto", executed):
+                continue
+            if candidate.engine and engines.find(bundle, candidate, executed) is None:
+                unbuilt = True
                 continue
             local = locals_.get((candidate.name, executed))
             made = artefact.verdict(candidate.name) if executed == artefact.precision else None
@@ -88,6 +92,8 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
             f"{bundle.path}: everything that could run here failed its parity gate: {'; '.join(failed)}",
             f"Look at the figures with: cdm-export verify {bundle.path}",
         )
+    if backend != "auto" and unbuilt:
+        raise engines.why_none(bundle, wanted[0], precision)
     if backend != "auto" and precision != "auto":
         raise BackendUnavailable(
             f"backend '{backend}' does not run {precision} of {bundle.path}; it runs "
@@ -96,6 +102,11 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         )
     if backend != "auto":
         raise BackendUnavailable(f"{bundle.path} holds no artefact that backend '{backend}' can run")
+    if unbuilt and all(known.engine for known in BACKENDS.values() if precision in known.precisions):
+        raise BackendUnavailable(
+            f"{bundle.path}: {precision} is computed by engines only, and none was built here",
+            f"Build one: cdm-export build {bundle.path} --target tensorrt --precision {precision}",
+        )
     if precision not in ("auto", "fp32"):
         raise BackendUnavailable(
             f"{bundle.path}: no backend here has passed the {precision} gate yet",

@@ -5,17 +5,18 @@ cannot be written. Found by scanning, believed only for the very artefact and ho
 """
 
 import contextlib
-import hashlib
 import re
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from runtimes.backends import BACKENDS
+from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import Artefact, Bundle, Verdict
-from runtimes.cache import cache_dir, write_atomically
+from runtimes.cache import write_atomically
 from runtimes.contract import Record
+from runtimes.engines import find, roots
 from runtimes.host import fingerprint
+from runtimes.nvidia import gpu_or_none
 
 
 class LocalVerdict(Record):
@@ -26,9 +27,9 @@ class LocalVerdict(Record):
     precision: str
     """What it computed in."""
     artefact: str
-    """``identity`` of the artefact; another one makes the verdict void."""
+    """``identity`` of the artefact, or sha256 of the engine that ran; another one makes the verdict void."""
     host: str
-    """``host.fingerprint()`` of the machine."""
+    """``host()`` of the machine."""
     version: str
     """Version of the backend's library; another one makes the verdict void."""
     verdict: Verdict
@@ -39,11 +40,14 @@ class LocalVerdict(Record):
 
 def identity(artefact: Artefact) -> str:
     """sha256 over the sha256 of every file of an artefact: graph and weights."""
-    return hashlib.sha256("".join(sorted(record.sha256 for record in artefact.files)).encode()).hexdigest()
+    return artefact.identity
 
 
-def _folders(bundle: Bundle) -> tuple[Path, Path]:
-    return bundle.path / "engines", cache_dir() / bundle.identity
+def host(backend: Backend) -> str:
+    """Fingerprint of the machine, and of its GPU where the backend runs on one."""
+    if backend.device != "cuda":
+        return fingerprint()
+    return fingerprint(str(gpu_or_none()))
 
 
 def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
@@ -52,7 +56,7 @@ def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
     Returns where; None when neither the bundle nor the cache can be written.
     """
     folder = re.sub(r"[^\w.+-]", "_", f"{local.backend}-{local.version}-{local.host}")
-    beside, cached = (place / folder / f"verdict-{local.precision}.json" for place in _folders(bundle))
+    beside, cached = (place / folder / f"verdict-{local.precision}.json" for place in roots(bundle))
     data = local.model_dump_json(indent=1).encode()
     for path in (beside, cached):
         with contextlib.suppress(OSError):
@@ -77,7 +81,7 @@ def find_bench(bundle: Bundle) -> Path | None:
 
 
 def _bench_files(bundle: Bundle) -> list[Path]:
-    return [place / f"bench-{fingerprint()}" / "bench.json" for place in _folders(bundle)]
+    return [place / f"bench-{fingerprint()}" / "bench.json" for place in roots(bundle)]
 
 
 def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
@@ -85,20 +89,25 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
 
     Of two for the same, the newer counts.
     """
-    current: dict[str, str] = {artefact.precision: identity(artefact) for artefact in bundle.manifest.artefacts}
-    host = fingerprint()
+    current: dict[tuple[str, str], str] = {
+        (artefact.format, artefact.precision): identity(artefact) for artefact in bundle.manifest.artefacts
+    }
     found: list[tuple[float, LocalVerdict]] = []
-    for file in (file for place in _folders(bundle) for file in place.glob("*/verdict-*.json")):
+    for file in (file for place in roots(bundle) for file in place.glob("*/verdict-*.json")):
         try:
             local = LocalVerdict.model_validate_json(file.read_bytes())
             written = file.stat().st_mtime
         except (OSError, ValidationError):
             continue  # half a file from a dying disk is no verdict
         known = BACKENDS.get(local.backend)
-        if known is None or known.version != local.version:
+        if known is None or (known.version or "unknown") != local.version:
             continue
-        typed = known.precisions.get(local.precision, "")
-        if local.host == host and current.get(typed) == local.artefact:
+        if known.engine:
+            engine = find(bundle, known, local.precision)
+            expected = engine.record.engine.sha256 if engine else None
+        else:
+            expected = current.get((known.format, known.precisions.get(local.precision, "")))
+        if local.host == host(known) and expected == local.artefact:
             found.append((written, local))
     found.sort(key=lambda item: item[0])
     return {(local.backend, local.precision): local for _, local in found}

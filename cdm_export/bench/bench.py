@@ -1,13 +1,11 @@
 """Every backend that can run a bundle here, each in a fresh process, one frame of each in turn."""
 
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cdm_export.bench.environment import conditions, environment
+from cdm_export.bench.race import Finished, Pace, Race, race
 from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
@@ -16,14 +14,12 @@ from runtimes import sidecar
 from runtimes.backends import BACKENDS, get_backend
 from runtimes.bundle import Bundle, Provenance
 from runtimes.contract import Size
-from runtimes.errors import BackendUnavailable, CdmExportError, InputError, ParityError
+from runtimes.errors import BackendUnavailable, InputError, ParityError
 from runtimes.isolated import Child
-from runtimes.measure import Turns, summarise
 from runtimes.selection import Choice, check_precision, choose, executions
 
 _BASELINE = ("onnxruntime", "fp32")
 """What ratios refer to where it runs; else the first that does."""
-_LEAST, _MOST = 5, 100_000
 
 
 @dataclass(frozen=True)
@@ -48,28 +44,6 @@ class BenchRequest:
     """Pause before every timed frame: a camera's rhythm, or a rest against throttling."""
 
 
-@dataclass
-class _Runner:
-    """One candidate at work."""
-
-    choice: Choice
-    threads: int
-    child: Child
-    cold: dict[str, Any] = field(default_factory=dict)
-    stages: list[dict[str, float]] = field(default_factory=list)
-    """Of every call, warm-up included."""
-    memory: dict[str, float | None] = field(default_factory=dict)
-
-    def frame(self, number: int) -> float:
-        """One frame; its total, ms."""
-        answer = self.child.ask({"round": number})
-        self.stages.append(answer["stages"])
-        for key in ("rss_anon_mb", "peak_rss_mb"):
-            known = [value for value in (self.memory.get(key), answer[key]) if value is not None]
-            self.memory[key] = max(known) if known else None
-        return self.stages[-1]["total"]
-
-
 def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
     """Time everything in turns.
 
@@ -81,67 +55,28 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
     if not (request.seconds > 0 and request.idle_ms >= 0):
         raise InputError(f"--seconds must be above 0 and --idle not negative, got {request.seconds}, {request.idle_ms}")
     bundle = Bundle.open(request.bundle)
-    golden = [str(bundle.file(frame.file)) for frame in bundle.manifest.golden]
+    frames = tuple(str(bundle.file(golden.file)) for golden in bundle.manifest.golden)
     choices, skipped = _choices(bundle, request)
-    failed: dict[str, str] = {}
+    candidates = {_name(choice, threads): (choice, threads) for choice in choices for threads in request.threads}
     before = conditions()
-    with ExitStack() as stack:
-        runners: dict[str, _Runner] = {}
-        for choice in choices:
-            for threads in request.threads:
-                name = _name(choice, threads)
-                progress.stage(f"{name}: cold start")
-                job = BenchJob(
-                    bundle=str(bundle.path),
-                    backend=choice.backend.name,
-                    precision=choice.precision,
-                    threads=threads,
-                    checkpoint=str(request.checkpoint) if request.checkpoint else None,
-                    frames=tuple(golden),
-                )
-                try:
-                    child = stack.enter_context(Child("cdm_export.bench.worker", job, name))
-                    runners[name] = _Runner(choice, threads, child, child.receive())
-                except BackendUnavailable as error:
-                    if request.backend != "auto":
-                        raise
-                    skipped[name] = error.message
-                except CdmExportError as error:
-                    failed[name] = error.message
-        number = 0
-
-        def call(runner: _Runner) -> Callable[[], float]:
-            def timed() -> float:
-                time.sleep(request.idle_ms / 1e3)
-                return runner.frame(number)
-
-            return timed
-
-        turns = Turns({name: call(runner) for name, runner in runners.items()})
-        complete = True
-        try:
-            progress.stage("warm-up")
-            turns.warm_up()
-            least, most = (request.frames, request.frames) if request.frames else (_LEAST, _MOST)
-            planned = turns.planned(request.seconds, least, most)
-            progress.stage(f"{planned} rounds of {len(runners) - len(turns.failed)} in turn", planned)
-            for done in turns.rounds(planned):
-                number = done + 1
-                progress.step()
-        except KeyboardInterrupt:
-            if not number:
-                raise
-            complete = False
-        after = conditions()
-        failed |= {name: error.message for name, error in turns.failed.items()}
-        timed = {name: runner for name, runner in runners.items() if name not in failed}
-        if not timed:
-            raise BackendUnavailable(
-                f"{bundle.path}: nothing could be timed here: "
-                + "; ".join(f"{name}: {why}" for name, why in {**skipped, **failed}.items()),
-                "See: cdm-export doctor",
-            )
-        entries = _entries(timed, turns, number)
+    raced = race(
+        {name: partial(_start, name, bundle, request, frames, *candidate) for name, candidate in candidates.items()},
+        Pace(request.frames, request.seconds, request.idle_ms),
+        progress,
+    )
+    after = conditions()
+    failed: dict[str, str] = {}
+    for name, error in raced.failed.items():
+        if isinstance(error, BackendUnavailable) and request.backend != "auto":
+            raise error
+        (skipped if isinstance(error, BackendUnavailable) else failed)[name] = error.message
+    if not raced.finished:
+        raise BackendUnavailable(
+            f"{bundle.path}: nothing could be timed here: "
+            + "; ".join(f"{name}: {why}" for name, why in {**skipped, **failed}.items()),
+            "See: cdm-export doctor",
+        )
+    baseline = _baseline(candidates, raced)
     contract = bundle.manifest.contract
     result = BenchResult(
         bundle=bundle.manifest.name,
@@ -152,9 +87,11 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
         weights=_weights(bundle.manifest.provenance),
         frames=tuple(frame.name for frame in bundle.manifest.golden),
         idle_ms=request.idle_ms,
-        complete=complete,
-        baseline=_baseline(timed),
-        entries=entries,
+        complete=raced.complete,
+        baseline=baseline,
+        entries=tuple(
+            _entry(*candidates[name], finished, raced.finished[baseline]) for name, finished in raced.finished.items()
+        ),
         skipped=skipped,
         failed=failed,
         environment={**environment(), "before": before, "after": after},
@@ -194,46 +131,44 @@ def _name(choice: Choice, threads: int) -> str:
     return f"{choice.backend.name} {choice.precision}" + (f" x{threads}" if threads else "")
 
 
-def _baseline(timed: dict[str, _Runner]) -> str:
-    named = [
-        name for name, runner in timed.items() if (runner.choice.backend.name, runner.choice.precision) == _BASELINE
-    ]
-    return (named or list(timed))[0]
+def _start(
+    name: str, bundle: Bundle, request: BenchRequest, frames: tuple[str, ...], choice: Choice, threads: int
+) -> Child:
+    job = BenchJob(
+        bundle=str(bundle.path),
+        backend=choice.backend.name,
+        precision=choice.precision,
+        threads=threads,
+        checkpoint=str(request.checkpoint) if request.checkpoint else None,
+        frames=frames,
+    )
+    return Child("cdm_export.bench.worker", job, name)
 
 
-def _entries(timed: dict[str, _Runner], turns: Turns, rounds: int) -> tuple[Entry, ...]:
-    """``rounds`` full ones; what an interrupt cut off is left out, so that pairs stay pairs."""
-    samples = {name: turns.timed[name][:rounds] for name in timed}
-    baseline = samples[_baseline(timed)]
-    entries = []
-    for name, runner in timed.items():
-        warm = len(turns.warm[name])
-        stages = {
-            stage: summarise(
-                [call[stage] for call in runner.stages[:warm]],
-                [call[stage] for call in runner.stages[warm : warm + rounds]],
-            )
-            for stage in runner.stages[0]
-        }
-        entries.append(
-            Entry(
-                backend=runner.choice.backend.name,
-                precision=runner.choice.precision,
-                threads=runner.threads,
-                description=runner.cold["description"],
-                verdict=runner.choice.verdict,
-                verified_here=runner.choice.local,
-                open_ms=runner.cold["open_ms"],
-                first_ms=runner.cold["first_ms"],
-                stages=stages,
-                mean=mean_interval(samples[name]),
-                ratio=paired_ratio(samples[name], baseline),
-                rss_anon_mb=runner.memory["rss_anon_mb"],
-                peak_rss_mb=runner.memory["peak_rss_mb"] or 0.0,
-                samples_ms=tuple(round(value, 4) for value in samples[name]),
-            )
-        )
-    return tuple(entries)
+def _baseline(candidates: dict[str, tuple[Choice, int]], raced: Race) -> str:
+    names = list(raced.finished)
+    wanted = [name for name in names if (candidates[name][0].backend.name, candidates[name][0].precision) == _BASELINE]
+    return (wanted or names)[0]
+
+
+def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished) -> Entry:
+    runner = finished.runner
+    return Entry(
+        backend=choice.backend.name,
+        precision=choice.precision,
+        threads=threads,
+        description=runner.opened["description"],
+        verdict=choice.verdict,
+        verified_here=choice.local,
+        open_ms=runner.opened["open_ms"],
+        first_ms=runner.opened["first_ms"],
+        stages=finished.stages,
+        mean=mean_interval(finished.samples_ms),
+        ratio=paired_ratio(finished.samples_ms, baseline.samples_ms),
+        rss_anon_mb=runner.rss_anon_mb,
+        peak_rss_mb=runner.peak_rss_mb,
+        samples_ms=tuple(round(value, 4) for value in finished.samples_ms),
+    )
 
 
 def _weights(provenance: Provenance) -> str:

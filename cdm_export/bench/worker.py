@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cdm_export.golden import load_reference, raw_frame
 from runtimes.contract import Record
 from runtimes.isolated import report, requests, serve
 from runtimes.opening import open as open_bundle
+from runtimes.pipeline import DepthPipeline
 
 
 class BenchJob(Record):
@@ -33,14 +35,11 @@ class Done(Record):
     """The parent has no more requests."""
 
 
-def _work(text: str) -> Done:
-    job = BenchJob.model_validate_json(text)
-    frames = [raw_frame(load_reference(Path(path))) for path in job.frames]
+def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str]) -> Done:
+    """Open cold and report how long that took; then refine the golden frames ``paths`` in turn, one per request."""
+    frames = [raw_frame(load_reference(Path(path))) for path in paths]
     started = time.perf_counter()
-    pipeline = open_bundle(
-        job.bundle, job.backend, job.precision, warmup=False, threads=job.threads, checkpoint=job.checkpoint
-    )
-    with pipeline:
+    with open_pipeline() as pipeline:
         opened = time.perf_counter()
         pipeline(frames[0])
         first = time.perf_counter()
@@ -55,6 +54,17 @@ def _work(text: str) -> Done:
             timing = pipeline(frames[request["round"] % len(frames)]).timing
             report({"stages": {**asdict(timing), "total": timing.total}, **_memory()})
     return Done()
+
+
+def _work(text: str) -> Done:
+    job = BenchJob.model_validate_json(text)
+
+    def open_pipeline() -> DepthPipeline:
+        return open_bundle(
+            job.bundle, job.backend, job.precision, warmup=False, threads=job.threads, checkpoint=job.checkpoint
+        )
+
+    return serve_frames(open_pipeline, job.frames)
 
 
 def _memory() -> dict[str, float | None]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cdm_export.engine.stages import engine_showing
 from runtimes.backends import get_backend, load_runtime
 from runtimes.contract import ModelContract, Record
 from runtimes.isolated import run_isolated, serve
@@ -44,7 +45,10 @@ def show(job: ShowJob) -> dict[str, str]:
 
 def _work(text: str) -> Shown:
     job = ShowJob.model_validate_json(text)
-    runtime = load_runtime(get_backend(job.backend), Path(job.path), job.contract, job.precision, job.threads)
+    backend, path = get_backend(job.backend), Path(job.path)
+    if backend.engine:
+        path = engine_showing(path, job.contract, job.backend, job.precision, Path(job.folder))
+    runtime = load_runtime(backend, path, job.contract, job.precision, job.threads)
     with np.load(job.frame, allow_pickle=False) as arrays:
         inputs = {spec.name: arrays[spec.name] for spec in job.contract.inputs}
     files = {}

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from cdm_export.cli import bench, demo, doctor, export, inspect, models, report, run_frames, verify
+from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run_frames, verify
 from cdm_export.cli.console import report_error
 from runtimes.errors import CdmExportError, InputError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("export")(export.command)
+app.command("build")(build.command)
 app.command("run")(run_frames.command)
 app.command("verify")(verify.command)
 app.command("bench")(bench.command)

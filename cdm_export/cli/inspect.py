@@ -21,13 +21,15 @@ def command(
     as_json: Json = False,
 ) -> None:
     """What is inside a bundle: contract, artefacts, verdicts, provenance; nothing is run."""
-    from runtimes import sidecar
+    from cdm_export.engine.words import evidence_lines
+    from runtimes import engines, sidecar
     from runtimes.bundle import Bundle
     from runtimes.contract import Size
 
     opened = Bundle.open(bundle, full=full)
     manifest = opened.manifest
     here = sidecar.load(opened)
+    built = engines.scan(opened)
     if as_json:
         print_json(
             {
@@ -35,6 +37,7 @@ def command(
                 "integrity": _integrity(full),
                 "manifest": manifest.model_dump(mode="json"),
                 "verified_here": [local.model_dump(mode="json") for local in here.values()],
+                "engines": [{"path": str(engine.path), **engine.record.model_dump(mode="json")} for engine in built],
             }
         )
         return
@@ -78,6 +81,11 @@ def command(
     for local in here.values():
         latency = f", {local.p50_ms:.0f} ms" if local.p50_ms is not None else ""
         console.print(f"  {local.backend} {local.precision}: {local.verdict} on this machine{latency}", markup=False)
+
+    for engine in built:
+        console.print(f"[bold]engine[/] {engine.path.parent}", soft_wrap=True)
+        for line in evidence_lines(engine.record):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:

@@ -1,0 +1,83 @@
+"""``cdm-export build``."""
+
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdm_export.cli.console import print_json, progress
+from cdm_export.cli.options import BundleArgument, Json, Quiet
+
+if TYPE_CHECKING:
+    from cdm_export.engine.build import BuildReport
+
+
+class Target(str, Enum):
+    """Library the engine is for."""
+
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
+
+
+class Remedy(str, Enum):
+    """What happens when the engine fails."""
+
+    auto = "auto"
+    none = "none"
+
+
+def command(
+    bundle: BundleArgument,
+    target: Annotated[Target, typer.Option("--target", help="Which library the engine is for.")],
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="auto (fp16, else its remedies), fp32, tf32, fp16, fp16-attn32 or bf16."),
+    ] = "auto",
+    remedy: Annotated[
+        Remedy | None,
+        typer.Option("--remedy", help="auto: try the next precision when one fails; the default of --precision auto."),
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option("--workspace", min=64, help="Most scratch memory in MiB; 1024 where memory is shared."),
+    ] = None,
+    optimisation_level: Annotated[
+        int, typer.Option("--optimisation-level", min=0, max=5, help="How long to look for faster kernels.")
+    ] = 3,
+    force: Annotated[bool, typer.Option("--force", help="Build although there is a usable engine.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Engine for this device, tested on the golden frames; for RTX on any machine, also without a GPU."""
+    from cdm_export.engine.build import BuildRequest, build_bundle
+
+    remedies = remedy is Remedy.auto if remedy is not None else precision == "auto"
+    request = BuildRequest(bundle, target.value, precision, remedies, workspace, optimisation_level, force)
+    with progress(not quiet and not as_json) as shown:
+        report = build_bundle(request, shown)
+    if as_json:
+        print_json(_summary(report))
+        return
+    if quiet:
+        return
+    from cdm_export.engine.words import evidence_lines
+
+    for outcome in report.outcomes:
+        print(f"{outcome.attempt}: {outcome.outcome} ({outcome.detail})")
+    record = report.engine.record
+    for line in evidence_lines(record):
+        print(f"  {line}")
+    print(f"engine: {report.engine.path}")
+    if record.self_test is None:
+        print(f"next, on the device: cdm-export verify {bundle} --backend {target.value}")
+    else:
+        print(f"next: cdm-export run {bundle} --backend {target.value} --input RGB --depth DEPTH -o refined.npy")
+
+
+def _summary(report: "BuildReport") -> dict[str, Any]:
+    return {
+        "engine": str(report.engine.path),
+        "record": report.engine.record.model_dump(mode="json"),
+        "attempts": [vars(outcome) for outcome in report.outcomes],
+        "parity": report.parity.model_dump(mode="json") if report.parity else None,
+    }

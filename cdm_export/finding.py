@@ -1,0 +1,17 @@
+"""One line of the doctor's report."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, and what was found."""
+
+    subject: str
+    """What was looked at."""
+    status: str
+    """``ok``, ``missing`` (an option that is not installed), or ``problem`` (something is wrong)."""
+    detail: str
+    """What was found."""
+    command: str = ""
+    """What to type; empty when there is nothing to do."""

@@ -1,0 +1,144 @@
+"""A bundle by hand, with one attention, one convolution and one float32 island: its engine is built in a second."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from cdm_export import publish
+from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State
+from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from runtimes.typed_graph import Island, Typing
+
+SIDE, HEADS = 64, 2
+TYPING = Typing(
+    precision="fp16",
+    islands=(Island(module="head.conv", reason="the last convolution", hands_on="fp32"),),
+    residuals={},
+    inputs={},
+)
+
+
+def contract() -> ModelContract:
+    def plane(name: str, channels: int, unit: str) -> TensorSpec:
+        return TensorSpec(name=name, shape=(1, channels, SIDE, SIDE), unit=unit)
+
+    return ModelContract(
+        model="cdm-vitt",
+        semantics=Semantics.INVERSE_DEPTH,
+        inputs=(plane("image", 3, "RGB, 0..1"), plane("inverse_depth", 1, "1/m, 0 = invalid")),
+        outputs=(plane("inverse_depth_refined", 1, "1/m"),),
+        camera=Size(SIDE, SIDE),
+        network=Size(SIDE, SIDE),
+        input_size=SIDE,
+        channel_order="rgb",
+    )
+
+
+def write_graph(path: Path, low: str = "FLOAT16", operator: str = "Softmax") -> None:
+    """Attention over depth in ``low``, a float32 convolution of the image added to it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = getattr(TensorProto, low)
+    rng = np.random.default_rng(0)
+    weights = {
+        "split": np.array([1, HEADS, SIDE, SIDE // HEADS], np.int64),
+        "join": np.array([1, 1, SIDE, SIDE], np.int64),
+        "head.conv.weight": rng.normal(size=(1, 3, 3, 3)).astype(np.float32),
+    }
+    name = "blocks.0.attn.core"
+    nodes = [
+        helper.make_node("Cast", ["inverse_depth"], ["low"], "in/Cast", to=kind),
+        helper.make_node("Reshape", ["low", "split"], ["q"], f"{name}/Reshape"),
+        helper.make_node("Transpose", ["q"], ["k"], f"{name}/Transpose", perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q", "k"], ["scores"], f"{name}/MatMul"),
+        helper.make_node(operator, ["scores"], ["shares"], f"{name}/{operator}", axis=-1),
+        helper.make_node("MatMul", ["shares", "q"], ["mixed"], f"{name}/MatMul_1"),
+        helper.make_node("Reshape", ["mixed", "join"], ["plane"], f"{name}/Reshape_1"),
+        helper.make_node("Cast", ["plane"], ["wide"], "out/Cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["image", "head.conv.weight"], ["colour"], "head.conv/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["wide", "colour"], ["sum"], "head/Add"),
+        helper.make_node("Relu", ["sum"], ["inverse_depth_refined"], "head/Relu"),
+    ]
+    specs = contract()
+    values = {
+        spec.name: helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape)
+        for spec in (*specs.inputs, *specs.outputs)
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [values["image"], values["inverse_depth"]],
+        [values["inverse_depth_refined"]],
+        [numpy_helper.from_array(array, key) for key, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+ATTENTION_IN_FLOAT32 = TYPING.model_copy(
+    update={"islands": (*TYPING.islands, Island(module="blocks.0.attn.core", reason="remedy", hands_on="low"))}
+)
+
+
+def bundle_of(path: Path, graph: Path, model: ModelContract) -> Bundle:
+    """A bundle around a half graph of a real model; its float32 one is only there to be listed."""
+    bundle = make_bundle(path)
+    for name in ("fp16", "fp32"):
+        shutil.copyfile(graph, path / "onnx" / f"{name}.onnx")
+    artefacts = tuple(
+        artefact.model_copy(
+            update={
+                "files": (publish.record(path, path / artefact.main),),
+                "typing": artefact.typing and TYPING.model_copy(update={"islands": ()}),
+            }
+        )
+        for artefact in bundle.manifest.artefacts
+        if artefact.precision != "fp16-attn32"
+    )
+    manifest = bundle.manifest.model_copy(update={"artefacts": artefacts, "contract": model})
+    (path / "onnx" / "fp16-attn32.onnx").unlink()
+    (path / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    return Bundle.open(path)
+
+
+def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: str) -> Bundle:
+    """``fp32``, ``fp16`` and ``fp16-attn32`` (computed like fp32 here). ``states``: other than published, by precision.
+    ``changed``: of the fp16 graph, see ``write_graph``.
+    """
+    (path / "onnx").mkdir(parents=True)
+    (path / "golden").mkdir()
+    golden = path / "golden" / "000.npz"
+    plane = np.full((1, 1, SIDE, SIDE), 0.5, np.float32)
+    np.savez(golden, image=np.zeros((1, 3, SIDE, SIDE), np.float32), inverse_depth=plane, raw_output=plane)
+    artefacts = []
+    for precision, low in (("fp32", "FLOAT"), ("fp16", "FLOAT16"), ("fp16-attn32", "FLOAT")):
+        file = path / "onnx" / f"{precision}.onnx"
+        write_graph(file, **({"low": low, **changed} if precision == "fp16" else {"low": low}))
+        artefacts.append(
+            Artefact(
+                name=f"onnx/{precision}",
+                format="onnx",
+                precision=precision,  # type: ignore[arg-type]
+                opset=18,
+                main=f"onnx/{file.name}",
+                files=(publish.record(path, file),),
+                producers={},
+                rewrites={},
+                typing={"fp32": None, "fp16": TYPING, "fp16-attn32": ATTENTION_IN_FLOAT32}[precision],
+                state=(states or {}).get(precision, State.PUBLISHED),
+            )
+        )
+    manifest = Manifest(
+        schema_version=1,
+        name=f"{path.parent.name} {path.name}",  # another identity in every test, so another folder in the cache
+        created="2026-01-01T00:00:00+00:00",
+        producer="cdm-export 0.1.0",
+        contract=contract(),
+        provenance=Provenance(checkpoint="tiny.pt", sha256="0" * 64, random_weights=None, licence=""),
+        artefacts=tuple(artefacts),
+        golden=(Golden(name="only", file=publish.record(path, golden)),),
+        reports=(),
+    )
+    (path / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    return Bundle.open(path)

@@ -1,0 +1,145 @@
+"""What is written beside an engine: what it was made from, for which machine, and the proof of what it is."""
+
+from typing import Literal
+
+from runtimes.bundle import FileRecord, State, Verdict
+from runtimes.contract import ModelContract, Precision, Record
+from runtimes.nvidia import Gpu
+
+ENGINE_SCHEMA = 1
+"""Of ``engine.json``; an engine with another one is rebuilt."""
+
+_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+
+class Machine(Record):
+    """What an engine is tied to."""
+
+    backend: Literal["tensorrt", "tensorrt-rtx"]
+    """Library family; neither loads the other's engines."""
+    version: str
+    """``__version__`` of the library."""
+    system: str
+    """``L4T36.4.3``, or operating system and processor architecture."""
+    gpu: Gpu | None
+    """GPU; None for an engine that was built for every GPU its library knows."""
+
+    def __str__(self) -> str:
+        return f"{_TITLES[self.backend]} {self.version} on {self.gpu or 'any RTX GPU'}, {self.system}"
+
+    def differences(self, here: "Machine") -> list[str]:
+        """In what ``here`` differs, each as ``what: engine's, here's``; empty when the engine fits."""
+        pairs = [
+            ("library", _TITLES[self.backend], _TITLES[here.backend]),
+            ("version", self.version, here.version),
+            ("system", self.system, here.system),
+        ]
+        if self.gpu is not None:
+            other = here.gpu
+            pairs += [
+                ("GPU", self.gpu.name, other.name if other else "none"),
+                ("compute capability", self.gpu.compute_capability, other.compute_capability if other else "none"),
+                ("CUDA", self.gpu.cuda, other.cuda if other else "none"),
+            ]
+        return [f"{what} {made}, here {found}" for what, made, found in pairs if made != found]
+
+
+class Source(Record):
+    """The artefact an engine was built from."""
+
+    artefact: str
+    """Its name in the bundle, e.g. ``onnx/fp16``."""
+    identity: str
+    """sha256 over the sha256 of its files."""
+
+
+class BuildSettings(Record):
+    """What the builder was told."""
+
+    typing: Literal["strong", "legacy"]
+    """``strong``: types are the graph's. ``legacy``: TensorRT 8.6, which chooses types under a flag."""
+    tf32: bool
+    """Whether float32 products may be rounded to TF32; as the configuration reports it."""
+    optimisation_level: int
+    """0..5."""
+    workspace: int
+    """Upper limit of scratch memory, bytes; 0 for the library's own."""
+    remedy: str = ""
+    """What was done to get round a known fault: ``fusion-breaker`` or nothing."""
+    extra_outputs: tuple[str, ...] = ()
+    """Outputs beyond the contract's, marked for the remedy and ignored by the runtime."""
+
+
+class Claim(Record):
+    """One thing an engine should be, and whether the builder's own account shows it."""
+
+    claim: str
+    """In words."""
+    outcome: Literal["proven", "disproven", "not visible"]
+    """``not visible`` where the account does not say; that is neither good nor bad."""
+    detail: str
+    """Figures, names of modules."""
+    fatal: bool
+    """Whether disproving it makes the engine unusable; otherwise it costs time only."""
+
+
+class Evidence(Record):
+    """What an engine is made of, from the library's own account."""
+
+    source: Literal["layer table in the builder's log", "engine inspector", "none"]
+    """Where it was read."""
+    kernels: int
+    """All layers that compute."""
+    by_kind: dict[str, dict[str, int]]
+    """Layers by kind and type."""
+    fused_attention: int
+    """Attentions that are one kernel."""
+    float32_products: tuple[str, ...]
+    """Modules whose matrix products or convolutions read float32 in an engine of lower precision."""
+    claims: tuple[Claim, ...]
+    """What was to be shown."""
+
+    @property
+    def broken(self) -> tuple[Claim, ...]:
+        """Claims whose failure makes the engine unusable."""
+        return tuple(claim for claim in self.claims if claim.fatal and claim.outcome == "disproven")
+
+    @property
+    def costly(self) -> tuple[Claim, ...]:
+        """Claims whose failure costs time."""
+        return tuple(claim for claim in self.claims if not claim.fatal and claim.outcome == "disproven")
+
+
+class EngineRecord(Record):
+    """``engine.json`` beside ``engine.plan``."""
+
+    schema_version: Literal[1]
+    """Of this file."""
+    created: str
+    """UTC, ISO 8601."""
+    producer: str
+    """Version of this package."""
+    precision: Precision
+    """What it computes in, and its gate."""
+    source: Source
+    """What it was built from."""
+    contract: ModelContract
+    """What its tensors mean."""
+    engine: FileRecord
+    """The plan; ``path`` is relative to this file."""
+    machine: Machine
+    """What it fits."""
+    settings: BuildSettings
+    """How it was built."""
+    evidence: Evidence
+    """What it is made of."""
+    warnings: tuple[str, ...]
+    """The builder's own."""
+    build_seconds: float
+    """Parsing and building."""
+    state: State
+    """``published`` after a passed self-test on its device, ``candidate`` where it could not run, or ``failed``."""
+    self_test: Verdict | None
+    """Golden frames through this engine; None where it could not run."""
+    measured_ms: float | None
+    """Median of the self-test's timing; None where it could not run."""

@@ -1,0 +1,178 @@
+"""Engines beside a bundle: where they lie, which one fits this machine, and why none does."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runtimes.backends import Backend
+from runtimes.bundle import Bundle, State
+from runtimes.cache import cache_dir
+from runtimes.engine_record import EngineRecord, Machine
+from runtimes.errors import BackendUnavailable, BundleError
+from runtimes.hashing import cached_sha256
+from runtimes.nvidia import gpu_or_none, system_name
+
+PLAN, RECORD = "engine.plan", "engine.json"
+FAILED_SUFFIX = "-failed"
+"""Of the folder a failed engine is kept in, beside the usable ones."""
+
+
+@dataclass(frozen=True)
+class FoundEngine:
+    """An engine on disk."""
+
+    path: Path
+    """The plan."""
+    record: EngineRecord
+    """What lies beside it."""
+
+
+def roots(bundle: Bundle) -> tuple[Path, Path]:
+    """Where device results lie: in the bundle, and in the cache when that cannot be written."""
+    return bundle.path / "engines", cache_dir() / bundle.identity
+
+
+def folder_name(machine: Machine) -> str:
+    """Folder of all engines for one machine."""
+    kind = "rtx" if machine.backend == "tensorrt-rtx" else "trt"
+    gpu = machine.gpu
+    parts = [kind, machine.version]
+    parts += [f"sm{gpu.compute_capability.replace('.', '')}", f"cuda{gpu.cuda}"] if gpu else ["any"]
+    parts += [machine.system, *([gpu.name] if gpu else [])]
+    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+
+
+def scan(bundle: Bundle) -> list[FoundEngine]:
+    """Every readable engine record of a bundle, oldest first; what cannot be read is no engine."""
+    found = []
+    for record in (record for root in roots(bundle) for record in root.glob(f"*/*/{RECORD}")):
+        if record.parents[1].name.startswith("."):
+            continue  # being built
+        try:
+            found.append((record.stat().st_mtime, FoundEngine(record.parent / PLAN, read_record(record.parent))))
+        except (OSError, BundleError):
+            continue
+    found.sort(key=lambda pair: pair[0])
+    return [engine for _, engine in found]
+
+
+def find(bundle: Bundle, backend: Backend, precision: str) -> FoundEngine | None:
+    """The newest usable engine of this backend and precision that fits this machine and the bundle's artefacts.
+
+    The library's exact version is compared when it is loaded; here only where its metadata is to be had.
+    """
+    fitting = [
+        engine
+        for engine in scan(bundle)
+        if engine.record.precision == precision and _misfit(bundle, backend, engine.record) is None
+    ]
+    return fitting[-1] if fitting else None
+
+
+def failed_here(bundle: Bundle, backend: Backend) -> set[str]:
+    """Precisions of which an engine was built on this machine, from the artefacts as they are, and failed."""
+    return {
+        engine.record.precision
+        for engine in scan(bundle)
+        if engine.record.state is State.FAILED
+        and _misfit(bundle, backend, engine.record.model_copy(update={"state": State.CANDIDATE})) is None
+    }
+
+
+def why_none(bundle: Bundle, backend: Backend, precision: str) -> BackendUnavailable:
+    """Error that says why ``find`` found nothing, with the command that builds one."""
+    command = f"Build one: cdm-export build {bundle.path} --target {backend.name}"
+    if precision != "auto":
+        command += f" --precision {precision}"
+    reasons = []
+    for engine in scan(bundle):
+        record = engine.record
+        if record.machine.backend != backend.name or precision not in ("auto", record.precision):
+            continue
+        misfit = _misfit(bundle, backend, record)
+        reasons.append(f"{record.precision} in {engine.path.parent}: {misfit or 'not tested on this device yet'}")
+        if misfit is None:
+            command = f"Test it: cdm-export verify {bundle.path} --backend {backend.name}"
+    what = f"{bundle.path} has no usable {'' if precision == 'auto' else precision + ' '}engine for '{backend.name}'"
+    return BackendUnavailable(f"{what}: {'; '.join(reasons) or 'none was built'}", command)
+
+
+def read_record(folder: Path) -> EngineRecord:
+    """The record in an engine's folder. Raises BundleError when it is missing or not ours."""
+    path = folder / RECORD
+    try:
+        return EngineRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}: an engine without its record is not loaded", _REBUILD) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}", _REBUILD) from error
+
+
+def check_engine(path: Path, record: EngineRecord, here: Machine) -> None:
+    """Raise unless the engine may be handed to the library: BackendUnavailable when it was made for another machine,
+    BundleError when it failed, is truncated or was changed.
+    """
+    if record.state is State.FAILED:
+        raise BundleError(f"{path} failed its self-test ({record.self_test}): it is evidence, not an engine", _REBUILD)
+    if differences := record.machine.differences(here):
+        raise BackendUnavailable(
+            f"{path.parent.name} engine was built with {record.machine}; this machine has {here}: "
+            f"{'; '.join(differences)}",
+            f"Build it here: cdm-export build {_bundle_of(path)} --target {record.machine.backend} "
+            f"--precision {record.precision}",
+        )
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}", _REBUILD) from error
+    if size != record.engine.size:
+        raise BundleError(f"{path} has {size:,} bytes, its record says {record.engine.size:,}: not loaded", _REBUILD)
+    got = cached_sha256(path)
+    if got != record.engine.sha256:
+        raise BundleError(
+            f"{path} was changed since it was built: sha256 is {got[:12]}…, its record says "
+            f"{record.engine.sha256[:12]}…",
+            _REBUILD,
+        )
+
+
+_REBUILD = "Build it again: cdm-export build BUNDLE --force"
+
+
+def _bundle_of(engine: Path) -> str:
+    """The bundle an engine lies in, as far as its path tells."""
+    folder = engine.parents[2]
+    return str(folder.parent) if folder.name == "engines" else "BUNDLE"
+
+
+def _version_here(backend: Backend, built: str) -> str:
+    """The library's version from its metadata, which may have fewer or more parts than what the library says itself."""
+    if backend.version is None:
+        return built
+    if all(ours == theirs for ours, theirs in zip(backend.version.split("."), built.split("."), strict=False)):
+        return built
+    return backend.version
+
+
+def _misfit(bundle: Bundle, backend: Backend, record: EngineRecord) -> str | None:
+    """Why an engine is not usable here; None when nothing speaks against it."""
+    machine = record.machine
+    if machine.backend != backend.name:
+        return f"it is for {machine.backend}"
+    if record.state is State.FAILED:
+        return f"it failed: {record.self_test or 'see its record'}"
+    source = next((one for one in bundle.manifest.artefacts if one.name == record.source.artefact), None)
+    if source is None or source.identity != record.source.identity or record.contract != bundle.manifest.contract:
+        return "it was built from another artefact than the bundle holds now"
+    here = Machine(
+        backend=machine.backend,
+        version=_version_here(backend, machine.version),
+        system=system_name(),
+        gpu=gpu_or_none(),
+    )
+    differences = machine.differences(here)
+    return f"built with {machine}: {'; '.join(differences)}" if differences else None
