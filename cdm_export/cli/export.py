@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from cdm_export.cli.console import print_json, progress
-from cdm_export.cli.options import DepthScale, Fit, Json, Quiet
+from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
 from runtimes.contract import Size
 from runtimes.errors import InputError, ParityError
 from runtimes.typed_graph import LowPrecision
@@ -97,8 +97,7 @@ def command(
         for parity in parities:
             print(f"{parity.backend} {parity.precision}: {parity.verdict}")
         print(f"published {bundle.path}")
-        inputs = "--input RGB --depth DEPTH" if bundle.manifest.contract.depth_input else "--input RGB"
-        print(f"next: cdm-export run {bundle.path} {inputs} -o depth.npy")
+        print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if failed := failures(parities):
         first = next(parity for parity in parities if parity.verdict.verdict != "passed")
         raise ParityError(
