@@ -388,8 +388,9 @@ def test_metric_model_in_metres(tmp_path, frame):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["depth-anything-v1-vitl", "depth-anything-v2-vitb", "depth-anything-v2-vitl",
-                                   "depth-anything-v2-metric-outdoor-vitl"])  # fmt: skip
+@pytest.mark.parametrize(
+    "model", ["depth-anything-v2-vitb", "depth-anything-v2-vitl", "depth-anything-v2-metric-outdoor-vitb"]
+)
 def test_large_models(model, tmp_path):
     out = tmp_path / "large.bundle"
     done = cli("export", "--random-weights", 0, "--model", model, "--camera", "640x480", "-o", out, "-q", timeout=3600)
