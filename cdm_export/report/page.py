@@ -13,7 +13,7 @@ from cdm_export.bench.markdown import environment_lines, parity_words, what_did_
 from cdm_export.bench.result import BenchResult, load_result
 from cdm_export.report.charts import Point, latency_bars, scatter
 from cdm_export.report.sizes import SizeRow, compare_sizes
-from runtimes import sidecar
+from runtimes import engines, sidecar
 from runtimes.bundle import Bundle, Verdict
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import Size
@@ -92,6 +92,7 @@ def write_page(request: ReportRequest) -> Path:
         sizes=_sizes(bundle, request.beside),
         pictures=list(_pictures(bundle)),
         artefacts=[_artefact(artefact) for artefact in manifest.artefacts],
+        engines=[engine.record for engine in engines.scan(bundle)],
         megabytes=sum({record.path: record.size for one in manifest.artefacts for record in one.files}.values()) / 1e6,
     )
     write_atomically(request.out, text.encode())
