@@ -61,6 +61,15 @@ def small_model() -> str:
     return "\n".join(rows)
 
 
+def original_depth_anything() -> str:
+    """Largest difference from the original implementations."""
+    result = json.loads((RESULTS / "original_depth_anything.json").read_text())
+    rows = ["| model | images | largest difference, share of the output's range |", "|---|---|---|"]
+    for model, errors in sorted(result["largest_error"].items()):
+        rows.append(f"| {model} | {len(errors)} | {max(errors.values()):.1e} |")
+    return "\n".join(rows)
+
+
 SECTIONS = {
     "gates": gates,
     "export memory": export_memory,
@@ -68,6 +77,7 @@ SECTIONS = {
     "rtx layers": rtx_layers,
     "rewrites": rewrites,
     "half paths": half_paths,
+    "original depth anything": original_depth_anything,
 }
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from runtimes.contract import Record
-from runtimes.errors import CheckpointError
 from runtimes.isolated import run_isolated, serve
 
 
@@ -22,7 +21,10 @@ class Detected(Record):
 
 
 def detect_model(checkpoint: Path) -> str:
-    """Registry name read off the shapes. Raises CheckpointError when unreadable or of no model known here."""
+    """Registry name read off the shapes.
+
+    Raises CheckpointError when the file is unreadable, of no model known here, or of one that shapes cannot tell.
+    """
     job = DetectJob(checkpoint=str(checkpoint))
     what = "PyTorch, reading the checkpoint,"
     return Detected.model_validate(run_isolated("cdm_export.detect_model", job, what, lambda message: None)).model
@@ -32,12 +34,7 @@ def _work(text: str) -> Detected:
     from reference_model.checkpoint import detect_variant, read_checkpoint
 
     path = Path(DetectJob.model_validate_json(text).checkpoint)
-    model = detect_variant(read_checkpoint(path))
-    if model is None:
-        raise CheckpointError(
-            f"{path}: its tensors belong to no model known here", "Say which with --model; see: cdm-export models"
-        )
-    return Detected(model=model)
+    return Detected(model=detect_variant(read_checkpoint(path)))
 
 
 if __name__ == "__main__":

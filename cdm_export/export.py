@@ -24,7 +24,7 @@ from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
-from runtimes.contract import DEFAULT_FAR, ModelContract, Size
+from runtimes.contract import ModelContract, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from runtimes.sources import FrameSource, open_source
 from runtimes.typed_graph import LowPrecision
@@ -56,12 +56,13 @@ class ExportRequest:
     """Crop and resize frames of another size."""
     input_size: int | None = None
     """Lower bound of the network's sides, pixels; None for the variant's own."""
-    channel_order: ChannelOrder = "bgr"
-    """``bgr`` as the reference implementation runs its weights; ``rgb`` without its channel swap."""
+    channel_order: ChannelOrder | None = None
+    """Of CDM ``bgr`` as the reference implementation runs its weights, ``rgb`` without its channel swap; None for the
+    variant's own."""
     max_depth: float = 6.0
     """Metres; sensor readings beyond are missing."""
-    far: float = DEFAULT_FAR
-    """Metres; refined depth beyond is invalid."""
+    far: float | None = None
+    """Metres; depth beyond is invalid; None for the variant's own."""
     low_precisions: tuple[LowPrecision, ...] = ("fp16",)
     """Graphs to make beside FP32; ``bf16`` has opset 22, is for TensorRT >= 10.13 and a candidate until there."""
     overwrite: bool = False
@@ -89,8 +90,6 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         )
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
-    source = open_source(request.frames, depth_scale=request.depth_scale, camera=request.camera, fit=request.fit)
-    _check_source(source, request)
     if request.model is None:
         assert request.checkpoint is not None
         progress.stage(f"which model is {request.checkpoint.name}?")
@@ -98,6 +97,14 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     else:
         variant = get_variant(request.model)
     contract = _contract(request, variant)
+    source = open_source(
+        request.frames,
+        depth_scale=request.depth_scale,
+        camera=request.camera,
+        fit=request.fit,
+        needs_depth=contract.depth_input is not None,
+    )
+    _check_source(source, request)
     if contract.input_size % PATCH:
         progress.note(
             f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
@@ -123,7 +130,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         progress.stage("report")
         reports = folder / "reports"
         write_reports(reports, checked, references, outputs, contract, made.peaks)
-        require_passed(parities["fp32"], reports, request.out.name, request.far)
+        require_passed(parities["fp32"], reports, request.out.name, contract.far)
         manifest = Manifest(
             schema_version=1,
             name=request.out.name,
@@ -205,7 +212,7 @@ def _check_numbers(request: ExportRequest) -> None:
     if request.input_size is not None and not 14 <= request.input_size <= 4096:
         raise InputError(f"--input-size must be from 14 to 4096 pixels, got {request.input_size}")
     for name, value in (("--max-depth", request.max_depth), ("--far", request.far)):
-        if not 0 < value < float("inf"):
+        if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name} must be a positive number of metres, got {value}")
     if request.checkpoint is None and request.model is None:
         raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
@@ -221,6 +228,10 @@ def _check_source(source: FrameSource, request: ExportRequest) -> None:
 
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
     input_size = request.input_size or variant.default_input_size
-    return variant.contract(
-        variant.name, request.camera, input_size, request.channel_order, request.max_depth, request.far
-    )
+    order = request.channel_order or variant.channel_orders[0]
+    if order not in variant.channel_orders:
+        raise InputError(
+            f"--channel-order {order}: {variant.name} is run with {' or '.join(variant.channel_orders)} only",
+            "Leave it out.",
+        )
+    return variant.contract(variant.name, request.camera, input_size, order, request.max_depth, request.far)

@@ -10,6 +10,7 @@ from cdm_export.backend_parity import BackendParity
 from cdm_export.gates import GATES
 from cdm_export.golden import ReferenceFrame, load_reference
 from cdm_export.pictures import error_picture, write_png
+from cdm_export.yardstick import spread
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import ModelContract
 from runtimes.errors import ParityError
@@ -43,6 +44,7 @@ def write_reports(
         arrays = load_reference(references[worst].path)
         name = f"{parity.backend}-{parity.precision}"
         candidate = np.load(outputs / f"{name}-{worst}.npy", allow_pickle=False)
+        low, high = spread(arrays["depth"], arrays["valid"])
         caption = f"{contract.model} {parity.precision} on {parity.backend}, frame {references[worst].name}"
         picture = error_picture(
             arrays["rgb"],
@@ -50,6 +52,7 @@ def write_reports(
             postprocess(candidate, contract)[0],
             GATES[parity.precision].p99,
             f"{caption}: {parity.verdict}",
+            range_of_output=None if contract.metric else high - low,
         )
         write_png(folder / f"{name}.png", picture)
 

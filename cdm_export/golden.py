@@ -31,14 +31,15 @@ def prepare_frames(
 ) -> list[ReferenceFrame]:
     """Every frame of a source with its network inputs; the reference's outputs are added where the reference runs.
 
-    A suspicious depth scale becomes a note. Raises InputError for a frame that cannot be used or has no reading.
+    Where the model reads depth, a suspicious depth scale becomes a note. Raises InputError for a frame that cannot be
+    used, or that has no reading the model needs.
     """
     progress.stage(f"preparing {len(source)} frame(s)", len(source))
     folder.mkdir()
     frames = []
     for index, name in enumerate(source.names):
         frame = source.load(index)
-        for warning in check_depth(frame, contract.max_depth):
+        for warning in check_depth(frame, contract.max_depth) if contract.depth_input else ():
             progress.note(warning)
         path = folder / f"{index:03d}.npz"
         save_frame(path, frame, preprocess(frame.frame, contract))
@@ -56,7 +57,10 @@ def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:
 
 
 def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: NDArray[np.float32]) -> None:
-    """Write to ``path`` what ``frame`` holds plus ``raw_output``, and the ``depth`` and ``valid`` it means."""
+    """Write to ``path`` what ``frame`` holds plus ``raw_output``, and the ``depth`` and ``valid`` it means.
+
+    ``depth`` is metres, or the output as it is where that has no unit.
+    """
     depth, valid = postprocess(raw_output, contract)
     _save(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
 

@@ -130,7 +130,8 @@ def _specialise(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rew
     from reference_model.config import PATCH
 
     savings = specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
-    return {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
+    found = {name: saving for name, saving in savings.items() if saving.modules}
+    return {name: Rewrite.model_validate(vars(saving)) for name, saving in found.items()}
 
 
 def _scan(boundary: "nn.Module", job: MakeJob) -> dict[str, float]:
@@ -239,8 +240,8 @@ def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Prov
     report({"stage": f"seeded random weights for {variant.name}", "steps": 0})
     report(
         {
-            "note": f"random weights (seed {seed}), range-calibrated to 0.5-4 m: they prove the plumbing, "
-            "the depth means nothing"
+            "note": f"random weights (seed {seed}), range-calibrated to {variant.seeded_range.words}: they prove the "
+            "plumbing, the depth means nothing"
         }
     )
     network = seeded_network(variant, seed)

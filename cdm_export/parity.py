@@ -1,29 +1,29 @@
-"""Does an artefact give the depth that PyTorch gives? In millimetres, by range, at edges, in holes; fails closed."""
+"""Does an artefact give the depth that PyTorch gives? In millimetres, by range, at edges, in holes; fails closed.
 
-import itertools
+Of output that has no unit, the error is a share of its range (``yardstick.py``).
+"""
+
 import math
 from collections.abc import Mapping
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.gates import GATES, LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate
+from cdm_export.yardstick import yardstick
 from runtimes.bundle import Verdict
-from runtimes.contract import ModelContract, Record
+from runtimes.contract import ModelContract, Record, Semantics
 from runtimes.processing import at_camera_size, output
-
-_RANGES = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Lower bounds of the range bins in metres; the last reaches to ``far``."""
-_EDGE_RATIO = 1.1
-"""A pixel is near an edge when its 5x5 neighbourhood's largest reference depth exceeds the smallest by this."""
 
 Image = NDArray[np.float32]
 
 
 class Statistics(Record):
-    """Depth error over a set of pixels; None instead of NaN where the set is empty."""
+    """Error over a set of pixels; None instead of NaN where the set is empty.
+
+    Relative to the reference's depth; of output that has no unit, to its range, and then nothing is in millimetres.
+    """
 
     pixels: int
     """Pixels compared."""
@@ -84,7 +84,8 @@ class FrameParity(Record):
     near_edges: Statistics
     """``depth`` near depth edges of the reference."""
     reference_depth: tuple[float, float] | None
-    """1st and 99th percentile of reference depth over all finite positive predictions, metres, ``far`` ignored."""
+    """1st and 99th percentile of reference depth over all finite positive predictions, metres, ``far`` ignored; None
+    where there is none, or no metres."""
 
 
 def compare_inputs(expected: Mapping[str, Image], got: Mapping[str, Image]) -> float | None:
@@ -119,25 +120,22 @@ def compare(
     depth_reference, valid_reference = output.interpret(raw_reference, contract)
     depth_candidate, valid_candidate = output.interpret(raw_candidate, contract)
     both = valid_reference & valid_candidate
-    expected = depth_reference.astype(np.float64)
-    absolute = np.abs(depth_candidate.astype(np.float64) - expected)
-    relative = np.divide(absolute, expected, out=np.zeros_like(absolute), where=both)
+    absolute = np.abs(depth_candidate.astype(np.float64) - depth_reference)
+    measure = yardstick(depth_reference, valid_reference, contract)
+    relative = np.zeros_like(absolute)
+    if measure.unit is not None:
+        np.divide(absolute, measure.unit, out=relative, where=both)
 
     def statistics(pixels: NDArray[np.bool_]) -> Statistics:
-        return _statistics(relative[pixels], 1e3 * absolute[pixels])
+        if measure.unit is None:
+            pixels = np.zeros_like(pixels)
+        return _statistics(relative[pixels], 1e3 * absolute[pixels] if measure.metric else None)
 
-    bounds = (*_RANGES, math.inf)
-    by_range = {
-        f"{low:g}-{f'{high:g}' if math.isfinite(high) else f'{contract.far:g}'} m": statistics(
-            both & (expected >= low) & (expected < high)
-        )
-        for low, high in itertools.pairwise(bounds)
-    }
     network = _raw_statistics(reference, candidate)
     depth = statistics(both)
     comparable = float(both.mean())
     mask = _mask_disagreement(raw_reference, valid_reference, valid_candidate, contract, gate)
-    verdict, reason = _judge(gate, comparable, network, depth, mask, preprocessing)
+    verdict, reason = _judge(gate, comparable, network, depth, measure.name, mask, preprocessing)
     return FrameParity(
         frame=frame,
         verdict=verdict,
@@ -147,9 +145,9 @@ def compare(
         network=network,
         depth=depth,
         mask_disagreement=mask,
-        by_range=by_range,
-        near_edges=statistics(both & near_edges(depth_reference, valid_reference)),
-        reference_depth=_reference_range(raw_reference),
+        by_range={name: statistics(both & pixels) for name, pixels in measure.bins.items()},
+        near_edges=statistics(both & measure.edges),
+        reference_depth=_reference_range(raw_reference, contract),
     )
 
 
@@ -176,30 +174,24 @@ def summarise(backend: str, frames: list[FrameParity], reference: str) -> Verdic
     )
 
 
-def near_edges(depth: Image, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[H, W] bool: valid depth in the 5x5 neighbourhood varies by more than ``_EDGE_RATIO``."""
-    kernel = np.ones((5, 5), np.uint8)
-    largest = cv2.dilate(np.where(valid, depth, np.float32(0)), kernel)
-    smallest = cv2.erode(np.where(valid, depth, np.float32(np.inf)), kernel)
-    return np.asarray(largest / smallest > _EDGE_RATIO) & valid
-
-
-def _statistics(relative: NDArray[np.float64], millimetres: NDArray[np.float64]) -> Statistics:
-    if relative.size == 0:
-        empty = dict.fromkeys(Statistics.model_fields, None)
-        return Statistics.model_validate(empty | {"pixels": 0})
-    return Statistics(
-        pixels=relative.size,
-        mean=float(relative.mean()),
-        median=float(np.median(relative)),
-        p99=float(np.percentile(relative, 99)),
-        max=float(relative.max()),
-        mean_mm=float(millimetres.mean()),
-        p99_mm=float(np.percentile(millimetres, 99)),
-        max_mm=float(millimetres.max()),
-        over_1mm=float((millimetres > 1).mean()),
-        over_1cm=float((millimetres > 10).mean()),
-    )
+def _statistics(relative: NDArray[np.float64], millimetres: NDArray[np.float64] | None) -> Statistics:
+    figures: dict[str, float | None] = dict.fromkeys(Statistics.model_fields, None)
+    if relative.size:
+        figures |= {
+            "mean": float(relative.mean()),
+            "median": float(np.median(relative)),
+            "p99": float(np.percentile(relative, 99)),
+            "max": float(relative.max()),
+        }
+    if relative.size and millimetres is not None:
+        figures |= {
+            "mean_mm": float(millimetres.mean()),
+            "p99_mm": float(np.percentile(millimetres, 99)),
+            "max_mm": float(millimetres.max()),
+            "over_1mm": float((millimetres > 1).mean()),
+            "over_1cm": float((millimetres > 10).mean()),
+        }
+    return Statistics.model_validate(figures | {"pixels": relative.size})
 
 
 def _raw_statistics(reference: Image, candidate: Image) -> RawStatistics:
@@ -226,22 +218,31 @@ def _mask_disagreement(
     gate: Gate,
 ) -> float:
     """A pixel within the gate's p99 of the threshold may fall on either side; every other one must agree."""
-    threshold = 1.0 / contract.far
-    with np.errstate(invalid="ignore"):
-        clear = ~(np.abs(raw_reference.astype(np.float64) - threshold) <= gate.p99 * threshold)
-    return float(((valid_reference != valid_candidate) & clear).mean())
+    differs = valid_reference != valid_candidate
+    threshold = output.threshold(contract)
+    if threshold is not None:
+        with np.errstate(invalid="ignore"):
+            differs &= ~(np.abs(raw_reference.astype(np.float64) - threshold) <= gate.p99 * threshold)
+    return float(differs.mean())
 
 
-def _reference_range(raw_reference: Image) -> tuple[float, float] | None:
-    predicted = raw_reference[np.isfinite(raw_reference) & (raw_reference > 0)]
-    if predicted.size == 0:
+def _reference_range(raw_reference: Image, contract: ModelContract) -> tuple[float, float] | None:
+    predicted = raw_reference[np.isfinite(raw_reference) & (raw_reference > 0)].astype(np.float64)
+    if predicted.size == 0 or not contract.metric:
         return None
-    far, near = np.percentile(predicted.astype(np.float64), (1, 99))
-    return float(1 / near), float(1 / far)
+    depth = 1 / predicted if contract.semantics is Semantics.INVERSE_DEPTH else predicted
+    near, far = np.percentile(depth, (1, 99))
+    return float(near), float(far)
 
 
 def _judge(
-    gate: Gate, comparable: float, network: RawStatistics, depth: Statistics, mask: float, preprocessing: float | None
+    gate: Gate,
+    comparable: float,
+    network: RawStatistics,
+    depth: Statistics,
+    error: str,
+    mask: float,
+    preprocessing: float | None,
 ) -> tuple[Literal["passed", "failed", "inconclusive"], str]:
     """Every comparison is written ``value <= limit``: what is NaN or None does not pass."""
     if network.non_finite:
@@ -260,7 +261,7 @@ def _judge(
         ("max", depth.max, gate.max),
     ):
         if value is None or not math.isfinite(value):
-            return "inconclusive", f"{name} relative error is not a number"
+            return "inconclusive", f"{name} {error} is not a number"
         if limit is not None and not value <= limit:
-            return "failed", f"{name} relative depth error {value:.2e} > {limit:g}"
+            return "failed", f"{name} {error} {value:.2e} > {limit:g}"
     return "passed", ""

@@ -230,7 +230,13 @@ def _references(bundle: Bundle, request: VerifyRequest, folder: Path, progress: 
 def _prepared(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> list[ReferenceFrame]:
     contract = bundle.manifest.contract
     assert request.frames is not None
-    source = open_source(request.frames, depth_scale=request.depth_scale, camera=contract.camera, fit=request.fit)
+    source = open_source(
+        request.frames,
+        depth_scale=request.depth_scale,
+        camera=contract.camera,
+        fit=request.fit,
+        needs_depth=contract.depth_input is not None,
+    )
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")
     return prepare_frames(source, contract, folder / "frames", progress)

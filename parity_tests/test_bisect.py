@@ -19,17 +19,20 @@ from cdm_export.bisect.onnx_probe import OnnxProbe
 from cdm_export.bisect.plot import OUTSIDE, SECTION_COLOURS, growth_picture
 from cdm_export.bisect.report import make_report
 from cdm_export.bisect.search import bisect, scan
-from cdm_export.bisect.stages import SECTIONS, Section, Stage, stages_in_order
+from cdm_export.bisect.stages import Stage, stages_in_order
 from cdm_export.bisect.torch_probe import TorchProbe
 from cdm_export.gates import GATES
 from cdm_export.golden import ReferenceFrame
 from cdm_export.progress import Silent
+from reference_model.registry import get_variant
+from reference_model.sections import Section
 from runtimes.bundle import Bundle
 from runtimes.contract import TensorSpec
 from runtimes.errors import BackendUnavailable, BundleError, InputError, ParityError
 
 TOLERANCE = GATES["fp32"].p99
 OUTPUT = "inverse_depth_refined"
+SECTIONS = get_variant("cdm-vits").sections
 
 
 # --- search, on synthetic networks ------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def test_order_and_readers_come_from_the_graph(half_graph):
 
 
 def test_a_star_stands_for_one_name():
-    encoder = SECTIONS["cdm"][0]
+    encoder = SECTIONS[0]
     assert encoder.holds("pretrained.blocks.11")
     assert not encoder.holds("pretrained.blocks.11.norm1") and not encoder.holds("depth_pretrained.blocks.11")
 
@@ -301,7 +304,7 @@ def torch(bundle, golden, graph, tmp_path_factory):
     probe = TorchProbe(bundle.path, bundle.manifest.contract, "fp32", golden.path, scratch)
     candidate = OnnxProbe(graph, bundle.manifest.contract, "onnxruntime", "fp32", golden.path, scratch)
     shown, _ = comparable(probe, candidate)
-    stages = stages_in_order(graph, shown, SECTIONS["cdm"], OUTPUT)
+    stages = stages_in_order(graph, shown, SECTIONS, OUTPUT)
     return Stored(probe.outputs([stage.name for stage in stages])), stages
 
 

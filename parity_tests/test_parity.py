@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cdm_export.gates import GATES
-from cdm_export.parity import compare, compare_inputs, near_edges, summarise
+from cdm_export.parity import compare, compare_inputs, summarise
+from cdm_export.yardstick import near_edges
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from reference_model.registry import VARIANTS
+from reference_model.registry import fitting_variants
 from reference_model.unpickle import RESAVE, Ignored, StoredTensor, read_torch_file
 from reference_model.variant import Variant
 from runtimes.errors import CheckpointError
@@ -97,10 +97,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def detect_variant(checkpoint: Checkpoint) -> str | None:
-    """Name of the variant whose weights these are, by their shapes; None when of no known one."""
-    shapes = _shapes(checkpoint)
-    return next((name for variant in VARIANTS.values() if (name := variant.detect(shapes))), None)
+def detect_variant(checkpoint: Checkpoint) -> str:
+    """Name of the variant whose weights these are, by their shapes.
+
+    Raises CheckpointError when they are of no known one, and when shapes cannot tell which one it is.
+    """
+    fitting = fitting_variants(_shapes(checkpoint))
+    if not fitting:
+        raise CheckpointError(
+            f"{checkpoint.path}: its tensors belong to no model known here",
+            "Say which with --model; see: cdm-export models",
+        )
+    if fitting[0].cannot_tell:
+        published = _published(checkpoint.path, fitting)
+        raise CheckpointError(
+            f"{checkpoint.path} can be {_or(fitting)}, and its weights cannot tell: {fitting[0].cannot_tell}",
+            f"It is named as {published.name} was published; if it is that, say so: --model {published.name}"
+            if published
+            else "Say which it is with --model; see: cdm-export models",
+        )
+    return fitting[0].name
 
 
 def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) -> LoadReport:
@@ -274,17 +290,35 @@ def _refuse_code(checkpoint: Checkpoint) -> None:
 
 def _refuse_other_variant(checkpoint: Checkpoint, variant: Variant) -> None:
     shapes = _shapes(checkpoint)
-    detected = variant.detect(shapes) or detect_variant(checkpoint)
-    if detected is None:
+    if variant.fits(shapes):
+        published = _published(checkpoint.path, fitting_variants(shapes))
+        if published is not None and published.name != variant.name:
+            raise CheckpointError(
+                f"{checkpoint.path} is named as {published.name} was published, --model says {variant.name}: "
+                f"{variant.cannot_tell}",
+                f"Use: --model {published.name}. If the name is wrong, rename the file.",
+            )
+        return
+    fitting = fitting_variants(shapes)
+    if not fitting:
         raise CheckpointError(
             f"{checkpoint.path} is of no known model, expected {variant.name}. "
             f"Its {len(shapes)} tensors ({checkpoint.wrapper}): {_some(shapes)}",
             "See: cdm-export models",
         )
-    if detected != variant.name:
-        raise CheckpointError(
-            f"checkpoint is {detected}, --model says {variant.name} ({checkpoint.path})", f"Use: --model {detected}"
-        )
+    raise CheckpointError(
+        f"checkpoint is {_or(fitting)}, --model says {variant.name} ({checkpoint.path})",
+        f"Use: --model {fitting[0].name}" if len(fitting) == 1 else "Say which it is with --model.",
+    )
+
+
+def _published(path: Path, variants: Iterable[Variant]) -> Variant | None:
+    """The variant under whose published file name these weights lie; None for any other name."""
+    return next((variant for variant in variants if path.stem.lower() in variant.published_files), None)
+
+
+def _or(variants: Iterable[Variant]) -> str:
+    return " or ".join(variant.name for variant in variants)
 
 
 def _refuse_non_finite(name: str, tensor: Tensor, path: Path) -> None:

@@ -64,8 +64,9 @@ class Scratch(nn.Module):
         self.refinenet3 = FeatureFusion(features)
         self.refinenet4 = FeatureFusion(features)
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        last = (nn.Sigmoid(),) if config.last == "sigmoid" else (nn.ReLU(), nn.Identity())
         self.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), nn.ReLU(), nn.Identity()
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), *last
         )
 
 

@@ -1,7 +1,7 @@
 """Seeded weights with a usable output range, for when there is no checkpoint: they prove plumbing, not depth.
 
-Fresh weights predict 6 to 80 m, or nothing at all. One forward on a real frame measures the last convolution's
-output, and an affine change of that convolution brings its 1st to 99th percentile to 1/4 .. 1/0.5 m.
+A fresh CDM predicts 6 to 80 m, or nothing at all. One forward on a real frame measures the last convolution's output,
+and an affine change of that convolution brings its 1st to 99th percentile to the range the variant names.
 """
 
 import hashlib
@@ -15,8 +15,6 @@ from reference_model.variant import Variant
 from runtimes.bundle import RandomWeights
 from runtimes.errors import CheckpointError
 
-_LOW, _HIGH = 1 / 4.0, 1 / 0.5
-"""Inverse depth, 1/m, that the 1st and 99th percentile are brought to."""
 _BRANCH = 0.1
 """Gain of LayerScale and of a residual unit's last convolution. In trained networks a branch adds little to what it is
 added to; with 1 a random network makes 1.7e-3 of depth out of half precision's rounding, a trained one 0.9e-3."""
@@ -51,7 +49,7 @@ def seeded_network(variant: Variant, seed: int) -> nn.Module:
 def calibrate_range(
     network: nn.Module, variant: Variant, order: ChannelOrder, inputs: tuple[Tensor, ...], seed: int
 ) -> RandomWeights:
-    """Rescale the last convolution in place so that inverse depth on ``inputs`` spans 1/4 to 1/0.5 m.
+    """Rescale the last convolution in place so that its output on ``inputs`` spans the variant's ``seeded_range``.
 
     Raises CheckpointError when the network's output does not vary over the frame.
     """
@@ -67,8 +65,9 @@ def calibrate_range(
     low, high = (float(values[round(share * (len(values) - 1))]) for share in (0.01, 0.99))
     if not high > low:
         raise CheckpointError(f"seeded weights {seed} give a constant output on this frame; choose another seed")
-    scale = (_HIGH - _LOW) / (high - low)
-    weights = RandomWeights(seed=seed, scale=scale, shift=_LOW - scale * low)
+    wanted = variant.seeded_range
+    scale = (wanted.high - wanted.low) / (high - low)
+    weights = RandomWeights(seed=seed, scale=scale, shift=wanted.low - scale * low)
     _rescale(convolution, weights)
     return weights
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reference_model.config import ChannelOrder
+from reference_model.sections import Section
 from runtimes.contract import ModelContract
 from runtimes.typed_graph import Island
 
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
 NETWORK = "network"
 """Attribute by which every boundary module (``Variant.on_boundary``) holds the network itself."""
+
+
+@dataclass(frozen=True)
+class SeededRange:
+    """Where seeded random weights are brought to, so that their output is as large as a trained network's."""
+
+    low: float
+    """1st percentile of the last convolution's output."""
+    high: float
+    """99th percentile."""
+    words: str
+    """What that makes of the network's output, e.g. ``0.5 to 4 m``."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +49,34 @@ class Variant:
     """The network with the checkpoint's own state dict, freshly initialised."""
     on_boundary: "Callable[[nn.Module, ChannelOrder], nn.Module]"
     """The network behind the graph boundary that artefacts have."""
-    detect: Callable[[Mapping[str, tuple[int, ...]]], str | None]
-    """Variant of this family that a state dict's shapes belong to; None when of no variant."""
+    fits: Callable[[Mapping[str, tuple[int, ...]]], bool]
+    """Whether a state dict's shapes are those of this variant."""
+    cannot_tell: str
+    """What the shapes leave open, as a sentence; empty when they say it all. If not, the user must name the variant."""
+    published_files: tuple[str, ...]
+    """Stems of the file names under which weights of this variant were published; they settle what shapes leave open
+    only to contradict the user."""
     contract: Callable[..., ModelContract]
-    """Contract for a camera size: ``contract(model, camera, input_size, channel_order, max_depth, far)``."""
+    """Contract for a camera size: ``contract(model, camera, input_size, channel_order, max_depth, far)``; ``far`` None
+    for the variant's own."""
+    channel_orders: tuple[ChannelOrder, ...]
+    """Plane orders its weights may be run with, the usual one first."""
     default_input_size: int
     """Lower bound of the network's sides, pixels, that its weights were trained for."""
     unused_parameters: tuple[str, ...]
     """Substrings of parameter names that the forward never reads; a checkpoint may lack them."""
     last_convolution: str
     """Module whose scale sets the output's range (rescaled for seeded random weights)."""
+    seeded_range: SeededRange
+    """What it is rescaled to."""
     islands: tuple[Island, ...]
     """Modules that stay FP32 in a graph of lower precision, whatever the ranges."""
+    sections: tuple[Section, ...]
+    """What a bisect looks at, in network order."""
+
+
+def on_boundary(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
+    """``Variant.on_boundary`` of the families whose image is normalised with ImageNet's statistics."""
+    from reference_model.boundary import OnBoundary
+
+    return OnBoundary(network, order)

@@ -70,20 +70,29 @@ class Verdict(Record):
     frames: int
     """Frames compared."""
     mean: float | None
-    """Mean relative depth error of the worst frame; None when nothing could be compared."""
+    """Mean relative depth error of the worst frame, or share of the range where the output has no unit; None when
+    nothing could be compared."""
     p99: float | None
     """99th percentile, likewise."""
     max: float | None
     """Largest, likewise."""
     mean_mm: float | None
-    """Mean absolute depth error of the worst frame, mm."""
+    """Mean absolute depth error of the worst frame, mm; None where the output has no unit."""
     reference: str
     """What it was compared with."""
+
+    @property
+    def mean_words(self) -> str:
+        """The mean error as a person reads it: in millimetres, or as a share where the output has no unit."""
+        if self.mean is None:
+            return "no"
+        return f"{self.mean:.1e} of the output's range" if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
 
     def __str__(self) -> str:
         if self.mean is None:
             return f"{self.verdict} ({self.reason})"
-        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self.mean_mm:.2g} mm"
+        absolute = "of the output's range" if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
+        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {absolute}"
         return f"{self.verdict} ({figures}{'; ' + self.reason if self.reason else ''})"
 
 
@@ -139,7 +148,7 @@ class RandomWeights(Record):
     scale: float
     """Factor applied to the last convolution's weight and bias."""
     shift: float
-    """Added to its bias afterwards, 1/m."""
+    """Added to its bias afterwards, in the convolution's unit."""
 
 
 class Provenance(Record):

@@ -101,12 +101,12 @@ class ModelContract(Record):
     """Resize of the colour image (``processing/image.py``)."""
     depth_input: Literal["inverse_nearest"] | None = "inverse_nearest"
     """How sensor depth becomes a network input (``processing/depth.py``); None when the model takes none."""
-    output_resize: Literal["nearest"] = "nearest"
+    output_resize: Literal["nearest", "bilinear", "bilinear_corners"] = "nearest"
     """Resize of the network output to camera size (``processing/output.py``)."""
     max_depth: float = Field(default=6.0, gt=0)
     """Metres. Sensor readings beyond this are treated as missing."""
     far: float = Field(default=DEFAULT_FAR, gt=0)
-    """Metres. Refined depth beyond this is invalid."""
+    """Metres. Depth beyond this is invalid; without meaning for output that is not metric."""
 
     @property
     def metric(self) -> bool:

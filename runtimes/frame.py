@@ -92,17 +92,20 @@ class DepthResult:
     semantics: Semantics
     """What the network predicts."""
     unit: str
-    """Unit of ``values``: ``m``, or empty for relative models."""
+    """Unit of ``values``: ``m``, or empty for relative models until somebody gives them a scale."""
     timing: Timing
     """Where the time went."""
     health: Health
     """Whether to trust it."""
+    scaled: str = ""
+    """How relative values became metres (``runtimes/metres.py``); empty where the network predicts what they are."""
 
     @property
     def depth_m(self) -> NDArray[np.float32]:
-        """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models."""
+        """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models without a scale."""
         if self.unit != "m":
             raise InputError(
-                f"this model predicts {self.semantics.value}, which has no metric scale", "Use .values, not .depth_m."
+                f"this model predicts {self.semantics.value}, which has no metric scale",
+                "Use .values, or give it a scale first: cdm_export.KnownRange, cdm_export.SensorAlignment.",
             )
         return self.values

@@ -9,7 +9,7 @@ from cdm_export.bisect.onnx_probe import OnnxProbe
 from cdm_export.bisect.probe import Probe
 from cdm_export.bisect.report import BisectReport, make_report
 from cdm_export.bisect.search import STRATEGIES
-from cdm_export.bisect.stages import SECTIONS, section_of, stages_in_order
+from cdm_export.bisect.stages import section_of, stages_in_order
 from cdm_export.bisect.torch_probe import TorchProbe
 from cdm_export.gates import GATES
 from cdm_export.golden import ReferenceFrame
@@ -51,10 +51,8 @@ def bisect_bundle(
             "looking into a graph needs the package 'onnx'", "Add it with: pip install 'cdm-export[export]'"
         )
     contract = bundle.manifest.contract
-    family = get_variant(contract.model).family
-    if family not in SECTIONS:
-        raise InputError(f"nothing says which stages of the family '{family}' to look at")
-    sections, output, tolerance = SECTIONS[family], contract.outputs[0].name, GATES[candidate[1]].p99
+    sections = get_variant(contract.model).sections
+    output, tolerance = contract.outputs[0].name, GATES[candidate[1]].p99
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
         first, second = (
             _probe(bundle, pair, frame, _subfolder(temporary, role), checkpoint, threads)

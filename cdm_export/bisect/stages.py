@@ -2,42 +2,9 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Section:
-    """Part of a network that a person knows by name."""
-
-    title: str
-    """In tables and plots."""
-    patterns: tuple[str, ...]
-    """Modules whose output is looked at; ``*`` stands for anything but a dot."""
-
-    def holds(self, stage: str) -> bool:
-        """Whether a stage belongs to this section."""
-        return any(_matches(stage, pattern) for pattern in self.patterns)
-
-
-SECTIONS: dict[str, tuple[Section, ...]] = {
-    "cdm": (
-        Section("colour encoder", ("pretrained.patch_embed", "pretrained.blocks.*")),
-        Section("depth encoder", ("depth_pretrained.patch_embed", "depth_pretrained.blocks.*")),
-        Section(
-            "decoder",
-            (
-                "depth_head_rgbd.projects.*",
-                "depth_head_rgbd.resize_layers.*",
-                "depth_head_rgbd.scratch.layer*_rn",
-                "depth_head_rgbd.scratch.refinenet*",
-                "depth_head_rgbd.scratch.output_conv1",
-            ),
-        ),
-    ),
-}
-"""By family. Exact rewrites inside a stage keep what it hands on; what they move across a border is no stage: the
-fusions of the pairs (``crossAtts``), whose projection may go into ``projects``."""
+from reference_model.sections import Section
 
 
 @dataclass(frozen=True)
@@ -84,8 +51,3 @@ def stages_in_order(graph: Path, shown: Collection[str], sections: tuple[Section
         for name, reads in order
         if name in needed
     ]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, patterns = name.split("."), pattern.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdm_export.cli.console import print_json, progress
-from cdm_export.cli.options import BundleArgument, Json, Quiet
+from cdm_export.cli.options import BundleArgument, Json, Quiet, run_inputs
 
 if TYPE_CHECKING:
     from cdm_export.engine.build import BuildReport
@@ -61,6 +61,7 @@ def command(
     if quiet:
         return
     from cdm_export.engine.words import evidence_lines
+    from runtimes.bundle import Bundle
 
     for outcome in report.outcomes:
         print(f"{outcome.attempt}: {outcome.outcome} ({outcome.detail})")
@@ -71,7 +72,8 @@ def command(
     if record.self_test is None:
         print(f"next, on the device: cdm-export verify {bundle} --backend {target.value}")
     else:
-        print(f"next: cdm-export run {bundle} --backend {target.value} --input RGB --depth DEPTH -o refined.npy")
+        contract = Bundle.open(bundle).manifest.contract
+        print(f"next: cdm-export run {bundle} --backend {target.value} {run_inputs(contract)} -o depth.npy")
 
 
 def _summary(report: "BuildReport") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from cdm_export.cli.console import print_json, progress
-from cdm_export.cli.options import DepthScale, Fit, Json, Quiet
+from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
 from runtimes.contract import Size
 from runtimes.errors import InputError, ParityError
 from runtimes.typed_graph import LowPrecision
@@ -32,7 +32,7 @@ def command(
     camera: Annotated[str, typer.Option("--camera", help="Size of the camera's frames, e.g. 640x480.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Bundle to make, e.g. d435.bundle.")],
     model: Annotated[
-        str | None, typer.Option("--model", help="See cdm-export models; read off the checkpoint when not given.")
+        str | None, typer.Option("--model", help="See cdm-export models; read off the checkpoint where that can be.")
     ] = None,
     random_weights: Annotated[
         int | None,
@@ -53,11 +53,13 @@ def command(
     depth_scale: DepthScale = 1000.0,
     fit: Fit = False,
     channel_order: Annotated[
-        ChannelOrderChoice,
-        typer.Option("--channel-order", help="bgr: as the reference runs its weights; rgb: without its swap."),
-    ] = ChannelOrderChoice.bgr,
+        ChannelOrderChoice | None,
+        typer.Option("--channel-order", help="Of CDM: bgr as the reference runs its weights, rgb without its swap."),
+    ] = None,
     max_depth: Annotated[float, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")] = 6.0,
-    far: Annotated[float, typer.Option("--far", help="Metres; refined depth beyond is invalid.")] = 25.0,
+    far: Annotated[
+        float | None, typer.Option("--far", help="Metres; depth beyond is invalid; 25, or all the model was made for.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle, atomically.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +83,7 @@ def command(
         depth_scale=depth_scale,
         fit=fit,
         input_size=input_size,
-        channel_order=channel_order.value,
+        channel_order=channel_order.value if channel_order else None,
         max_depth=max_depth,
         far=far,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
@@ -95,7 +97,7 @@ def command(
         for parity in parities:
             print(f"{parity.backend} {parity.precision}: {parity.verdict}")
         print(f"published {bundle.path}")
-        print(f"next: cdm-export run {bundle.path} --input RGB --depth DEPTH -o refined.npy")
+        print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if failed := failures(parities):
         first = next(parity for parity in parities if parity.verdict.verdict != "passed")
         raise ParityError(

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from runtimes.contract import ModelContract
+
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle made by cdm-export export.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
@@ -16,3 +18,8 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="fp32, tf32, fp1
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", help="Checkpoint the bundle was made from, for the PyTorch reference.")
 ]
+
+
+def run_inputs(contract: ModelContract) -> str:
+    """What ``run`` is to be given, for the next command to type."""
+    return "--input RGB --depth DEPTH" if contract.depth_input else "--input RGB"

@@ -52,7 +52,7 @@ class Point:
     x: float
     """ms."""
     y: float
-    """mm."""
+    """Error, in the unit that its axis names."""
     group: str
     """``passed`` or not; chooses the mark."""
 

@@ -63,7 +63,12 @@ def write_page(request: ReportRequest) -> Path:
     template = _environment().get_template("page.html.j2")
     contract, manifest = bundle.manifest.contract, bundle.manifest
     points = [
-        Point(entry.name, entry.stages["total"].p50, entry.verdict.mean_mm or 0.0, entry.verdict.verdict)
+        Point(
+            entry.name,
+            entry.stages["total"].p50,
+            (entry.verdict.mean_mm if contract.metric else entry.verdict.mean) or 0.0,
+            entry.verdict.verdict,
+        )
         for entry in (result.entries if result else ())
         if entry.verdict is not None
     ]
@@ -77,6 +82,7 @@ def write_page(request: ReportRequest) -> Path:
         random=manifest.provenance.random_weights,
         result=result,
         parity_words=parity_words,
+        error_unit="mm" if contract.metric else "share of the range",
         bars=latency_bars(result.entries) if result else [],
         plot=scatter(points),
         not_run=what_did_not_run(result) if result else [],

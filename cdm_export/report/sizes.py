@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdm_export.golden import load_reference
+from cdm_export.yardstick import spread
 from runtimes import sidecar
 from runtimes.bundle import Bundle
 from runtimes.contract import Size
 from runtimes.errors import InputError
+
+Depth = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,10 @@ class SizeRow:
     """``--input-size`` it was exported with."""
     network: str
     """Size the network runs at."""
-    mean_mm: float | None
-    """Mean absolute difference of FP32 PyTorch's depth from that of the largest, mm; None for the largest itself."""
-    p99_mm: float | None
+    mean: str | None
+    """Mean absolute difference of FP32 PyTorch's depth from that of the largest, in mm, or in percent of its range
+    where it has no unit; None for the largest itself."""
+    p99: str | None
     """99th percentile of the same."""
     fastest: tuple[str, float] | None
     """Fastest that passed on this machine: backend and precision, median inference in ms; None before ``verify``."""
@@ -53,18 +58,27 @@ def compare_sizes(bundles: Sequence[Bundle]) -> list[SizeRow]:
                 f"{bundle.path} and {largest.path} have no golden frame in common",
                 "Export both with the same --frames.",
             )
-        differences = [
-            np.abs(depth - depths[name])[(depth > 0) & (depths[name] > 0)].ravel() for name, depth in shared.items()
-        ]
+        metric = bundle.manifest.contract.metric
+        differences = [_difference(depth, depths[name], metric) for name, depth in shared.items()]
         rows.append(_row(bundle, np.concatenate(differences)))
     return rows
 
 
-def _depths(bundle: Bundle) -> dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]:
+def _difference(depth: Depth, largest: Depth, metric: bool) -> Depth:
+    """Metres, or shares of the range of ``largest``, at pixels with a value in both."""
+    both = (depth > 0) & (largest > 0)
+    difference: Depth = np.abs(depth - largest)[both]
+    if metric:
+        return difference
+    low, high = spread(largest, both)
+    return difference / np.float32(high - low)
+
+
+def _depths(bundle: Bundle) -> dict[str, Depth]:
     return {golden.name: load_reference(bundle.file(golden.file))["depth"] for golden in bundle.manifest.golden}
 
 
-def _row(bundle: Bundle, metres: "np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None") -> SizeRow:
+def _row(bundle: Bundle, difference: Depth | None) -> SizeRow:
     contract = bundle.manifest.contract
     passed = [
         (local.p50_ms, f"{local.backend} {local.precision}")
@@ -75,7 +89,11 @@ def _row(bundle: Bundle, metres: "np.ndarray[tuple[int, ...], np.dtype[np.float3
     return SizeRow(
         input_size=contract.input_size,
         network=str(Size(*contract.network)),
-        mean_mm=None if metres is None else 1e3 * float(metres.mean()),
-        p99_mm=None if metres is None else 1e3 * float(np.percentile(metres, 99)),
+        mean=None if difference is None else _words(float(difference.mean()), contract.metric),
+        p99=None if difference is None else _words(float(np.percentile(difference, 99)), contract.metric),
         fastest=None if fastest is None else (fastest[1], fastest[0]),
     )
+
+
+def _words(difference: float, metric: bool) -> str:
+    return f"{1e3 * difference:.1f} mm" if metric else f"{difference:.2%} of the range"

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.saving import Saving
-from reference_model.cdm.network import CdmOnBoundary, ImageNormalisation
+from reference_model.boundary import IMAGE_PROJECTION, ImageNormalisation, OnBoundary
 
 
 @torch.no_grad()
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
-    """Fold the normalisation that stands before the colour encoder."""
-    if not isinstance(network, CdmOnBoundary) or not isinstance(network.normalise, ImageNormalisation):
+    """Fold the normalisation that stands before the encoder of the image."""
+    if not isinstance(network, OnBoundary) or not isinstance(network.normalise, ImageNormalisation):
         return Saving(0)
     normalise = network.normalise
-    proj = network.network.pretrained.patch_embed.proj
+    proj = network.network.get_submodule(IMAGE_PROJECTION)
+    assert isinstance(proj, nn.Conv2d) and proj.bias is not None
     # Summed in float64: the bias collects 588 products per channel.
     weight: Tensor = proj.weight.double() / normalise.std.double()
     shift = (weight * normalise.mean.double()).sum(dim=(1, 2, 3))
     folded = torch.empty_like(weight)
     folded[:, list(normalise.planes)] = weight
-    assert proj.bias is not None
     bias = proj.bias.double() - shift
     proj.weight = nn.Parameter(folded.to(proj.weight.dtype), requires_grad=False)
     proj.bias = nn.Parameter(bias.to(proj.bias.dtype), requires_grad=False)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reference_model.cdm.config import CONFIGS
-from reference_model.config import ChannelOrder
-from reference_model.variant import Variant
+from reference_model.config import DINO_DPT_UNUSED, ChannelOrder
+from reference_model.sections import decoder_section, encoder_section
+from reference_model.variant import SeededRange, Variant, on_boundary
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
 from runtimes.processing.size import lower_bound_size
 from runtimes.typed_graph import Island
@@ -29,7 +30,11 @@ _ISLANDS = (
     ),
     Island(module=_LAST, reason="half a millimetre at 1 m is an eleventh bit of inverse depth", hands_on="fp32"),
 )
-_UNUSED = ("mask_token", "refinenet4.resConfUnit1.")
+_SECTIONS = (
+    encoder_section("colour encoder", "pretrained"),
+    encoder_section("depth encoder", "depth_pretrained"),
+    decoder_section("decoder", "depth_head_rgbd"),
+)
 
 
 def _build(size: str) -> "nn.Module":
@@ -38,17 +43,9 @@ def _build(size: str) -> "nn.Module":
     return Cdm(CONFIGS[size])
 
 
-def _on_boundary(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
-    from reference_model.cdm.network import Cdm, CdmOnBoundary
-
-    assert isinstance(network, Cdm)
-    return CdmOnBoundary(network, order)
-
-
-def _detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Variant whose encoder width the state dict has; None when it is no CDM."""
-    width = shapes.get("depth_pretrained.cls_token", (0,))[-1]
-    return next((f"cdm-{size}" for size, config in CONFIGS.items() if config.encoder.width == width), None)
+def _fits(shapes: Mapping[str, tuple[int, ...]], size: str) -> bool:
+    """A second encoder, and as wide."""
+    return shapes.get("depth_pretrained.cls_token", (0,))[-1] == CONFIGS[size].encoder.width
 
 
 def contract(
@@ -57,7 +54,7 @@ def contract(
     input_size: int = 518,
     channel_order: ChannelOrder = "bgr",
     max_depth: float = 6.0,
-    far: float = DEFAULT_FAR,
+    far: float | None = None,
     batch: int = 1,
 ) -> ModelContract:
     """Boundary of a CDM artefact made for ``camera``: see ``ModelContract`` for units and defaults."""
@@ -76,7 +73,7 @@ def contract(
         input_size=input_size,
         channel_order=channel_order,
         max_depth=max_depth,
-        far=far,
+        far=DEFAULT_FAR if far is None else far,
     )
 
 
@@ -90,12 +87,17 @@ VARIANTS = tuple(
         licence=_LICENCES.get(size, ""),
         default_input_size=_INPUT_SIZES.get(size, 518),
         build=lambda size=size: _build(size),  # type: ignore[misc]
-        on_boundary=_on_boundary,
-        detect=_detect,
+        on_boundary=on_boundary,
+        fits=lambda shapes, size=size: _fits(shapes, size),  # type: ignore[misc]
+        cannot_tell="",
+        published_files=(),
         contract=contract,
-        unused_parameters=_UNUSED,
+        channel_orders=("bgr", "rgb"),
+        unused_parameters=DINO_DPT_UNUSED,
         last_convolution=_LAST,
+        seeded_range=SeededRange(1 / 4.0, 1 / 0.5, "0.5 to 4 m"),
         islands=_ISLANDS,
+        sections=_SECTIONS,
     )
     for size in CONFIGS
 )

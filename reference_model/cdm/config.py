@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from reference_model.config import DptConfig, VitConfig
+from reference_model.config import DECODERS, ENCODERS, DptConfig, VitConfig
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,5 @@ class CdmConfig:
 
 CONFIGS = {
     "vitt": CdmConfig(VitConfig(192, 12, 3, (2, 5, 8, 11)), DptConfig(32, (24, 48, 96, 192))),
-    "vits": CdmConfig(VitConfig(384, 12, 6, (2, 5, 8, 11)), DptConfig(64, (48, 96, 192, 384))),
-    "vitb": CdmConfig(VitConfig(768, 12, 12, (2, 5, 8, 11)), DptConfig(128, (96, 192, 384, 768))),
-    "vitl": CdmConfig(VitConfig(1024, 24, 16, (4, 11, 17, 23)), DptConfig(256, (256, 512, 1024, 1024))),
-    "vitg": CdmConfig(VitConfig(1536, 40, 24, (9, 19, 29, 39), "swiglu"), DptConfig(384, (1536, 1536, 1536, 1536))),
+    **{size: CdmConfig(ENCODERS[size], DECODERS[size]) for size in ENCODERS},
 }

@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference_model.cdm.config import CdmConfig
-from reference_model.config import PATCH, ChannelOrder
+from reference_model.config import PATCH
 from reference_model.dpt import DptHead
 from reference_model.vit import DinoV2
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 FUSION_HEADS = 4
 
 
@@ -66,38 +64,3 @@ class Cdm(nn.Module):
         ]
         rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
         return F.relu(self.depth_head_rgbd(levels, rows, columns))
-
-
-class ImageNormalisation(nn.Module):
-    """RGB 0..1 -> the planes the weights expect: reordered, minus mean, over standard deviation.
-
-    The reference implementation swaps channels twice and so feeds B, G, R planes with the R, G, B statistics; the
-    published weights are used that way. ``bgr`` reproduces it, ``rgb`` does not swap.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, order: ChannelOrder) -> None:
-        super().__init__()
-        self.planes = (2, 1, 0) if order == "bgr" else (0, 1, 2)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] RGB 0..1 -> [B, 3, H, W] normalised."""
-        return (image[:, list(self.planes)] - self.mean) / self.std
-
-
-class CdmOnBoundary(nn.Module):
-    """The network behind the boundary that every artefact has: RGB 0..1 and inverse depth in, inverse depth out."""
-
-    def __init__(self, network: Cdm, order: ChannelOrder) -> None:
-        super().__init__()
-        self.normalise = ImageNormalisation(order)
-        self.network = network
-
-    def forward(self, image: Tensor, inverse_depth: Tensor) -> Tensor:
-        """[B, 3, H, W] RGB 0..1 and [B, 1, H, W] in 1/m (0 = invalid) -> [B, 1, H, W] in 1/m."""
-        out: Tensor = self.network(self.normalise(image), inverse_depth)
-        return out

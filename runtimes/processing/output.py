@@ -29,14 +29,52 @@ def nearest(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
     return picked.reshape(size.height, size.width)
 
 
-RESIZES = {"nearest": nearest}
+@lru_cache(maxsize=32)
+def _neighbours(
+    source: int, target: int, corners: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """PyTorch's linear rule in float32: index before, index after, weight of the one after."""
+    places = np.arange(target, dtype=np.float32)
+    if corners:
+        places *= np.float32(source - 1) / np.float32(max(target - 1, 1))
+    else:
+        scale = np.float32(source) / np.float32(target)
+        places = np.maximum(scale * (places + np.float32(0.5)) - np.float32(0.5), np.float32(0))
+    before = places.astype(np.intp).clip(max=source - 1)
+    after = (before + 1).clip(max=source - 1)
+    return before, after, places - before.astype(np.float32)
+
+
+def _linear(output: NDArray[np.float32], size: Size, corners: bool) -> NDArray[np.float32]:
+    if Size.of(output) == size:
+        return output
+    above, below, down = _neighbours(output.shape[0], size.height, corners)
+    left, right, across = _neighbours(output.shape[1], size.width, corners)
+    with np.errstate(invalid="ignore"):  # NaN and Inf spread to their neighbours
+        columns = output[:, left] * (1 - across) + output[:, right] * across
+        resized = columns[above] * (1 - down)[:, None] + columns[below] * down[:, None]
+    return np.asarray(resized, np.float32)
+
+
+def bilinear(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """[h, w] -> [H, W], as PyTorch's ``interpolate(mode="bilinear", align_corners=False)``."""
+    return _linear(output, size, corners=False)
+
+
+def bilinear_corners(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """[h, w] -> [H, W], as PyTorch's ``interpolate(mode="bilinear", align_corners=True)``."""
+    return _linear(output, size, corners=True)
+
+
+RESIZES = {"nearest": nearest, "bilinear": bilinear, "bilinear_corners": bilinear_corners}
 """By the name a contract gives (``ModelContract.output_resize``)."""
 
 
 def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Raw output at camera size [H, W] -> (values [H, W], valid [H, W]).
 
-    Metric models give metres. valid = finite and nearer than ``contract.far``; elsewhere the value is 0, never NaN.
+    Metric models give metres, and valid = finite and nearer than ``contract.far``. Other values stay as they are, and
+    valid = finite. Where not valid the value is 0, never NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if contract.semantics is Semantics.INVERSE_DEPTH:
@@ -49,3 +87,8 @@ def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArra
             valid = np.isfinite(raw)
             values = raw
     return np.where(valid, values, np.float32(0)).astype(np.float32, copy=False), valid
+
+
+def threshold(contract: ModelContract) -> float | None:
+    """Raw value at which depth is ``contract.far``; None where nothing is too far."""
+    return {Semantics.INVERSE_DEPTH: 1.0 / contract.far, Semantics.METRIC_DEPTH: contract.far}.get(contract.semantics)

@@ -38,13 +38,19 @@ _KINDS = "a folder of STEM.color.*/STEM.depth.* pairs, a frames.json, synthetic:
 
 
 def open_source(
-    text: str, *, depth_scale: float = DEFAULT_DEPTH_SCALE, camera: Size | None = None, fit: bool = False
+    text: str,
+    *,
+    depth_scale: float = DEFAULT_DEPTH_SCALE,
+    camera: Size | None = None,
+    fit: bool = False,
+    needs_depth: bool = True,
 ) -> FrameSource:
     """Source named by ``text``: a folder, a ``frames.json``, ``synthetic:N[:SEED]`` or ``sample``.
 
     ``depth_scale`` is sensor units per metre for integer depth that does not bring its own scale. With ``camera``,
     every frame has that size: synthetic frames are rendered at it, the sample is fitted to it, and files of
-    another size are refused, or fitted when ``fit`` is set. Raises InputError for anything it cannot name or open; a
+    another size are refused, or fitted when ``fit`` is set. Without ``needs_depth`` a folder may hold colour images
+    alone. Raises InputError for anything it cannot name or open; a
     single broken frame only raises when it is loaded.
     """
     require_scale(depth_scale)
@@ -52,15 +58,17 @@ def open_source(
         return AtCameraSize(SampleSource(), camera, fit=True) if camera else SampleSource()
     if text == "synthetic" or text.startswith("synthetic:"):
         return SyntheticSource.parse(text, camera)
-    source = _from_files(text, depth_scale)
+    source = _from_files(text, depth_scale, needs_depth)
     return AtCameraSize(source, camera, fit) if camera else source
 
 
-def _from_files(text: str, depth_scale: float) -> FrameSource:
+def _from_files(text: str, depth_scale: float, needs_depth: bool) -> FrameSource:
     path = Path(text).expanduser()
     if path.is_dir():
         inside = path / "frames.json"
-        return FramesJsonSource(inside, depth_scale) if inside.is_file() else FolderSource(path, depth_scale)
+        if inside.is_file():
+            return FramesJsonSource(inside, depth_scale)
+        return FolderSource(path, depth_scale, needs_depth)
     if path.is_file() and path.suffix.lower() == ".json":
         return FramesJsonSource(path, depth_scale)
     if path.exists():

@@ -14,24 +14,28 @@ _DEPTH = {".png", ".tif", ".tiff", ".npy"}
 class FolderSource:
     """Pairs ``STEM.color.*`` with ``STEM.depth.*``; in a folder without such names, ``rgb/`` (or ``color/``) with
     ``depth/`` by stem. In natural order: ``frame2`` before ``frame10``.
+
+    Where depth is not needed, colour without depth is a frame too, and in a folder without such names every image is.
     """
 
-    def __init__(self, folder: Path, depth_scale: float) -> None:
+    def __init__(self, folder: Path, depth_scale: float, needs_depth: bool = True) -> None:
         """Looks at names only. Raises InputError when nothing pairs, or two files claim one place."""
         color, depth = _by_suffix(folder)
         if not color and not depth:
             color, depth = _by_subfolder(folder)
-        stems = sorted(color.keys() & depth.keys(), key=natural_key)
-        alone = [color[stem] for stem in color.keys() - depth.keys()]
-        alone += [depth[stem] for stem in depth.keys() - color.keys()]
+        if not color and not depth and not needs_depth:
+            color = _all_images(folder)
+        stems = sorted(color.keys() & depth.keys() if needs_depth else color.keys(), key=natural_key)
+        alone = [color[stem] for stem in color.keys() - stems]
+        alone += [depth[stem] for stem in depth.keys() - stems]
         self.unpaired = tuple(sorted((path.relative_to(folder).as_posix() for path in alone), key=natural_key))
         """Files with a colour or depth name whose counterpart is missing, relative to the folder."""
         if not stems:
-            raise _nothing_pairs(folder, self.unpaired)
+            raise _nothing_pairs(folder, self.unpaired) if needs_depth else _no_image(folder)
         self.names = tuple(stems)
         self.description = f"folder {folder.resolve().name} ({len(stems)} frames)"
-        self._pairs = [(color[stem], depth[stem]) for stem in stems]
-        self.files = tuple(path for pair in self._pairs for path in pair)
+        self._pairs = [(color[stem], depth.get(stem)) for stem in stems]
+        self.files = tuple(path for pair in self._pairs for path in pair if path is not None)
         self._depth_scale = depth_scale
 
     def __len__(self) -> int:
@@ -72,6 +76,14 @@ def _by_subfolder(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return color, depth
 
 
+def _all_images(folder: Path) -> dict[str, Path]:
+    color: dict[str, Path] = {}
+    for path in _files(folder):
+        if path.suffix.lower() in _COLOR:
+            _add(color, path.stem, path)
+    return color
+
+
 def _files(folder: Path) -> list[Path]:
     """Visible files; macOS leaves ``._NAME`` beside every file it copies to a foreign disk."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -94,3 +106,7 @@ def _nothing_pairs(folder: Path, unpaired: tuple[str, ...]) -> InputError:
         "Expected STEM.color.png with STEM.depth.png (or .npy), or rgb/ and depth/ with equal stems; "
         "any other naming can be listed in a frames.json.",
     )
+
+
+def _no_image(folder: Path) -> InputError:
+    return InputError(f"no frame in {folder}: it holds no image ({', '.join(sorted(_COLOR))})")

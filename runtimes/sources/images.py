@@ -23,13 +23,14 @@ _DEPTH_FORMATS = "expected a single-channel 16-bit PNG or TIFF, a float32 TIFF i
 _NOT_A_PICTURE = "Save the sensor's own numbers, before any colour map."
 
 
-def read_color(path: Path) -> NDArray[np.uint8]:
+def read_color(path: Path, upright: bool = False) -> NDArray[np.uint8]:
     """Colour image as uint8 [H, W, 3] in true RGB order.
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits become 8. An EXIF rotation is ignored: the depth
-    image beside it is not rotated. Raises InputError for a file that is missing, damaged, or no image.
+    Grey becomes three equal channels, alpha is dropped, 16 bits become 8. An EXIF rotation is ignored, because a depth
+    image beside it is not rotated, unless ``upright`` is set. Raises InputError for a file that is missing, damaged, or
+    no image.
     """
-    bgr = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    bgr = _decode(path, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -72,11 +73,14 @@ def effective_scale(raw: NDArray[Any], depth_scale: float) -> float:
 
 
 def load_pair(name: str, color: Path, depth: Path | None, depth_scale: float) -> SourceFrame:
-    """One frame from its files; ``depth`` may be None. Raises InputError naming the frame and what is wrong."""
+    """One frame from its files; ``depth`` may be None: then colour is turned upright as its EXIF rotation says.
+
+    Raises InputError naming the frame and what is wrong.
+    """
     try:
-        rgb = read_color(color)
         if depth is None:
-            return SourceFrame(name, Frame(rgb))
+            return SourceFrame(name, Frame(read_color(color, upright=True)))
+        rgb = read_color(color)
         raw, metres = read_depth(depth, depth_scale)
         return SourceFrame(name, Frame(rgb, metres), raw, effective_scale(raw, depth_scale))
     except InputError as error:

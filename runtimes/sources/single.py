@@ -1,4 +1,4 @@
-"""One colour image and one depth image."""
+"""One colour image, and one depth image where there is one."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ class SingleSource:
 
     unpaired: tuple[str, ...] = ()
 
-    def __init__(self, color: Path, depth: Path, depth_scale: float) -> None:
+    def __init__(self, color: Path, depth: Path | None, depth_scale: float) -> None:
         self._color, self._depth, self._depth_scale = color, depth, depth_scale
-        self.files = (color, depth)
+        self.files = (color,) if depth is None else (color, depth)
         self.names = (color.name.split(".")[0] or "frame",)
-        self.description = f"{color.name} with {depth.name}"
+        self.description = " with ".join(path.name for path in self.files)
 
     @classmethod
-    def open(cls, color: Path, depth: Path, depth_scale: float, camera: Size, fit: bool) -> FrameSource:
-        """The pair at camera size; another size is refused, or fitted when ``fit`` is set."""
+    def open(cls, color: Path, depth: Path | None, depth_scale: float, camera: Size, fit: bool) -> FrameSource:
+        """The frame at camera size; another size is refused, or fitted when ``fit`` is set."""
         return AtCameraSize(cls(color, depth, depth_scale), camera, fit)
 
     def __len__(self) -> int:

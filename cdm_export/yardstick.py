@@ -1,0 +1,95 @@
+"""What an error is divided by: the reference's depth where the output is metres, else the range of the output.
+
+Scale and shift of relative inverse depth mean nothing, so a share of its value means nothing either; a share of its
+range survives both.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.contract import ModelContract
+
+_RANGES = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Lower bounds of the range bins in metres; the last reaches to ``far``."""
+_EDGE_RATIO = 1.1
+"""A pixel is near an edge when its 5x5 neighbourhood's largest reference depth exceeds the smallest by this."""
+_EDGE_SHARE = 0.1
+"""Without metres: when the neighbourhood spans more than this share of the range."""
+
+Mask = NDArray[np.bool_]
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """For one reference frame at camera size."""
+
+    name: str
+    """What the quotient is called, e.g. ``relative depth error``."""
+    unit: NDArray[np.float64] | None
+    """[H, W] what an absolute error is divided by; None when there is nothing to divide by."""
+    metric: bool
+    """Whether absolute errors are metres."""
+    bins: Mapping[str, Mask]
+    """Pixels by range."""
+    edges: Mask
+    """Pixels near edges of the reference."""
+
+
+def yardstick(reference: Image, valid: Mask, contract: ModelContract) -> Yardstick:
+    """For reference values [H, W] after post-processing."""
+    return _of_depth(reference, valid, contract.far) if contract.metric else _of_range(reference, valid)
+
+
+def spread(values: NDArray[np.floating], valid: Mask) -> tuple[float, float]:
+    """1st and 99th percentile of the valid values: their range without outliers; (0, 0) when there are none."""
+    if not valid.any():
+        return 0.0, 0.0
+    low, high = np.percentile(values[valid].astype(np.float64), (1, 99))
+    return float(low), float(high)
+
+
+def near_edges(depth: Image, valid: Mask) -> Mask:
+    """[H, W] bool: valid depth in the 5x5 neighbourhood varies by more than a tenth of itself."""
+    largest, smallest = _neighbourhood(depth, valid)
+    return np.asarray(largest / smallest > _EDGE_RATIO) & valid
+
+
+def _of_depth(reference: Image, valid: Mask, far: float) -> Yardstick:
+    bounds = itertools.pairwise((*_RANGES, math.inf))
+    bins = {
+        f"{low:g}-{f'{high:g}' if math.isfinite(high) else f'{far:g}'} m": (reference >= low) & (reference < high)
+        for low, high in bounds
+    }
+    return Yardstick("relative depth error", reference.astype(np.float64), True, bins, near_edges(reference, valid))
+
+
+def _of_range(reference: Image, valid: Mask) -> Yardstick:
+    name = "error as a share of the output's range"
+    low, high = spread(reference, valid)
+    if not high > low:
+        return Yardstick(name, None, False, {}, np.zeros_like(valid))
+    share = (reference.astype(np.float64) - low) / (high - low)
+    quarters = (-math.inf, 0.25, 0.5, 0.75, math.inf)
+    names = ("farthest quarter", "2nd quarter", "3rd quarter", "nearest quarter")
+    bins = {
+        quarter: (share >= low) & (share < high)
+        for quarter, (low, high) in zip(names, itertools.pairwise(quarters), strict=True)
+    }
+    largest, smallest = _neighbourhood(reference, valid)
+    edges = (largest - smallest > _EDGE_SHARE * (high - low)) & valid
+    return Yardstick(name, np.full(reference.shape, high - low), False, bins, edges)
+
+
+def _neighbourhood(values: Image, valid: Mask) -> tuple[Image, Image]:
+    """Largest and smallest valid value of every 5x5 neighbourhood."""
+    kernel = np.ones((5, 5), np.uint8)
+    largest = cv2.dilate(np.where(valid, values, np.float32(0)), kernel)
+    smallest = cv2.erode(np.where(valid, values, np.float32(np.inf)), kernel)
+    return np.asarray(largest), np.asarray(smallest)

@@ -1,0 +1,136 @@
+"""Depth Anything: the family's variants, how to build them, and what their tensors mean."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reference_model.config import DINO_DPT_UNUSED, ENCODERS, ChannelOrder
+from reference_model.depth_anything.config import KINDS, Kind, config
+from reference_model.sections import decoder_section, encoder_section
+from reference_model.variant import SeededRange, Variant, on_boundary
+from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
+from runtimes.processing.size import lower_bound_size
+from runtimes.typed_graph import Island
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MILLIONS = {"vits": 24.785, "vitb": 97.471, "vitl": 335.316, "vitg": 1258.132}
+_CANNOT_TELL = (
+    "Depth Anything V1, V2 and V2 metric have equal tensors; they differ in the blocks that are read and in what the "
+    "output means, and a network of the wrong kind gives plausible, wrong depth"
+)
+_V1_LICENCE = "published with Apache-2.0 code, without a note of their own"
+_V2_LICENCES = dict.fromkeys(ENCODERS, "CC-BY-NC-4.0: not for commercial use") | {"vits": "Apache-2.0"}
+_LAST = "depth_head.scratch.output_conv2.2"
+_SECTIONS = (encoder_section("encoder", "pretrained"), decoder_section("decoder", "depth_head"))
+
+
+def _build(kind: Kind, size: str) -> "nn.Module":
+    from reference_model.depth_anything.network import DepthAnything
+
+    return DepthAnything(config(kind, size))
+
+
+def _fits(size: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """One encoder, and a decoder that reads tokens of its width."""
+    width = ENCODERS[size].width
+    return (
+        shapes.get("pretrained.cls_token", ())[-1:] == (width,)
+        and shapes.get("depth_head.projects.0.weight", ())[1:2] == (width,)
+        and "depth_pretrained.cls_token" not in shapes
+    )
+
+
+def _contract(kind: Kind) -> Callable[..., ModelContract]:
+    def contract(
+        model: str,
+        camera: Size,
+        input_size: int = 518,
+        channel_order: ChannelOrder = "rgb",
+        max_depth: float = 6.0,
+        far: float | None = None,
+        batch: int = 1,
+    ) -> ModelContract:
+        """Boundary of an artefact made for ``camera``: see ``ModelContract`` for units and defaults."""
+        network = lower_bound_size(camera, input_size)
+        plane = (network.height, network.width)
+        if kind.max_depth is None:
+            output = TensorSpec(
+                name="relative_inverse_depth",
+                shape=(batch, 1, *plane),
+                unit="no unit, >= 0, larger is nearer; scale and shift differ from image to image",
+            )
+        else:
+            output = TensorSpec(name="metric_depth", shape=(batch, 1, *plane), unit=f"m, 0..{kind.max_depth:g}")
+        return ModelContract(
+            model=model,
+            semantics=Semantics.RELATIVE_INVERSE_DEPTH if kind.max_depth is None else Semantics.METRIC_DEPTH,
+            inputs=(TensorSpec(name="image", shape=(batch, 3, *plane), unit="RGB, 0..1"),),
+            outputs=(output,),
+            camera=camera,
+            network=network,
+            input_size=input_size,
+            channel_order=channel_order,
+            depth_input=None,
+            output_resize=kind.output_resize,
+            max_depth=max_depth,
+            far=far or kind.max_depth or DEFAULT_FAR,
+        )
+
+    return contract
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def _seeded_range(kind: Kind) -> SeededRange:
+    if kind.max_depth is None:
+        return SeededRange(1.0, 20.0, "a relative inverse depth of 1 to 20")
+    # What the sigmoid makes of rounding is relative to depth: the wider the range, the larger, with random weights.
+    low, high = 0.05, 0.2
+    words = f"{low * kind.max_depth:g} to {high * kind.max_depth:g} m"
+    return SeededRange(_logit(low), _logit(high), words)
+
+
+def _variant(kind: Kind, size: str) -> Variant:
+    output = "metric depth" if kind.max_depth else "relative inverse depth"
+    published = "none published" if size == "vitg" else f"{kind.published_file.format(size=size)}.pth"
+    licence = _V1_LICENCE if kind.last_blocks else _V2_LICENCES[size]
+    return Variant(
+        name=f"{kind.name}-{size}",
+        family="depth-anything",
+        summary=f"{kind.title}, ViT-{size[-1].upper()}/14 encoder: RGB -> {output}",
+        million_parameters=_MILLIONS[size],
+        weights=published if size == "vitg" else f"{published} ({licence})",
+        licence=licence,
+        default_input_size=518,
+        build=partial(_build, kind, size),
+        on_boundary=on_boundary,
+        fits=partial(_fits, size),
+        cannot_tell=_CANNOT_TELL,
+        published_files=(kind.published_file.format(size=size),),
+        contract=_contract(kind),
+        channel_orders=("rgb",),
+        unused_parameters=DINO_DPT_UNUSED,
+        last_convolution=_LAST,
+        seeded_range=_seeded_range(kind),
+        islands=(_island(kind),),
+        sections=_SECTIONS,
+    )
+
+
+def _island(kind: Kind) -> Island:
+    reason = (
+        "the last sums decide the eleventh bit of the output"
+        if kind.max_depth is None
+        else f"metres follow: half has a step of {np.spacing(np.float16(kind.max_depth)):g} m at {kind.max_depth:g} m"
+    )
+    return Island(module=_LAST, reason=reason, hands_on="fp32")
+
+
+VARIANTS = tuple(_variant(kind, size) for kind in KINDS for size in kind.sizes)

@@ -1,0 +1,31 @@
+"""Depth Anything V1 and V2: one colour image in, relative inverse depth or metric depth out.
+
+Sources: "Depth Anything: Unleashing the Power of Large-Scale Unlabeled Data" (arXiv 2401.10891), "Depth Anything V2"
+(arXiv 2406.09414) and their reference implementations (Apache-2.0). One DINOv2 encoder and a DPT decoder; state dict
+and order of operations are the originals'. V1's last resize, to the size the image has already, is left out: with
+aligned corners it hands on what it gets.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reference_model.config import PATCH
+from reference_model.depth_anything.config import DepthAnythingConfig
+from reference_model.dpt import DptHead
+from reference_model.vit import DinoV2
+
+
+class DepthAnything(nn.Module):
+    """The original network; attribute names are the checkpoint's."""
+
+    def __init__(self, config: DepthAnythingConfig) -> None:
+        super().__init__()
+        self.max_depth = config.max_depth
+        self.pretrained = DinoV2(config.encoder)
+        self.depth_head = DptHead(config.encoder.width, config.decoder)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised image [B, 3, H, W] -> [B, 1, H, W]: relative inverse depth, >= 0, or depth in metres."""
+        rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
+        out: Tensor = self.depth_head(self.pretrained(image), rows, columns)
+        return F.relu(out) if self.max_depth is None else out * self.max_depth
