@@ -24,8 +24,9 @@ $(RTX): $(READY)
 demo: $(READY)
 	$(BIN)/cdm-export demo -o demo_output
 
+# Two at a time: most of the time is processes that start and import.
 test: $(RTX)
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not mac'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not mac'
 
 # Minutes of compute and gigabytes of memory: the large models.
 test-slow: $(READY)
