@@ -5,6 +5,8 @@ The one table of limits; every comparison is ``value <= limit``, so that NaN fai
 
 from dataclasses import dataclass
 
+from runtimes.contract import COMPRESSED
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -27,6 +29,7 @@ GATES = {
     "tf32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "bf16": Gate(mean=5e-3, p99=2e-2, max=None, mask=1e-4),
     "int8": Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3),
+    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in COMPRESSED},
 }
 
 LEAST_COMPARABLE = 0.10

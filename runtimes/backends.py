@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from runtimes.contract import ModelContract
+from runtimes.contract import COMPRESSED, ModelContract
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.host import usable_cpus, version_of
 from runtimes.runtime import Runtime
@@ -30,12 +30,14 @@ class Backend:
     install: str
     """Command that adds the library."""
     device: str
-    """``cpu`` or ``cuda``."""
+    """``cpu``, ``cuda`` or ``apple``."""
     format: str
     """Artefact format it runs; ``checkpoint`` for the reference."""
     precisions: Mapping[str, str]
     """Precisions it computes in, each with the precision of the artefact that is run for it: another one where the
     precision is a hint to the library rather than in the graph."""
+    verifies_only: bool = False
+    """Whether ``auto`` leaves it alone: it says what an artefact means, and is no way to run one."""
 
     @property
     def installed(self) -> bool:
@@ -51,17 +53,23 @@ class Backend:
 _AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
 """ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
 
+_PACKAGES = {name: name for name in ("fp32", "fp16", *COMPRESSED)}
+_INSTALL_COREML = "pip install 'cdm-export[coreml]'"
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
                 "checkpoint", {"fp32": "fp32"}),
+        Backend("coreml", "runtimes.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
         Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 {"fp32": "fp32", "bf16": "fp32"}),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 _AS_TYPED),
         Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _AS_TYPED),
+        Backend("coreml-reference", "cdm_export.coreml_reference.runtime", "coremltools", _INSTALL_COREML, "cpu",
+                "coreml", _PACKAGES, verifies_only=True),
     )
 }  # fmt: skip
 """In the order ``auto`` prefers them where nothing was measured; the reference is never chosen by ``auto``."""

@@ -66,7 +66,7 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
 
     Of two for the same, the newer counts.
     """
-    current: dict[str, str] = {artefact.precision: identity(artefact) for artefact in bundle.manifest.artefacts}
+    current = {(one.format, one.precision): identity(one) for one in bundle.manifest.artefacts}
     host = fingerprint()
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in _folders(bundle) for file in place.glob("*/verdict-*.json")):
@@ -79,7 +79,7 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
         if known is None or known.version != local.version:
             continue
         typed = known.precisions.get(local.precision, "")
-        if local.host == host and current.get(typed) == local.artefact:
+        if local.host == host and current.get((known.format, typed)) == local.artefact:
             found.append((written, local))
     found.sort(key=lambda item: item[0])
     return {(local.backend, local.precision): local for _, local in found}

@@ -9,6 +9,7 @@ import typer
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet
 from runtimes.contract import Size
+from runtimes.coreml_target import NEWEST, get_target
 from runtimes.errors import InputError
 from runtimes.typed_graph import LowPrecision
 
@@ -42,7 +43,10 @@ def command(
         int | None,
         typer.Option("--input-size", help="Lower bound of the network's sides, pixels; the model's own by default."),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx.")] = "onnx",
+    target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx (always made), coreml.")] = "onnx",
+    coreml_target: Annotated[
+        str, typer.Option("--coreml-target", help="Oldest system for Core ML: macos13, macos14, macos15 (iOS 16-18).")
+    ] = NEWEST,
     precision: Annotated[
         str,
         typer.Option("--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only)."),
@@ -63,7 +67,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Checkpoint -> verified bundle. Nothing is published unless every parity gate passes."""
-    _chosen("--target", target, ("onnx",))
+    targets = _chosen("--target", target, ("onnx", "coreml"))
     precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision)))
     size = Size.parse(camera)
     from cdm_export.export import ExportRequest, export_bundle
@@ -83,6 +87,7 @@ def command(
         far=far,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         overwrite=overwrite,
+        coreml=get_target(coreml_target).name if "coreml" in targets else None,
     )
     with progress(not quiet) as shown:
         bundle, parities = export_bundle(request, shown)

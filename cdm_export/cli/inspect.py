@@ -66,9 +66,10 @@ def command(
     for artefact in manifest.artefacts:
         size = sum(record.size for record in artefact.files) / 1e6
         producers = ", ".join(f"{name} {version}" for name, version in artefact.producers.items())
-        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, opset {artefact.opset}, {size:,.1f} MB")
+        opset = f"{'opset' if artefact.format == 'onnx' else 'specification'} {artefact.opset}"
+        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, {opset}, {size:,.1f} MB")
         console.print(f"  made with {producers}", markup=False)
-        if artefact.precision == "fp32":
+        if artefact.name == "onnx/fp32":
             _print_rewrites(console, artefact.rewrites)
         if artefact.graph:
             _print_graph(console, artefact.graph, artefact.typing)

@@ -11,7 +11,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Fit = Annotated[bool, typer.Option("--fit", help="Crop and resize frames of another size to the bundle's.")]
 DepthScale = Annotated[float, typer.Option("--depth-scale", help="Sensor units per metre; 1000 for millimetres.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0 for all usable processors.")]
-BackendName = Annotated[str, typer.Option("--backend", help="torch, openvino, onnxruntime, onnxruntime-cuda, or auto.")]
+BackendName = Annotated[str, typer.Option("--backend", help="See cdm-export doctor; or auto.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="fp32, fp16, fp16-attn32, bf16, or auto.")]
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", help="Checkpoint the bundle was made from, for the PyTorch reference.")
