@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdm_export.transforms import RULES, Rule, fused_attention
 from reference_model.variant import NETWORK
-from runtimes.contract import CONTRACT_KEY, ModelContract, Precision
+from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.coreml_target import CoremlTarget
 from runtimes.typed_graph import GraphAudit, Typing
 
@@ -52,15 +52,6 @@ class Traced:
     """``torch.export.ExportedProgram``."""
     modules: Mapping[str, str]
     """Node -> path of the innermost module that computes it; the network's own, without its boundary."""
-
-    def last_of(self) -> dict[str, str]:
-        """Module -> the node whose value it hands on: the last one computed inside it."""
-        return {
-            ".".join(parts[: depth + 1]): node
-            for node, module in self.modules.items()
-            for parts in [module.split(".")]
-            for depth in range(len(parts))
-        }
 
 
 def trace(network: "nn.Module", contract: ModelContract) -> Traced:
@@ -128,8 +119,10 @@ def save(model: Any, path: Path) -> tuple[str, ...]:
     return tuple(file.relative_to(path.parent).as_posix() for file in files)
 
 
-def audit(model: Any) -> GraphAudit:
-    """Count operations by type and element type of their first output, casts by module, weights by element type."""
+def audit(model: Any, typing: Typing | None) -> GraphAudit:
+    """Count operations by type and element type, casts by what explains them, weights by element type."""
+    modules = json.loads(model.user_defined_metadata[MODULES_KEY])
+    casts: Counter[str] = Counter()
     nodes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     weights: Counter[str] = Counter()
     main = model._mil_program.functions["main"]
@@ -142,11 +135,26 @@ def audit(model: Any) -> GraphAudit:
                 weights[kind] += value.nbytes
         else:
             nodes[operation.op_type][kind] += 1
+        if operation.op_type == "cast":
+            near = (modules.get(plain_name(var.name)) for var in (out, operation.x, *_readers(out)))
+            why = next((why for module in near if module and typing and (why := typing.reason(module))), None)
+            casts[why or "at the boundary"] += 1
     return GraphAudit(
         nodes={operator: dict(kinds.most_common()) for operator, kinds in sorted(nodes.items())},
-        casts={},
+        casts=dict(casts.most_common()),
         weights_mb={kind: round(size / 1e6, 3) for kind, size in weights.most_common()},
     )
+
+
+def _readers(var: Any) -> list[Any]:
+    return [out for operation in var.child_ops for out in operation.outputs]
+
+
+def plain_name(value: str) -> str:
+    """A value's name without what the typing of the program added to it: the node of the exported graph."""
+    for suffix in ("_to_fp16", "_to_fp32"):
+        value = value.removesuffix(suffix)
+    return value.replace("_cast_fp16", "")
 
 
 _SMALL = 10

@@ -115,7 +115,7 @@ def _work(text: str) -> MadePackages:
                 versions=versions,
                 rewrites=rewrites,
                 typing=typing,
-                graph=audit(model),
+                graph=audit(model, typing),
             )
         )
         del model

@@ -6,7 +6,7 @@ a child first, the fastest that came back with finite numbers is taken, and what
 """
 
 import contextlib
-import sys
+import platform
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,9 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     Raises BackendUnavailable anywhere but on a Mac, and when no set of compute units runs the package; BundleError for
     a package that Core ML refuses or that was made for another contract.
     """
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         raise BackendUnavailable(
-            f"Core ML runs on a Mac, this is {sys.platform}: a package can be verified here, not run",
+            f"Core ML runs on a Mac, this is {platform.system()}: a package can be verified here, not run",
             "Verify it with: cdm-export verify BUNDLE --backend coreml-reference",
         )
     identity = package_identity(path)
@@ -262,8 +262,6 @@ def _work(text: str) -> Attempt:
 
 
 def _macos() -> str:
-    import platform
-
     return platform.mac_ver()[0]
 
 

@@ -66,7 +66,9 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
 
     Of two for the same, the newer counts.
     """
-    current = {(one.format, one.precision): identity(one) for one in bundle.manifest.artefacts}
+    current: dict[tuple[str, str], str] = {
+        (artefact.format, artefact.precision): identity(artefact) for artefact in bundle.manifest.artefacts
+    }
     host = fingerprint()
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in _folders(bundle) for file in place.glob("*/verdict-*.json")):

@@ -80,6 +80,10 @@ def command(
         console.print(f"  {local.backend} {local.precision}: {local.verdict} on this machine{latency}", markup=False)
 
 
+_ONNX_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
+_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm")
+
+
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
     named = ", ".join(f"{name} ({rewrite.modules})" for name, rewrite in rewrites.items())
     macs = sum(rewrite.macs for rewrite in rewrites.values()) / 1e9
@@ -94,7 +98,7 @@ def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None
         by_type.update(kinds)
     products = ", ".join(
         f"{operator} {' + '.join(f'{count} {kind}' for kind, count in graph.nodes[operator].items())}"
-        for operator in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
+        for operator in (*_ONNX_PRODUCTS, *_COREML_PRODUCTS)
         if operator in graph.nodes
     )
     weights = ", ".join(f"{size:,.1f} MB {kind}" for kind, size in graph.weights_mb.items())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,7 +60,8 @@ class StrictHalf:
 
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         """One term after another, each rounded."""
-        out = torch.zeros(*torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1])
+        batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        out = torch.zeros(*batch, left.shape[-2], right.shape[-1])
         for k in range(left.shape[-1]):
             out = self.round(out + self.round(left[..., :, k, None] * right[..., None, k, :]))
         return out
@@ -85,7 +87,7 @@ class StrictHalf:
     def total(self, values: Tensor, axes: Sequence[int]) -> Tensor:
         """One value after another, axis by axis."""
         for axis in axes:
-            parts = values.split(1, dim=axis)
+            parts = torch.split(values, 1, dim=axis)
             values = parts[0]
             for part in parts[1:]:
                 values = self.round(values + part)

@@ -47,7 +47,7 @@ class Call:
         """A list of tensors."""
         value = self.operands[name]
         assert isinstance(value, tuple)
-        return tuple(part if isinstance(part, Tensor) else torch.tensor(part) for part in value)  # type: ignore[arg-type]
+        return tuple(part if isinstance(part, Tensor) else torch.tensor(part) for part in value)
 
     def number(self, name: str, default: float | None = None) -> float:
         """A number."""

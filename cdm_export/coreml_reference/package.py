@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdm_export.coreml_export import MODULES_KEY, import_coremltools
+from cdm_export.coreml_export import MODULES_KEY, import_coremltools, plain_name
 from runtimes.errors import BundleError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -94,14 +94,7 @@ class Program:
 
     def module_of(self, value: str) -> str | None:
         """Module of the network that computes a value; types that were cast carry it in their name."""
-        return self.modules.get(plain(value))
-
-
-def plain(value: str) -> str:
-    """A value's name without what the typing of the program added to it."""
-    for suffix in ("_to_fp16", "_to_fp32"):
-        value = value.removesuffix(suffix)
-    return value.replace("_cast_fp16", "")
+        return self.modules.get(plain_name(value))
 
 
 def load_program(path: Path) -> Program:
