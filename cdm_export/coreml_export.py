@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from cdm_export.transforms import RULES, Rule, fused_attention
 from reference_model.variant import NETWORK
 from runtimes.contract import CONTRACT_KEY, ModelContract
-from runtimes.coreml_target import CoremlTarget
+from runtimes.coreml_target import TARGETS, CoremlTarget
+from runtimes.errors import InputError
 from runtimes.typed_graph import GraphAudit, Typing
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def trace(network: "nn.Module", contract: ModelContract) -> Traced:
     import torch
 
     example = tuple(torch.zeros(spec.shape) for spec in contract.inputs)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(network.eval(), example).run_decompositions({})
     modules = {}
     for node in program.graph.nodes:
@@ -81,15 +82,22 @@ def convert(
         precision = ct.transform.FP16ComputePrecision(op_selector=islands.computes_in_fp16)
     import numpy as np
 
-    with _quiet():
-        model = ct.convert(
-            traced.program,
-            inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
-            outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
-            minimum_deployment_target=getattr(ct.target, target.coremltools),
-            compute_precision=precision,
-            skip_model_load=True,
-        )
+    try:
+        with quiet():
+            model = ct.convert(
+                traced.program,
+                inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
+                outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
+                minimum_deployment_target=getattr(ct.target, target.coremltools),
+                compute_precision=precision,
+                skip_model_load=True,
+            )
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise InputError(
+            f"coremltools {ct.__version__} cannot make a package for {target.name} of this network: {said}",
+            f"A newer system may have what is missing: --coreml-target {list(TARGETS)[-1]}",
+        ) from error
     describe(model, contract, description, licence)
     model.user_defined_metadata[MODULES_KEY] = json.dumps(traced.modules)
     return model
@@ -110,12 +118,13 @@ def describe(model: Any, contract: ModelContract, description: str, licence: str
 
 def save(model: Any, path: Path) -> tuple[str, ...]:
     """Write a package; returns its files, relative to its folder's parent."""
-    with _quiet():
+    with quiet():
         model.save(str(path))
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # names for another runtime's debugger
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
-        file.chmod(0o644)  # coremltools writes the program for its owner only
+    inside = sorted(path.rglob("*"))
+    for one in inside:
+        one.chmod(0o755 if one.is_dir() else 0o644)  # coremltools writes parts for their owner only
+    files = [file for file in inside if file.is_file()]
     return tuple(file.relative_to(path.parent).as_posix() for file in files)
 
 
@@ -132,7 +141,7 @@ def audit(model: Any, typing: Typing | None) -> GraphAudit:
         if operation.op_type == "const":
             value = out.val
             if getattr(value, "size", 0) >= _SMALL:
-                weights[kind] += value.nbytes
+                weights[kind] += value.size * out.dtype.get_bitwidth() // 8
         else:
             nodes[operation.op_type][kind] += 1
         if operation.op_type == "cast":
@@ -195,7 +204,7 @@ class _Islands:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Both exporters talk about themselves, with progress bars."""
     import io
 

@@ -84,6 +84,8 @@ def _backends() -> list[Finding]:
         subject = f"backend {backend.name}"
         if not backend.installed:
             findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))
+        elif backend.device == "apple" and platform.system() != "Darwin":
+            findings.append(Finding(subject, "missing", f"{library} {version} makes packages here; a Mac runs them"))
         elif backend.device == "cuda" and not _has_cuda_provider():
             findings.append(
                 Finding(

@@ -12,7 +12,7 @@ from pathlib import Path
 import cdm_export
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend, check_outputs
-from cdm_export.coreml_artefacts import add_coreml, check_coreml
+from cdm_export.coreml_artefacts import CoremlRequest, add_coreml, check_coreml
 from cdm_export.detect_model import detect_model
 from cdm_export.doctor import INSTALL_EXPORT, missing_to_export
 from cdm_export.export_report import require_passed, write_reports
@@ -67,8 +67,8 @@ class ExportRequest:
     """Graphs to make beside FP32; ``bf16`` has opset 22, is for TensorRT >= 10.13 and a candidate until there."""
     overwrite: bool = False
     """Replace an existing bundle."""
-    coreml: str | None = None
-    """Oldest system that has to open Core ML packages; None makes none."""
+    coreml: CoremlRequest | None = None
+    """Core ML packages to make beside ONNX; None makes none."""
 
 
 def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, list[BackendParity]]:
@@ -90,7 +90,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
         )
     if request.coreml is not None:
-        check_coreml()
+        check_coreml(request.coreml, request.low_precisions)
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     source = open_source(request.frames, depth_scale=request.depth_scale, camera=request.camera, fit=request.fit)
@@ -125,13 +125,16 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         parities = {graph.precision: _check(graph, job, references, progress) for graph in made.graphs}
         checked = list(itertools.chain.from_iterable(parities.values()))
         artefacts = [_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs]
+        packages = None
         if request.coreml is not None:
-            packages, verified = add_coreml(job, made, request.coreml, folder, references, _REFERENCE, progress)
-            artefacts += packages
-            checked += verified
+            packages = add_coreml(job, made, request.coreml, folder, references, _REFERENCE, progress)
+            artefacts += packages.artefacts
+            checked += packages.required
         progress.stage("report")
         reports = folder / "reports"
         write_reports(reports, checked, references, outputs, contract, made.peaks)
+        if packages is not None:
+            packages.write_table(reports)
         require_passed(checked, reports, request.out.name, request.far)
         manifest = Manifest(
             schema_version=1,

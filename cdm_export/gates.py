@@ -22,7 +22,7 @@ class Gate:
     """Share of pixels whose validity may differ, among those clearly away from the threshold."""
 
 
-GATES = {
+GATES: dict[str, Gate] = {
     "fp32": Gate(mean=5e-6, p99=5e-5, max=1e-3, mask=0.0),
     "fp16": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "fp16-attn32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),

@@ -3,8 +3,9 @@
 The network is made again from its weights: the process that made the ONNX files has typed it in place and is gone.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdm_export.progress import Progress
 from reference_model.registry import get_variant
@@ -33,6 +34,8 @@ class CoremlJob(Record):
     """Plan of the FP16 package, as made for ONNX; None for FP32 alone."""
     target: str
     """Oldest system that has to open the packages."""
+    compressions: tuple[Precision, ...]
+    """Packages with smaller weights to make of the FP16 one."""
     folder: str
     """Existing folder that takes ``PRECISION.mlpackage``."""
 
@@ -77,13 +80,12 @@ def make_coreml(job: CoremlJob, progress: Progress) -> tuple[MadePackage, ...]:
 def _work(text: str) -> MadePackages:
     import torch
 
+    from cdm_export.coreml_compress import compress
     from cdm_export.coreml_export import (
-        audit,
         convert,
         coreml_rules,
         coreml_typing,
         import_coremltools,
-        save,
         trace,
     )
     from cdm_export.transforms import specialise
@@ -107,19 +109,38 @@ def _work(text: str) -> MadePackages:
         report({"stage": f"export to Core ML for {job.target}, {precision}", "steps": 0})
         description = f"{contract.model}, {precision}: {contract.semantics.value} in {contract.semantics.unit}"
         model = convert(traced, contract, target, typing, description, job.licence)
-        packages.append(
-            MadePackage(
-                precision=precision,
-                specification=target.specification,
-                files=save(model, Path(job.folder) / f"{precision}.mlpackage"),
-                versions=versions,
-                rewrites=rewrites,
-                typing=typing,
-                graph=audit(model, typing),
-            )
-        )
+        made = _Made(target.specification, versions, rewrites, typing)
+        packages.append(made.package(model, precision, job))
+        if precision == "fp16":
+            for how in job.compressions:
+                report({"stage": f"compressing the weights: {how}", "steps": 0})
+                description = f"{contract.model}, {how}: {contract.semantics.value} in {contract.semantics.unit}"
+                packages.append(made.package(compress(model, how, contract, description, job.licence), how, job))
         del model
     return MadePackages(packages=tuple(packages))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What packages of one conversion have in common."""
+
+    specification: int
+    versions: dict[str, str]
+    rewrites: dict[str, Rewrite]
+    typing: Typing | None
+
+    def package(self, model: Any, precision: Precision, job: CoremlJob) -> MadePackage:
+        from cdm_export.coreml_export import audit, save
+
+        return MadePackage(
+            precision=precision,
+            specification=self.specification,
+            files=save(model, Path(job.folder) / f"{precision}.mlpackage"),
+            versions=self.versions,
+            rewrites=self.rewrites,
+            typing=self.typing,
+            graph=audit(model, self.typing),
+        )
 
 
 def _boundary(job: CoremlJob) -> "nn.Module":

@@ -53,7 +53,7 @@ class Backend:
 _AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
 """ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
 
-_PACKAGES = {name: name for name in ("fp32", "fp16", *COMPRESSED)}
+_PACKAGES: dict[str, str] = {name: name for name in ("fp32", "fp16", *COMPRESSED)}
 _INSTALL_COREML = "pip install 'cdm-export[coreml]'"
 
 BACKENDS: dict[str, Backend] = {
