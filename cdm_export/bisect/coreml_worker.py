@@ -74,9 +74,7 @@ def show(job: ShowJob) -> Shown:
 
 def stage_values(program: "Program", output: str) -> dict[str, str]:
     """Stage -> value of the program: what the last node traced inside a module computes, where the program has it."""
-    from cdm_export.coreml_export import plain_name
-
-    made = {plain_name(spec.name): spec.name for operation in program.operations for spec in operation.outputs}
+    made = {program.node_of(spec.name): spec.name for operation in program.operations for spec in operation.outputs}
     last: dict[str, str] = {}
     for node, module in program.modules.items():
         parts = module.split(".")
@@ -147,13 +145,11 @@ def _between(program: "Program", value: str, known: set[str]) -> list[str]:
 
 
 def _first_outside(job: ShowJob, program: "Program", names: list[str]) -> OperationFound | None:
-    from cdm_export.coreml_export import plain_name
-
-    truth = _traced(job, {plain_name(name) for name in names})
+    truth = _traced(job, {program.node_of(name) for name in names})
     seen = _values(job, program, names)
     kinds = {spec.name: operation.kind for operation in program.operations for spec in operation.outputs}
     for name in names:
-        expected = truth.get(plain_name(name))
+        expected = truth.get(program.node_of(name))
         if expected is None or expected.shape != seen[name].shape:
             continue
         result = measure(name, expected.float().numpy(), seen[name].float().numpy(), job.tolerance)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from cdm_export.coreml_reference.arithmetic import Arithmetic, Wide
@@ -13,6 +14,11 @@ def layer_norm(call: Call) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta over ``axes``."""
     x, arithmetic = call.tensor("x"), call.arithmetic
     axes = sorted(axis % x.ndim for axis in call.integers("axes"))
+    if isinstance(arithmetic, Wide) and axes == list(range(x.ndim - len(axes), x.ndim)):
+        sides = [x.shape[axis] for axis in axes]
+        return F.layer_norm(
+            x, sides, call.maybe_tensor("gamma"), call.maybe_tensor("beta"), call.number("epsilon", 1e-5)
+        )
     count = math.prod(x.shape[axis] for axis in axes)
     centred = arithmetic.round(x - arithmetic.round(arithmetic.total(x, axes) / count))
     variance = arithmetic.round(arithmetic.total(arithmetic.round(centred.square()), axes) / count)

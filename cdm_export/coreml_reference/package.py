@@ -92,9 +92,14 @@ class Program:
     images: Mapping[str, str]
     """Inputs that are 8-bit images, with their colour layout."""
 
+    def node_of(self, value: str) -> str:
+        """Node of the exported graph that a value comes from: without what typing and uniqueness added to its name."""
+        name = plain_name(value)
+        return name.removesuffix("_0") if name not in self.modules else name
+
     def module_of(self, value: str) -> str | None:
-        """Module of the network that computes a value; types that were cast carry it in their name."""
-        return self.modules.get(plain_name(value))
+        """Module of the network that computes a value."""
+        return self.modules.get(self.node_of(value))
 
 
 def load_program(path: Path) -> Program:

@@ -40,21 +40,27 @@ def convolution(call: Call) -> Tensor:
 
 
 def transposed_convolution(call: Call) -> Tensor:
-    """[B, C, ...] with weight [in, out / groups, ...]; padding is cut off."""
+    """[B, C, ...] with weight [in, out / groups, ...]; padding is cut off before, a given shape says how much stays."""
     image, weight = call.tensor("x"), call.tensor("weight")
     axes = weight.ndim - 2
     stride = call.integers("strides") if call.has("strides") else [1] * axes
     dilation = call.integers("dilations") if call.has("dilations") else [1] * axes
-    if call.text("pad_type", "valid") not in ("valid", "custom") or call.has("output_shape"):
-        raise BundleError(f"operation '{call.name}' (conv_transpose) has an output shape of its own: not read")
+    kind = call.text("pad_type", "valid")
+    if kind not in ("valid", "custom"):
+        raise BundleError(f"operation '{call.name}' (conv_transpose) has the padding '{kind}': not read")
     convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d}[axes]
     out: Tensor = convolve(
         image, weight, None, tuple(stride), 0, 0, call.integer("groups", 1), tuple(dilation)
     )  # sums of kernel positions that overlap run in FP32 whatever the arithmetic
-    if call.text("pad_type", "valid") == "custom":
-        cut = call.integers("pad")
-        for axis in range(axes):
-            out = out.narrow(2 + axis, cut[2 * axis], out.shape[2 + axis] - cut[2 * axis] - cut[2 * axis + 1])
+    cut = call.integers("pad") if kind == "custom" else [0] * (2 * axes)
+    for axis in range(axes):
+        before, side = cut[2 * axis], out.shape[2 + axis]
+        wanted = side - before - cut[2 * axis + 1]
+        if call.has("output_shape"):
+            wanted = call.integers("output_shape")[axis - axes]
+        if before + wanted > side:
+            raise BundleError(f"operation '{call.name}' (conv_transpose) wants {wanted} of {side - before} values")
+        out = out.narrow(2 + axis, before, wanted)
     return _with_bias(call, out)
 
 
