@@ -36,7 +36,7 @@ from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import Bundle, State
 from runtimes.contract import CONTRACT_KEY, ModelContract, Size
 from runtimes.coreml_target import TARGETS
-from runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, InputError
+from runtimes.errors import BackendUnavailable, BundleError, InputError
 from runtimes.selection import choose
 
 OUTPUT = "inverse_depth_refined"
@@ -266,9 +266,9 @@ def test_nothing_is_found_where_nothing_is_wrong(together, bundle):
     frame = ReferenceFrame("it", bundle / opened.manifest.golden[0].file.path)
     for precision in ("fp32", "fp16"):
         report = bisect_bundle(opened, ("coreml-reference", precision), ("torch", "fp32"), frame, Silent())
-        assert report.passed and report.operation is None
+        assert report.passed and report.operation is None, report.summary
         assert len(report.stages) == len({stage.name for stage in report.stages}) > 15
-        assert report.left_out == {}
+        assert all(name.startswith("depth_head_rgbd.resize_layers.") for name in report.left_out)  # rewritten away
 
 
 # --- packages that somebody edited ------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_shapes_that_do_not_fit_name_the_operation(edited):
     perm = edited.constant(operation, "perm").immediateValue.tensor.ints.values
     perm[:] = [perm[2], perm[0], perm[1]]
     edited.save()
-    with pytest.raises(BundleError, match=rf"operation '\w+' \(\w+\) does not hold together"):
+    with pytest.raises(BundleError, match=r"operation '\w+' \(\w+\) does not hold together"):
         reference(edited)
 
 

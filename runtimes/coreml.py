@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from runtimes.backends import Backend
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import CONTRACT_KEY, ModelContract, Record
+from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, CdmExportError
 from runtimes.hashing import cached_sha256
 from runtimes.host import cpu_name, fingerprint, version_of
@@ -125,9 +126,10 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
             f"Core ML runs on a Mac, this is {platform.system()}: a package can be verified here, not run",
             "Verify it with: cdm-export verify BUNDLE --backend coreml-reference",
         )
+    _check_package(path, contract)
     identity = package_identity(path)
     folder = cache_dir() / "coreml" / identity[:16]
-    compiled = _compiled(path, folder / f"{path.stem}.mlmodelc", contract)
+    compiled = _compiled(path, folder / f"{path.stem}.mlmodelc")
     attempts = _measured(compiled, identity, folder / f"units-{fingerprint()}.json", contract)
     refused: list[str] = [f"{one.units}: {one.failure}" for one in attempts.attempts if one.failure]
     for units in attempts.order():
@@ -175,7 +177,7 @@ def residency(compiled: Path, units: str) -> dict[str, int]:
     program = plan.model_structure.program
     counts: Counter[str] = Counter()
     for operation in program.functions["main"].block.operations:
-        if operation.operator_name == "const":
+        if operation.operator_name.rpartition(".")[2] == "const":  # names may carry the operation set: ios18.conv
             continue
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
         device = type(usage.preferred_compute_device).__name__ if usage is not None else "unknown"
@@ -183,7 +185,28 @@ def residency(compiled: Path, units: str) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _compiled(path: Path, target: Path, contract: ModelContract) -> Path:
+def _check_package(path: Path, contract: ModelContract) -> None:
+    """The contract travels in the package too; and a package of a newer format is not for this system."""
+    import coremltools as ct
+
+    try:
+        specification = ct.utils.load_spec(str(path))
+    except Exception as error:  # protobuf's exception types are not public
+        raise BundleError(f"{path.name} cannot be read: {_line(error)}", "Export the bundle again.") from error
+    inside = specification.description.metadata.userDefined.get(CONTRACT_KEY)
+    if inside is not None and ModelContract.model_validate_json(inside) != contract:
+        raise BundleError(
+            f"{path.name} was made for another contract than the manifest has: {inside}", "Export the bundle again."
+        )
+    needed = next((t.name for t in TARGETS.values() if t.specification == specification.specificationVersion), "")
+    if needed and int(_macos().partition(".")[0]) < int(needed.removeprefix("macos")):
+        raise BackendUnavailable(
+            f"{path.name} was made for {needed}, this is macOS {_macos()}",
+            f"Export it again with --coreml-target macos{_macos().partition('.')[0]}.",
+        )
+
+
+def _compiled(path: Path, target: Path) -> Path:
     """Compile into the cache; another process may do the same meanwhile, one of the two stays."""
     import shutil
     import tempfile
@@ -193,15 +216,6 @@ def _compiled(path: Path, target: Path, contract: ModelContract) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        specification = ct.utils.load_spec(str(path))
-        inside = specification.description.metadata.userDefined.get(CONTRACT_KEY)
-    except Exception as error:
-        raise BundleError(f"{path.name} cannot be read: {_line(error)}", "Export the bundle again.") from error
-    if inside is not None and ModelContract.model_validate_json(inside) != contract:
-        raise BundleError(
-            f"{path.name} was made for another contract than the manifest has: {inside}", "Export the bundle again."
-        )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compile-") as folder:
         made = Path(folder) / target.name
         try:
