@@ -23,6 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 def main(
     model: Annotated[str, typer.Argument(help="Registry name.")],
     camera: Annotated[str, typer.Option(help="Camera size.")] = "640x480",
+    input_size: Annotated[int | None, typer.Option(help="Lower bound of the network's sides.")] = None,
     weights: Annotated[str | None, typer.Option(help="Compressed packages to make too.")] = None,
 ) -> None:
     """Export, sample memory, interpret once more with a clock."""
@@ -36,14 +37,17 @@ def main(
         command += [] if trained else ["--random-weights", "1"]
         command += ["--target", "onnx,coreml", "-o", str(out)]
         command += ["--coreml-weights", weights] if weights else []
+        command += ["--input-size", str(input_size)] if input_size else []
         run = run_sampled(command)
         if run.exit_code:
             raise typer.Exit(run.exit_code)
+        contract = json.loads((out / "manifest.json").read_text())["contract"]
         packages = json.loads((out / "reports" / "coreml.json").read_text())["packages"]
         seconds = {precision: _interpreted(out, precision) for precision in ("fp32", "fp16")}
     result = {
         "what": f"verified export of {model} at {camera}, ONNX and Core ML, on the sample frame",
         "weights": "trained, ships with the package" if trained else "seeded random weights, range-calibrated",
+        "network": contract["network"],
         "million_parameters": get_variant(model).million_parameters,
         "seconds": round(run.seconds, 1),
         "peak_rss_anon_bytes": run.peak_rss_anon,
@@ -73,12 +77,12 @@ def _interpreted(bundle: Path, precision: str) -> dict[str, float]:
 def coreml_packages() -> str:
     """The README's table."""
     rows = [
-        "| model, weights, network for 640x480 | package | size | mean error | p99 error | gate | interpreted |",
+        "| model, weights, network | package | size | mean error | p99 error | gate | interpreted |",
         "|---|---|---|---|---|---|---|",
     ]
     results = [(path.stem, json.loads(path.read_text())) for path in RESULTS.glob("coreml_packages-*.json")]
     for stem, result in sorted(results, key=lambda item: float(item[1]["million_parameters"])):
-        name = f"{stem.removeprefix('coreml_packages-')}, {result['weights'].split(',')[0]}"
+        name = f"{stem.removeprefix('coreml_packages-')}, {result['weights'].split(',')[0]}, {'x'.join(map(str, result['network']))}"
         for package in result["packages"]:
             seconds = result["interpreted_seconds"].get(package["precision"])
             interpreted = f"{seconds['wall']:.0f} s" if seconds else ""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_export.transforms import RULES, Rule, fused_attention
 from reference_model.variant import NETWORK
 from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.coreml_target import TARGETS, CoremlTarget
@@ -24,6 +23,8 @@ from runtimes.typed_graph import GraphAudit, Typing
 if TYPE_CHECKING:
     from torch import nn
 
+    from cdm_export.transforms import Rule
+
 MODULES_KEY = "cdm_export.modules"
 """Metadata: JSON, value of the program -> module of the network that hands it on or computes it."""
 HALF_NORM = "LayerNorm statistics"
@@ -31,8 +32,10 @@ HALF_NORM = "LayerNorm statistics"
 kernel; sixty casts to FP32 would take the Neural Engine out of the network."""
 
 
-def coreml_rules(target: CoremlTarget) -> dict[str, Rule]:
+def coreml_rules(target: CoremlTarget) -> "dict[str, Rule]":
     """The rewrites for Core ML: attention as the target's operator where it has one; linear layers as they are."""
+    from cdm_export.transforms import RULES, fused_attention
+
     rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
     if target.fused_attention:
         rules["explicit_attention"] = fused_attention.apply
