@@ -82,7 +82,8 @@ def coreml_packages() -> str:
     ]
     results = [(path.stem, json.loads(path.read_text())) for path in RESULTS.glob("coreml_packages-*.json")]
     for stem, result in sorted(results, key=lambda item: float(item[1]["million_parameters"])):
-        name = f"{stem.removeprefix('coreml_packages-')}, {result['weights'].split(',')[0]}, {'x'.join(map(str, result['network']))}"
+        weights, network = result["weights"].split(",")[0], "x".join(map(str, result["network"]))
+        name = f"{stem.removeprefix('coreml_packages-')}, {weights}, {network}"
         for package in result["packages"]:
             seconds = result["interpreted_seconds"].get(package["precision"])
             interpreted = f"{seconds['wall']:.0f} s" if seconds else ""

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.coreml_packages import coreml_packages
 from benchmarks.half_paths import half_paths
 from benchmarks.rewrites import rewrites
 from benchmarks.rtx_layers import rtx_layers
@@ -68,6 +69,7 @@ SECTIONS = {
     "rtx layers": rtx_layers,
     "rewrites": rewrites,
     "half paths": half_paths,
+    "coreml packages": coreml_packages,
 }
 
 

@@ -400,6 +400,13 @@ def test_coremltools_missing(bundle, monkeypatch):
         check_coreml(CoremlRequest("macos15"), ("fp16",))
 
 
+def test_pytorch_missing(bundle, monkeypatch):
+    """A Mac that only runs packages has no PyTorch: the interpreter is not to be had there, and says so."""
+    monkeypatch.setattr("cdm_export.coreml_reference.runtime.find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match="computes with PyTorch"):
+        load_runtime(BACKENDS["coreml-reference"], package(bundle), contract(bundle), "fp32")
+
+
 def test_a_target_too_old():
     with pytest.raises(InputError, match="palettes by group of channels begin with macos15"):
         check_coreml(CoremlRequest("macos13", ("fp16-p4",)), ("fp16",))
