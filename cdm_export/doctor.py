@@ -85,7 +85,8 @@ def _backends() -> list[Finding]:
         if not backend.installed:
             findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))
         elif backend.device == "apple" and platform.system() != "Darwin":
-            findings.append(Finding(subject, "missing", f"{library} {version} makes packages here; a Mac runs them"))
+            detail = f"{library} {version} makes packages here; a Mac runs them"
+            findings.append(Finding(subject, "missing", detail, "cdm-export verify BUNDLE --backend coreml-reference"))
         elif backend.device == "cuda" and not _has_cuda_provider():
             findings.append(
                 Finding(
