@@ -77,7 +77,7 @@ def _interpreted(bundle: Path, precision: str) -> dict[str, float]:
 def coreml_packages() -> str:
     """The README's table."""
     rows = [
-        "| model, weights, network | package | size | mean error | p99 error | gate | one frame interpreted (of it processor) |",
+        "| model, weights, network | package | size | mean error | p99 error | gate | interpreted (processor) |",
         "|---|---|---|---|---|---|---|",
     ]
     results = [(path.stem, json.loads(path.read_text())) for path in RESULTS.glob("coreml_packages-*.json")]
