@@ -51,7 +51,7 @@ class CoremlPackages:
             {
                 "precision": parity.precision,
                 "megabytes": self.megabytes[parity.precision],
-                "published": parity in self.required,
+                "published": parity.verdict.verdict == "passed",
                 **parity.verdict.model_dump(mode="json", exclude={"reference", "backend"}),
             }
             for parity in (*self.required, *self.dropped)
