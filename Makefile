@@ -6,6 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 RTX := .venv/tensorrt-rtx
+COREML := .venv/coreml
 
 .PHONY: demo test test-slow test-device lint clean
 
@@ -21,11 +22,16 @@ $(RTX): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorrt-rtx]' \
 		&& touch $@ || echo "TensorRT-RTX cannot be installed here; tests that need it are skipped"
 
+# Core ML packages are made and interpreted on any machine that has coremltools.
+$(COREML): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[coreml]' \
+		&& touch $@ || echo "coremltools cannot be installed here; tests that need it are skipped"
+
 demo: $(READY)
 	$(BIN)/cdm-export demo -o demo_output
 
 # Two at a time: most of the time is processes that start and import.
-test: $(RTX)
+test: $(RTX) $(COREML)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not mac'
 
 # Minutes of compute and gigabytes of memory: the large models.
@@ -36,7 +42,7 @@ test-slow: $(READY)
 test-device: $(READY)
 	parity_tests/device_environment.sh
 
-lint: $(RTX)
+lint: $(RTX) $(COREML)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -22,7 +22,7 @@ from cdm_export.bench.worker import BenchJob
 from cdm_export.cli.console import progress
 from cdm_export.onnx_export import export_onnx
 from reference_model.torch_runtime import load_boundary
-from runtimes.backends import BACKENDS
+from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import Bundle
 from runtimes.errors import CdmExportError
 from runtimes.isolated import Child
@@ -94,7 +94,7 @@ def _ours(bundle: Bundle, frames: tuple[str, ...]) -> dict[str, BenchJob]:
     """Every CPU backend and precision that did not fail."""
     jobs = {}
     for backend in BACKENDS.values():
-        for _, precision in executions(bundle, backend) if backend.installed and backend.device == "cpu" else ():
+        for _, precision in executions(bundle, backend) if _runs_here(backend) else ():
             try:
                 choose(bundle, backend.name, precision)
             except CdmExportError:
@@ -104,6 +104,10 @@ def _ours(bundle: Bundle, frames: tuple[str, ...]) -> dict[str, BenchJob]:
                 frames=frames,
             )  # fmt: skip
     return jobs
+
+
+def _runs_here(backend: Backend) -> bool:
+    return backend.installed and backend.device == "cpu" and not backend.verifies_only
 
 
 def peers() -> str:

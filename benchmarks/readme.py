@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.coreml_packages import coreml_packages
 from benchmarks.half_paths import half_paths
 from benchmarks.rewrites import rewrites
 from benchmarks.rtx_layers import rtx_layers
@@ -78,6 +79,7 @@ SECTIONS = {
     "rewrites": rewrites,
     "half paths": half_paths,
     "original depth anything": original_depth_anything,
+    "coreml packages": coreml_packages,
 }
 
 

@@ -66,6 +66,9 @@ def _backends() -> list[Finding]:
         subject = f"backend {backend.name}"
         if not backend.installed:
             findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))
+        elif backend.device == "apple" and platform.system() != "Darwin":
+            detail = f"{library} {version} makes packages here; a Mac runs them"
+            findings.append(Finding(subject, "missing", detail, "cdm-export verify BUNDLE --backend coreml-reference"))
         elif backend.device == "cuda" and not _has_provider(backend.name):
             findings.append(
                 Finding(

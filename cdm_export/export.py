@@ -12,6 +12,7 @@ from pathlib import Path
 import cdm_export
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend, check_outputs
+from cdm_export.coreml_artefacts import CoremlRequest, add_coreml, check_coreml
 from cdm_export.detect_model import detect_model
 from cdm_export.doctor import INSTALL_EXPORT, missing_to_export
 from cdm_export.export_report import require_passed, write_reports
@@ -67,6 +68,8 @@ class ExportRequest:
     """Graphs to make beside FP32; ``bf16`` has opset 22, is for TensorRT >= 10.13 and a candidate until there."""
     overwrite: bool = False
     """Replace an existing bundle."""
+    coreml: CoremlRequest | None = None
+    """Core ML packages to make beside ONNX; None makes none."""
 
 
 def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, list[BackendParity]]:
@@ -88,6 +91,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         raise BackendUnavailable(
             f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
         )
+    if request.coreml is not None:
+        check_coreml(request.coreml, request.low_precisions)
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     if request.model is None:
@@ -127,10 +132,19 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         made = make_onnx(job, progress)
         parities = {graph.precision: _check(graph, job, references, progress) for graph in made.graphs}
         checked = list(itertools.chain.from_iterable(parities.values()))
+        artefacts = [_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs]
+        packages = None
+        if request.coreml is not None:
+            packages = add_coreml(job, made, request.coreml, folder, references, _REFERENCE, progress)
+            artefacts += packages.artefacts
+            checked += packages.required
         progress.stage("report")
         reports = folder / "reports"
         write_reports(reports, checked, references, outputs, contract, made.peaks)
-        require_passed(parities["fp32"], reports, request.out.name, contract.far)
+        if packages is not None:
+            packages.write_table(reports)
+        exact = [parity for parity in checked if parity.precision == "fp32"]
+        require_passed(exact, reports, request.out.name, contract.far)
         manifest = Manifest(
             schema_version=1,
             name=request.out.name,
@@ -138,7 +152,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             producer=f"cdm-export {cdm_export.__version__}",
             contract=contract,
             provenance=made.provenance,
-            artefacts=tuple(_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs),
+            artefacts=tuple(artefacts),
             golden=tuple(
                 Golden(name=reference.name, file=publish.record(folder, reference.path))
                 for reference in references[:_GOLDEN_FRAMES]

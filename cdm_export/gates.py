@@ -5,6 +5,8 @@ The one table of limits; every comparison is ``value <= limit``, so that NaN fai
 
 from dataclasses import dataclass
 
+from runtimes.contract import COMPRESSED
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -20,13 +22,14 @@ class Gate:
     """Share of pixels whose validity may differ, among those clearly away from the threshold."""
 
 
-GATES = {
+GATES: dict[str, Gate] = {
     "fp32": Gate(mean=5e-6, p99=5e-5, max=1e-3, mask=0.0),
     "fp16": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "fp16-attn32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "tf32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "bf16": Gate(mean=5e-3, p99=2e-2, max=None, mask=1e-4),
     "int8": Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3),
+    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in COMPRESSED},
 }
 
 LEAST_COMPARABLE = 0.10

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cdm_export.coreml_export import coreml_rules
 from cdm_export.onnx_export import export_onnx
 from cdm_export.transforms import NEEDS, RULES, specialise
+from cdm_export.transforms.fused_attention import FusedAttention
 from reference_model.cdm.network import TokenPairFusion
 from reference_model.vit import DinoV2, SelfAttention
 from runtimes.contract import Size
+from runtimes.coreml_target import TARGETS
 
 ROWS, COLUMNS = 5, 7
 EXACT = 1e-13
@@ -66,6 +69,18 @@ def test_rule_alone_is_exact_and_saves_what_it_says(rule, network, inputs):
     assert saving.modules > 0, "the rule found nothing to rewrite"
     assert relative_error(network(*inputs), expected) <= EXACT
     assert saving.macs == before - multiply_adds(network, inputs)
+
+
+@pytest.mark.parametrize("target", ["macos14", "macos15"])
+def test_the_rules_for_core_ml_are_exact(target, network, inputs):
+    expected = network(*inputs)
+    rules = coreml_rules(TARGETS[target])
+    savings = specialise(network, ROWS, COLUMNS, rules)
+    assert set(savings) == set(rules) == set(RULES) - {"linear_layout"}
+    assert all(saving.modules for saving in savings.values())
+    assert relative_error(network(*inputs), expected) <= EXACT
+    fused = [module for module in network.modules() if isinstance(module, FusedAttention)]
+    assert len(fused) == (8 if target == "macos15" else 0)
 
 
 def test_all_rules_together_are_exact(network, inputs):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from runtimes.contract import ModelContract
+from runtimes.contract import COMPRESSED, ModelContract
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.host import usable_cpus, version_of
 from runtimes.runtime import Runtime
@@ -30,7 +30,7 @@ class Backend:
     install: str
     """Command that adds the library."""
     device: str
-    """``cpu`` or ``cuda``."""
+    """``cpu``, ``cuda`` or ``apple``."""
     format: str
     """Artefact format it runs; ``checkpoint`` for the reference."""
     precisions: Mapping[str, str]
@@ -40,6 +40,8 @@ class Backend:
     """Whether it runs engines that ``build`` made from an artefact, rather than the artefact."""
     distributions: tuple[str, ...] = ()
     """Distributions whose version is the library's, where they have another name than ``library``."""
+    verifies_only: bool = False
+    """Whether ``auto`` leaves it alone: it says what an artefact means, and is no way to run one."""
 
     @property
     def installed(self) -> bool:
@@ -59,6 +61,9 @@ _TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32"}
 """TF32 is how the float32 graph may be computed."""
 _INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
+_PACKAGES: dict[str, str] = {name: name for name in ("fp32", "fp16", *COMPRESSED)}
+_INSTALL_COREML = "pip install 'cdm-export[coreml]'"
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
@@ -69,6 +74,7 @@ BACKENDS: dict[str, Backend] = {
         Backend("tensorrt-rtx", "runtimes.tensorrt", "tensorrt_rtx_bindings", "pip install 'cdm-export[tensorrt-rtx]'",
                 "cuda", "onnx", _TENSORRT,
                 engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
+        Backend("coreml", "runtimes.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
         Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 {"fp32": "fp32", "bf16": "fp32"}),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
@@ -77,6 +83,8 @@ BACKENDS: dict[str, Backend] = {
                 "onnx", _AS_TYPED),
         Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _AS_TYPED),
+        Backend("coreml-reference", "cdm_export.coreml_reference.runtime", "coremltools", _INSTALL_COREML, "cpu",
+                "coreml", _PACKAGES, verifies_only=True),
     )
 }  # fmt: skip
 """In the order ``auto`` prefers them where nothing was measured; the reference is never chosen by ``auto``."""

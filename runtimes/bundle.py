@@ -101,14 +101,14 @@ class Artefact(Record):
 
     name: str
     """``format/precision``, unique in the bundle."""
-    format: Literal["onnx"]
+    format: Literal["onnx", "coreml"]
     """File format; decides which backends can run it."""
     precision: Precision
     """Precision of the graph and name of its gate."""
     opset: int
-    """ONNX operator set."""
+    """ONNX operator set; of a Core ML package the version of its specification."""
     main: InsidePath
-    """File to open; the others belong to it."""
+    """File to open, the others belong to it; or the folder that holds them all."""
     files: tuple[FileRecord, ...]
     """Every file of the artefact."""
     producers: dict[str, str]
@@ -126,7 +126,8 @@ class Artefact(Record):
 
     @model_validator(mode="after")
     def _main_is_vouched_for(self) -> "Artefact":
-        if self.main not in {record.path for record in self.files}:
+        paths = {record.path for record in self.files}
+        if self.main not in paths and not (paths and all(path.startswith(f"{self.main}/") for path in paths)):
             raise ValueError(f"main file '{self.main}' is not among its files")
         return self
 
@@ -246,11 +247,14 @@ class Bundle:
         for record in artefact.files:
             self._check_content(record)
         listed = {record.path for other in self.manifest.artefacts for record in other.files}
-        for path in (self.path / artefact.main).parent.iterdir():
+        main = self.path / artefact.main
+        for path in main.rglob("*") if main.is_dir() else main.parent.iterdir():
             name = path.relative_to(self.path).as_posix()
+            if main.is_dir() and path.is_dir() and not path.is_symlink():
+                continue
             if name not in listed:  # a graph could name it as its weights, and nobody has hashed it
                 raise BundleError(f"{self.path}: '{name}' is no part of the bundle", "Remove it.")
-        return self.path / artefact.main
+        return main
 
     def _located(self, record: FileRecord) -> Path:
         path = self.path / record.path

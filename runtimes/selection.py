@@ -120,8 +120,10 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
 def _eligible(choice: Choice) -> bool:
     """What ``auto`` may take without being asked for by name."""
     artefact = choice.artefact
-    if artefact is None or artefact.state is not State.PUBLISHED or not choice.backend.installed:
+    if artefact is None or choice.backend.verifies_only or not choice.backend.installed:
         return False
+    if artefact.state is not State.PUBLISHED and not (artefact.state is State.CANDIDATE and choice.local):
+        return False  # a candidate has to be verified on its own device first
     if choice.verdict is None or choice.backend.device != "cpu":
         return choice.local  # never verified, or verified on another device
     return True

@@ -111,6 +111,8 @@ def _choices(bundle: Bundle, request: BenchRequest) -> tuple[list[Choice], dict[
             if request.backend == backend.name or request.checkpoint is not None:
                 choices.append(choose(bundle, backend.name))
             continue
+        if backend.verifies_only and request.backend != backend.name:
+            continue  # its speed says nothing
         for _, precision in executions(bundle, backend):
             if request.precision not in ("auto", precision):
                 continue

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cdm_export.bisect.compare import comparable, looking
+from cdm_export.bisect.coreml_probe import CoremlProbe
+from cdm_export.bisect.coreml_worker import OperationFound
 from cdm_export.bisect.onnx_probe import OnnxProbe
 from cdm_export.bisect.probe import Probe
 from cdm_export.bisect.report import BisectReport, make_report
@@ -17,6 +19,7 @@ from cdm_export.progress import Progress
 from reference_model.registry import get_variant
 from runtimes.backends import get_backend, who_runs
 from runtimes.bundle import Bundle
+from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.opening import reference_path
 from runtimes.selection import executions
@@ -67,6 +70,10 @@ def bisect_bundle(
             )
         look = looking(first, second, [stage.name for stage in stages], tolerance, progress)
         found = STRATEGIES[strategy](stages, look)
+        operation = None
+        if isinstance(second, CoremlProbe) and found.first is not None:
+            after = next(stage.after for stage in stages if stage.name == found.first)
+            operation = _operation(bundle, second, found.first, after, checkpoint, tolerance, progress)
     return make_report(
         candidate=second.name,
         reference=first.name,
@@ -76,7 +83,30 @@ def bisect_bundle(
         stages=stages,
         found=found,
         left_out={name: why for name, why in left_out.items() if section_of(name, sections)},
+        operation=operation,
     )
+
+
+def _operation(
+    bundle: Bundle,
+    probe: CoremlProbe,
+    stage: str,
+    after: tuple[str, ...],
+    checkpoint: Path | None,
+    tolerance: float,
+    progress: Progress,
+) -> OperationFound | None:
+    """The operation inside a stage, where the weights are at hand to compute it in PyTorch."""
+    if checkpoint is None and bundle.manifest.provenance.random_weights is None:
+        progress.note(f"which operation of '{stage}' it is takes the checkpoint: --checkpoint CKPT")
+        return None
+    progress.stage(f"operations of '{stage}'")
+    return probe.first_operation(stage, after, reference_path(bundle, checkpoint), _target(bundle), tolerance)
+
+
+def _target(bundle: Bundle) -> str:
+    versions = {artefact.opset for artefact in bundle.manifest.artefacts if artefact.format == "coreml"}
+    return next(name for name, target in TARGETS.items() if target.specification in versions)
 
 
 def _probe(
@@ -91,9 +121,17 @@ def _probe(
         weights = reference_path(bundle, checkpoint)
         return TorchProbe(weights, contract, precision, frame.path, scratch, threads, typing)
     for artefact, computed in executions(bundle, backend):
-        if computed == precision and artefact.format == "onnx":
-            path = bundle.artefact_file(artefact)
+        if computed != precision:
+            continue
+        path = bundle.artefact_file(artefact)
+        if artefact.format == "onnx":
             return OnnxProbe(path, contract, backend.name, precision, frame.path, scratch, threads)
+        if backend.verifies_only:
+            return CoremlProbe(path, contract, precision, frame.path, scratch, threads)
+        raise BackendUnavailable(
+            f"backend '{backend.name}' does not show the inside of what it runs",
+            f"Look into the package itself: --backend coreml-reference --precision {precision}",
+        )
     raise BackendUnavailable(
         f"{bundle.path} holds nothing that backend '{backend.name}' computes in {precision}", who_runs(precision)
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cdm_export.bisect.coreml_worker import OperationFound
 from cdm_export.bisect.measures import Measure
 from cdm_export.bisect.search import Found, Verdict
 from cdm_export.bisect.stages import Stage
@@ -52,6 +53,8 @@ class BisectReport(Record):
     """Stages that cannot be compared, and why."""
     looks: int
     """Runs of the candidate."""
+    operation: OperationFound | None = None
+    """Where ``first`` could be looked into: the first operation in it whose value is outside."""
 
     @property
     def passed(self) -> bool:
@@ -76,6 +79,7 @@ class BisectReport(Record):
         return (
             f"{pair}: '{self.first}' ({found.section}) is the first to leave the tolerance of {self.tolerance:g}: "
             f"{said(found.measure)}"
+            + (f"; in it, '{self.operation.name}' ({self.operation.kind}) is the first" if self.operation else "")
             + (f"; independently of it: {', '.join(also)}" if also else "")
             + ("; the output is within it all the same" if self.output.inside else "")
         )
@@ -127,6 +131,7 @@ def make_report(
     stages: Sequence[Stage],
     found: Found,
     left_out: Mapping[str, str],
+    operation: OperationFound | None = None,
 ) -> BisectReport:
     """Put together what a search found over ``stages``."""
     return BisectReport(
@@ -147,6 +152,7 @@ def make_report(
         ),
         left_out=dict(left_out),
         looks=found.looks,
+        operation=operation,
     )
 
 

@@ -8,12 +8,14 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
-from runtimes.contract import Size
+from runtimes.contract import COMPRESSED, Precision, Size
+from runtimes.coreml_target import NEWEST, get_target
 from runtimes.errors import InputError, ParityError
 from runtimes.typed_graph import LowPrecision
 
 if TYPE_CHECKING:
     from cdm_export.backend_parity import BackendParity
+    from cdm_export.coreml_artefacts import CoremlRequest
     from runtimes.bundle import Bundle
 
 
@@ -42,7 +44,14 @@ def command(
         int | None,
         typer.Option("--input-size", help="Lower bound of the network's sides, pixels; the model's own by default."),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx.")] = "onnx",
+    target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx (always made), coreml.")] = "onnx",
+    coreml_target: Annotated[
+        str, typer.Option("--coreml-target", help="Oldest system for Core ML: macos13, macos14, macos15 (iOS 16-18).")
+    ] = NEWEST,
+    coreml_weights: Annotated[
+        str | None,
+        typer.Option("--coreml-weights", help="Smaller fp16 packages too, comma-separated: w8, p8, p6, p4 (bits)."),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option("--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only)."),
@@ -67,7 +76,7 @@ def command(
     """Checkpoint -> verified bundle. Nothing is published unless FP32 passes its gate on every backend; a reduced
     precision that misses its own is marked failed, never run, and the exit code is 1.
     """
-    _chosen("--target", target, ("onnx",))
+    targets = _chosen("--target", target, ("onnx", "coreml"))
     precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision)))
     size = Size.parse(camera)
     from cdm_export.export import ExportRequest, export_bundle
@@ -88,6 +97,7 @@ def command(
         far=far,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         overwrite=overwrite,
+        coreml=_coreml(targets, coreml_target, coreml_weights),
     )
     with progress(not quiet) as shown:
         bundle, parities = export_bundle(request, shown)
@@ -105,6 +115,21 @@ def command(
             f"Where the error begins: cdm-export verify {bundle.path} --bisect --backend {first.backend} "
             f"--precision {first.precision}",
         )
+
+
+def _coreml(targets: list[str], target: str, weights: str | None) -> "CoremlRequest | None":
+    from cdm_export.coreml_artefacts import CoremlRequest
+
+    system = get_target(target)
+    names = [] if weights is None else _chosen("--coreml-weights", weights, tuple(_SUFFIXES))
+    if "coreml" not in targets:
+        if weights is not None:
+            raise InputError("--coreml-weights belongs to --target coreml", "Add --target onnx,coreml.")
+        return None
+    return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names))
+
+
+_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in COMPRESSED}
 
 
 def _chosen(option: str, given: str, supported: tuple[str, ...]) -> list[str]:

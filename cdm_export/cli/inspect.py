@@ -70,9 +70,10 @@ def command(
     for artefact in manifest.artefacts:
         size = sum(record.size for record in artefact.files) / 1e6
         producers = ", ".join(f"{name} {version}" for name, version in artefact.producers.items())
-        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, opset {artefact.opset}, {size:,.1f} MB")
+        opset = f"{'opset' if artefact.format == 'onnx' else 'specification'} {artefact.opset}"
+        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, {opset}, {size:,.1f} MB")
         console.print(f"  made with {producers}", markup=False)
-        if artefact.precision == "fp32":
+        if artefact.name == "onnx/fp32":
             _print_rewrites(console, artefact.rewrites)
         if artefact.graph:
             _print_graph(console, artefact.graph, artefact.typing)
@@ -86,6 +87,10 @@ def command(
         console.print(f"[bold]engine[/] {engine.path.parent}", soft_wrap=True)
         for line in evidence_lines(engine.record):
             console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+_ONNX_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
+_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm")
 
 
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
@@ -102,7 +107,7 @@ def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None
         by_type.update(kinds)
     products = ", ".join(
         f"{operator} {' + '.join(f'{count} {kind}' for kind, count in graph.nodes[operator].items())}"
-        for operator in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
+        for operator in (*_ONNX_PRODUCTS, *_COREML_PRODUCTS)
         if operator in graph.nodes
     )
     weights = ", ".join(f"{size:,.1f} MB {kind}" for kind, size in graph.weights_mb.items())

@@ -1,0 +1,145 @@
+"""The Core ML part of an export: packages made, each verified by interpreting what was saved."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdm_export.backend_parity import BackendParity, check_backend
+from cdm_export.coreml_compress import check_compressions
+from cdm_export.golden import ReferenceFrame
+from cdm_export.make_coreml import CoremlJob, MadePackage, make_coreml
+from cdm_export.make_onnx import Made, MakeJob
+from cdm_export.progress import Progress
+from cdm_export.publish import record
+from runtimes.backends import BACKENDS
+from runtimes.bundle import Artefact, State
+from runtimes.contract import COMPRESSED, Precision
+from runtimes.coreml_target import get_target
+from runtimes.errors import BackendUnavailable, InputError
+
+VERIFIER = "coreml-reference"
+"""Backend that verifies packages on the machine that makes them."""
+
+
+@dataclass(frozen=True)
+class CoremlRequest:
+    """Which packages to make."""
+
+    target: str
+    """Oldest system that has to open them, by name in ``coreml_target.TARGETS``."""
+    compressions: tuple[Precision, ...] = ()
+    """Of ``contract.COMPRESSED``: made of the FP16 package, published only where they pass their gate."""
+
+
+@dataclass(frozen=True)
+class CoremlPackages:
+    """What came of it."""
+
+    artefacts: tuple[Artefact, ...]
+    """Packages for the bundle."""
+    required: tuple[BackendParity, ...]
+    """Parity of these; the caller judges it."""
+    dropped: tuple[BackendParity, ...]
+    """Parity of compressed packages that missed their gate; they are gone."""
+    megabytes: dict[str, float]
+    """Size of every package made, MB, by precision."""
+
+    def write_table(self, reports: Path) -> None:
+        """``coreml.json``: size and error of every package made, dropped ones too."""
+        rows = [
+            {
+                "precision": parity.precision,
+                "megabytes": self.megabytes[parity.precision],
+                "published": parity.verdict.verdict == "passed",
+                **parity.verdict.model_dump(mode="json", exclude={"reference", "backend"}),
+            }
+            for parity in (*self.required, *self.dropped)
+        ]
+        (reports / "coreml.json").write_text(json.dumps({"packages": rows}, indent=1))
+
+
+def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> None:
+    """Before any long work.
+
+    Raises BackendUnavailable, with the command that adds it, unless packages can be made here; InputError for
+    compressions that the target does not have, or without the half-precision package they start from.
+    """
+    backend = BACKENDS[VERIFIER]
+    if not backend.installed:
+        raise BackendUnavailable(
+            f"--target coreml needs the package '{backend.library}', which is not installed here",
+            f"Add it with: {backend.install}",
+        )
+    check_compressions(request.compressions, get_target(request.target))
+    if request.compressions and "fp16" not in low_precisions:
+        raise InputError("compressed weights start from the fp16 package", "Add it: --precision fp32,fp16")
+
+
+def add_coreml(
+    job: MakeJob,
+    made: Made,
+    request: CoremlRequest,
+    folder: Path,
+    references: list[ReferenceFrame],
+    reference: str,
+    progress: Progress,
+) -> CoremlPackages:
+    """Make the packages of one export in ``folder/coreml`` and verify each as it was saved."""
+    (folder / "coreml").mkdir()
+    typing = next((graph.typing for graph in made.graphs if graph.precision == "fp16"), None)
+    packages = make_coreml(
+        CoremlJob(
+            contract=job.contract,
+            checkpoint=job.checkpoint,
+            random_weights=made.provenance.random_weights,
+            licence=made.provenance.licence,
+            typing=typing,
+            target=request.target,
+            compressions=request.compressions,
+            folder=str(folder / "coreml"),
+        ),
+        progress,
+    )
+    artefacts, required, dropped = [], [], []
+    megabytes: dict[str, float] = {}
+    for package in packages:
+        path = folder / "coreml" / f"{package.precision}.mlpackage"
+        parity = check_backend(
+            VERIFIER,
+            path,
+            job.contract,
+            package.precision,
+            references,
+            reference,
+            progress,
+            keep=Path(job.outputs),
+        )
+        artefact = _artefact(package, folder, parity)
+        megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
+        if package.precision in COMPRESSED and parity.verdict.verdict != "passed":
+            progress.note(f"coreml {package.precision} is not published: {parity.verdict}")
+            shutil.rmtree(path)
+            dropped.append(parity)
+            continue
+        artefacts.append(artefact)
+        required.append(parity)
+    return CoremlPackages(tuple(artefacts), tuple(required), tuple(dropped), megabytes)
+
+
+def _artefact(package: MadePackage, folder: Path, parity: BackendParity) -> Artefact:
+    return Artefact(
+        name=f"coreml/{package.precision}",
+        format="coreml",
+        precision=package.precision,
+        opset=package.specification,
+        main=f"coreml/{package.precision}.mlpackage",
+        files=tuple(record(folder, folder / "coreml" / name) for name in package.files),
+        producers=package.versions,
+        rewrites=package.rewrites,
+        typing=package.typing,
+        graph=package.graph,
+        # What it does on a Mac is known on a Mac.
+        state=State.CANDIDATE if parity.verdict.verdict == "passed" else State.FAILED,
+        verdicts=(parity.verdict,),
+    )
