@@ -1,5 +1,6 @@
 """Relative inverse depth: gates on its range, metres only when somebody says how, and a whole bundle of it."""
 
+import importlib.util
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from cdm_export.parity import compare, summarise
 from cdm_export.pictures import COLOURS, prediction_picture
 from parity_tests.conftest import cli, write_frame
 from reference_model.registry import get_variant
+from runtimes import engines
 from runtimes.bundle import Bundle
 from runtimes.contract import Semantics, Size
 from runtimes.errors import InputError
@@ -23,6 +25,8 @@ from runtimes.sources import open_source
 
 MODEL, METRIC = "depth-anything-v2-vits", "depth-anything-v2-metric-indoor-vits"
 CAMERA = Size(160, 120)
+COREML = importlib.util.find_spec("coremltools") is not None
+TARGETS = "onnx,coreml" if COREML else "onnx"
 
 # --- gates ------------------------------------------------------------------------------------------------------------
 
@@ -219,14 +223,14 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle(weights, tmp_path_factory):
-    """From a checkpoint, ONNX in FP32 and FP16, on colour images without depth."""
+    """From a checkpoint, ONNX and Core ML in FP32 and FP16, on colour images without depth."""
     folder = tmp_path_factory.mktemp("relative")
     images = folder / "images"
     images.mkdir()
     rgb = open_source("sample", camera=CAMERA).load(0).frame.rgb
     cv2.imwrite(str(images / "motorcycle.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     done = cli("export", weights, "--model", MODEL, "--camera", CAMERA, "--input-size", 70, "--frames", images,
-               "-o", folder / "relative.bundle", "--json", "-q")  # fmt: skip
+               "--target", TARGETS, "-o", folder / "relative.bundle", "--json", "-q")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "relative.bundle"
 
@@ -238,7 +242,8 @@ def image(bundle):
 
 def test_everything_passed_and_the_manifest_says_what_weights_cannot(bundle, weights):
     manifest = Bundle.open(bundle, full=True).manifest
-    assert [artefact.precision for artefact in manifest.artefacts] == ["fp32", "fp16", "fp16-attn32"]
+    made = ["onnx/fp32", "onnx/fp16", "onnx/fp16-attn32", *(["coreml/fp32", "coreml/fp16"] if COREML else [])]
+    assert [artefact.name for artefact in manifest.artefacts] == made
     for artefact in manifest.artefacts:
         assert artefact.verdicts and all(verdict.verdict == "passed" for verdict in artefact.verdicts)
         assert all(verdict.mean_mm is None for verdict in artefact.verdicts)
@@ -350,6 +355,8 @@ def test_every_other_command_works_on_it(bundle, weights):
     assert {("openvino", "fp32"), ("onnxruntime", "fp16")} <= {
         (one["backend"], one["precision"]) for one in report["parity"]
     }
+    interpreted = {("coreml-reference", "fp32"), ("coreml-reference", "fp16")} if COREML else set()
+    assert interpreted <= {(one["backend"], one["precision"]) for one in report["parity"]}
     looked = cli("verify", bundle, "--bisect", "--checkpoint", weights, "--against", "torch:fp32", "--json")
     stages = json.loads(looked.stdout)
     assert looked.returncode == 0 and stages["verdict"] == "inside"
@@ -366,6 +373,18 @@ def test_every_other_command_works_on_it(bundle, weights):
         assert words in shown.stdout, words
     listed = cli("models")
     assert MODEL in listed.stdout and "80 m" in " ".join(listed.stdout.split())
+
+
+def test_engine_of_it(bundle, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    copied = tmp_path / "relative.bundle"
+    shutil.copytree(bundle, copied)
+    built = cli("build", copied, "--target", "tensorrt-rtx", "-q")
+    assert built.returncode == 0, built.stderr
+    (engine,) = engines.scan(Bundle.open(copied))
+    assert engine.record.evidence.fused_attention == 12
+    assert engine.record.evidence.float32_products == ("depth_head.scratch.output_conv2.2.module",)
+    assert {claim.outcome for claim in engine.record.evidence.claims} == {"proven"}
 
 
 def test_metric_model_in_metres(tmp_path, frame):
