@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.coreml_packages import coreml_packages
 from benchmarks.half_paths import half_paths
+from benchmarks.peers import peers
 from benchmarks.rewrites import rewrites
 from benchmarks.rtx_layers import rtx_layers
 from cdm_export.gates import GATES
@@ -80,6 +81,7 @@ SECTIONS = {
     "half paths": half_paths,
     "original depth anything": original_depth_anything,
     "coreml packages": coreml_packages,
+    "peers": peers,
 }
 
 
