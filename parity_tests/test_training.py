@@ -120,7 +120,9 @@ class TestLoss:
         step[..., :4] *= 1.1
         assert (half := depth_loss(step, target, sensor)) > np.log(1.1) / 2
         sensor[..., :4] = 0
-        assert depth_loss(step, target, sensor) - half == pytest.approx(np.log(1.1) / 6, rel=1e-3), "2/3 instead of 1/2"
+        assert depth_loss(step, target, sensor) - half == pytest.approx(0.3 * np.log(1.1), rel=1e-3), (
+            "4/5 instead of 1/2"
+        )
 
     def test_dead_outputs_are_pushed_up(self) -> None:
         value = torch.tensor([-1.0, 0.5], requires_grad=True)

@@ -9,7 +9,7 @@ import typer
 from reference_model.checkpoint import load_network
 from reference_model.registry import get_variant
 from reference_model.training.shards import Shards, render_shards
-from reference_model.training.trainer import Plan, Training, watch
+from reference_model.training.trainer import GOING_ON, PHASES, Plan, Training, watch
 from runtimes.cache import write_atomically
 from runtimes.contract import Size
 
@@ -47,11 +47,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Plan.seed,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 2,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
-    start: Annotated[Path | None, typer.Option(help="Weights to start from, e.g. those in the package.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Trained weights to start from; give them again when resuming.")
+    ] = None,
 ) -> None:
     """Train cdm-vitt; goes on from the folder's checkpoint when there is one."""
     torch.set_num_threads(threads)
-    plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed)
+    plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed, phases=GOING_ON if start else PHASES)
     network = load_network(start, get_variant(plan.model))[0].requires_grad_() if start else None
     training = Training(plan, Shards(folder, FRAME_SEED, FRAME_SIZE), network)
     checkpoint = folder / CHECKPOINT
