@@ -19,6 +19,7 @@ from cdm_export.export_report import require_passed, write_reports
 from cdm_export.golden import ReferenceFrame, prepare_frames
 from cdm_export.make_onnx import Made, MadeGraph, MakeJob, make_onnx
 from cdm_export.progress import Progress
+from cdm_export.quantise.int8_artefacts import Int8Request, add_int8, check_source
 from reference_model.config import PATCH, ChannelOrder
 from reference_model.registry import get_variant
 from reference_model.variant import Variant
@@ -70,6 +71,8 @@ class ExportRequest:
     """Replace an existing bundle."""
     coreml: CoremlRequest | None = None
     """Core ML packages to make beside ONNX; None makes none."""
+    int8: Int8Request | None = None
+    """INT8 graphs to make beside the others; None makes none."""
 
 
 def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, list[BackendParity]]:
@@ -102,14 +105,12 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     else:
         variant = get_variant(request.model)
     contract = _contract(request, variant)
-    source = open_source(
-        request.frames,
-        depth_scale=request.depth_scale,
-        camera=request.camera,
-        fit=request.fit,
-        needs_depth=contract.depth_input is not None,
-    )
+    source = _open(request.frames, request, contract)
     _check_source(source, request)
+    calibration = None
+    if request.int8 is not None:
+        calibration = _open(request.int8.calibration, request, contract)
+        check_source(calibration, request.int8.calibration, progress)
     if contract.input_size % PATCH:
         progress.note(
             f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
@@ -133,6 +134,11 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         parities = {graph.precision: _check(graph, job, references, progress) for graph in made.graphs}
         checked = list(itertools.chain.from_iterable(parities.values()))
         artefacts = [_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs]
+        int8 = None
+        if request.int8 is not None and calibration is not None:
+            int8 = add_int8(job, made, request.int8, calibration, checked, folder, references, _REFERENCE, progress)
+            artefacts += int8.artefacts
+            checked += int8.required
         packages = None
         if request.coreml is not None:
             packages = add_coreml(job, made, request.coreml, folder, references, _REFERENCE, progress)
@@ -143,6 +149,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         write_reports(reports, checked, references, outputs, contract, made.peaks)
         if packages is not None:
             packages.write_table(reports)
+        if int8 is not None:
+            int8.write_table(reports)
         exact = [parity for parity in checked if parity.precision == "fp32"]
         require_passed(exact, reports, request.out.name, contract.far)
         manifest = Manifest(
@@ -153,6 +161,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             contract=contract,
             provenance=made.provenance,
             artefacts=tuple(artefacts),
+            dropped=tuple(int8.dropped) if int8 is not None else (),
             golden=tuple(
                 Golden(name=reference.name, file=publish.record(folder, reference.path))
                 for reference in references[:_GOLDEN_FRAMES]
@@ -232,6 +241,16 @@ def _check_numbers(request: ExportRequest) -> None:
         raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
     if request.checkpoint is not None and not request.checkpoint.exists():
         raise CheckpointError(f"{request.checkpoint}: no such file")
+
+
+def _open(name: str, request: ExportRequest, contract: ModelContract) -> FrameSource:
+    return open_source(
+        name,
+        depth_scale=request.depth_scale,
+        camera=request.camera,
+        fit=request.fit,
+        needs_depth=contract.depth_input is not None,
+    )
 
 
 def _check_source(source: FrameSource, request: ExportRequest) -> None:

@@ -5,7 +5,7 @@ The one table of limits; every comparison is ``value <= limit``, so that NaN fai
 
 from dataclasses import dataclass
 
-from runtimes.contract import COMPRESSED
+from runtimes.contract import COMPRESSED, INTEGER
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ GATES: dict[str, Gate] = {
     "fp16-attn32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "tf32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "bf16": Gate(mean=5e-3, p99=2e-2, max=None, mask=1e-4),
-    "int8": Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3),
-    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in COMPRESSED},
+    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in (*INTEGER, *COMPRESSED)},
 }
 
 LEAST_COMPARABLE = 0.10

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from cdm_export.onnx_names import name_after_modules
 from runtimes.contract import CONTRACT_KEY, ModelContract
 
 if TYPE_CHECKING:
+    import onnx_ir
     from torch import nn
 
 OPSET = 18
@@ -23,12 +24,19 @@ _EXTERNAL_FROM = 512 << 20
 
 
 def export_onnx(
-    network: "nn.Module", contract: ModelContract, path: Path, *, opset: int = OPSET, external_data: bool = False
+    network: "nn.Module",
+    contract: ModelContract,
+    path: Path,
+    *,
+    opset: int = OPSET,
+    external_data: bool = False,
+    change: "Callable[[onnx_ir.Model], None]" = lambda model: None,
 ) -> dict[str, str]:
     """Write ``path`` (and ``path.data`` for large models, or with ``external_data``).
 
-    ``network`` takes the contract's inputs in order. The contract travels in the file's metadata. Returns the versions
-    of the libraries that made it.
+    ``network`` takes the contract's inputs in order. The contract travels in the file's metadata. ``change`` rewrites
+    the graph, its nodes named after their modules, before it is written. Returns the versions of the libraries that
+    made it.
     """
     import onnx
     import onnxscript
@@ -48,6 +56,7 @@ def export_onnx(
     assert program is not None
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     name_after_modules(program.model)
+    change(program.model)
     program.model.producer_name = "cdm-export"
     program.model.metadata_props.update(
         {

@@ -57,7 +57,7 @@ class Backend:
 
 _AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
 """ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
-_TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32"}
+_TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32", "int8-fp16": "int8-fp16"}
 """TF32 is how the float32 graph may be computed."""
 _INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
@@ -76,9 +76,9 @@ BACKENDS: dict[str, Backend] = {
                 engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
         Backend("coreml", "runtimes.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
         Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
-                {"fp32": "fp32", "bf16": "fp32"}),
+                {"fp32": "fp32", "bf16": "fp32", "int8": "int8", "int8-bf16": "int8"}),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
-                _AS_TYPED),
+                {**_AS_TYPED, "int8": "int8", "int8-fp16": "int8-fp16"}),
         Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _AS_TYPED),
         Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",

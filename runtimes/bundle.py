@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.errors import BundleError
 from runtimes.hashing import cached_sha256, sha256_of
+from runtimes.quantisation import Dropped, Quantisation
 from runtimes.typed_graph import GraphAudit, Rewrite, Typing
 
 SCHEMA_VERSION = 1
@@ -119,6 +120,8 @@ class Artefact(Record):
     """Which modules are typed how, for a graph of lower precision."""
     graph: GraphAudit | None = None
     """What is in the graph; None where it was not audited."""
+    quantisation: Quantisation | None = None
+    """How its integers came about; None where it has none."""
     state: State
     """Where it stands."""
     verdicts: tuple[Verdict, ...] = ()
@@ -191,6 +194,8 @@ class Manifest(Record):
     """Where the weights came from."""
     artefacts: tuple[Artefact, ...]
     """Deployable forms."""
+    dropped: tuple[Dropped, ...] = ()
+    """What was made and is not here."""
     golden: tuple[Golden, ...]
     """Frames to test a device with."""
     reports: tuple[FileRecord, ...]

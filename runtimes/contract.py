@@ -18,9 +18,24 @@ CONTRACT_KEY = "cdm_export.contract"
 DEFAULT_FAR = 25.0
 """Metres. A pixel farther than this is invalid; the reference implementation's widest clip."""
 
-Precision = Literal["fp32", "fp16", "fp16-attn32", "tf32", "bf16", "int8", "fp16-w8", "fp16-p8", "fp16-p6", "fp16-p4"]
+Precision = Literal[
+    "fp32",
+    "fp16",
+    "fp16-attn32",
+    "tf32",
+    "bf16",
+    "int8",
+    "int8-fp16",
+    "int8-bf16",
+    "fp16-w8",
+    "fp16-p8",
+    "fp16-p6",
+    "fp16-p4",
+]
 """Precision of an artefact or of its execution, and name of the gate it has to pass."""
 
+INTEGER: tuple[Precision, ...] = ("int8", "int8-fp16", "int8-bf16")
+"""Products of 8-bit integers; what is not quantised is FP32, FP16 or BF16."""
 COMPRESSED: tuple[Precision, ...] = ("fp16-w8", "fp16-p8", "fp16-p6", "fp16-p4")
 """Half with compressed weights: 8-bit integers per channel, palettes of 8, 6 or 4 bits."""
 

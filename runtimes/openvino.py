@@ -13,8 +13,11 @@ from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.host import usable_cpus
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
-"""Precision -> INFERENCE_PRECISION_HINT; the artefact is ``fp32.onnx`` for both."""
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
+"""Precision -> INFERENCE_PRECISION_HINT: what is not quantised in the graph."""
+
+
+_PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 
 
 class OpenVino:
@@ -39,14 +42,19 @@ class OpenVino:
         }
 
     def describe(self) -> Description:
-        """Devices, the hint in force, and node counts by runtime precision from the executable graph."""
+        """Devices, the hint in force, nodes by runtime precision and products by precision and kernel, as the
+        executable graph has them.
+        """
         import openvino
 
         compiled = self._compiled
-        executed = Counter(
-            str(operation.get_rt_info()["runtimePrecision"].astype(str))
+        nodes = [
+            {name: str(value.astype(str)) for name, value in operation.get_rt_info().items()}
             for operation in compiled.get_runtime_model().get_ops()
-            if "runtimePrecision" in operation.get_rt_info()
+        ]
+        executed = Counter(node["runtimePrecision"] for node in nodes if "runtimePrecision" in node)
+        products = Counter(
+            f"{node['runtimePrecision']} {node['primitiveType']}" for node in nodes if node["layerType"] in _PRODUCTS
         )
         devices = compiled.get_property("EXECUTION_DEVICES")
         return Description(
@@ -59,6 +67,7 @@ class OpenVino:
             executed={
                 "precision_hint": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
                 "nodes_by_precision": dict(executed.most_common()),
+                "products_by_kernel": dict(products.most_common()),
             },
         )
 

@@ -16,6 +16,7 @@ from runtimes.typed_graph import LowPrecision
 if TYPE_CHECKING:
     from cdm_export.backend_parity import BackendParity
     from cdm_export.coreml_artefacts import CoremlRequest
+    from cdm_export.quantise.int8_artefacts import Int8Request
     from runtimes.bundle import Bundle
 
 
@@ -54,8 +55,17 @@ def command(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option("--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only)."),
+        typer.Option(
+            "--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only), int8."
+        ),
     ] = "fp32,fp16",
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", help="Frames that int8 takes its ranges from: folder, frames.json, synthetic:N."),
+    ] = None,
+    keep_slower: Annotated[
+        bool, typer.Option("--keep-slower", help="Keep int8 for processors, marked, although it is not faster here.")
+    ] = False,
     frames: Annotated[
         str, typer.Option("--frames", help="Frames to verify on: folder, frames.json, synthetic:N[:SEED] or sample.")
     ] = "sample",
@@ -77,7 +87,7 @@ def command(
     precision that misses its own is marked failed, never run, and the exit code is 1.
     """
     targets = _chosen("--target", target, ("onnx", "coreml"))
-    precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision)))
+    precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision), "int8"))
     size = Size.parse(camera)
     from cdm_export.export import ExportRequest, export_bundle
     from cdm_export.export_report import failures
@@ -98,6 +108,7 @@ def command(
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         overwrite=overwrite,
         coreml=_coreml(targets, coreml_target, coreml_weights),
+        int8=_int8(precisions, calibration, keep_slower),
     )
     with progress(not quiet) as shown:
         bundle, parities = export_bundle(request, shown)
@@ -106,8 +117,15 @@ def command(
     elif not quiet:
         for parity in parities:
             print(f"{parity.backend} {parity.precision}: {parity.verdict}")
+        for dropped in bundle.manifest.dropped:
+            print(f"not published: {dropped.name}: {dropped.reason}")
         print(f"published {bundle.path}")
         print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
+    if missed := [dropped for dropped in bundle.manifest.dropped if dropped.failed]:
+        raise ParityError(
+            f"published without {missed[0].name}: {missed[0].reason}",
+            "The others passed. Calibrate on frames like those it will see, or leave int8 out of --precision.",
+        )
     if failed := failures(parities):
         first = next(parity for parity in parities if parity.verdict.verdict != "passed")
         raise ParityError(
@@ -115,6 +133,21 @@ def command(
             f"Where the error begins: cdm-export verify {bundle.path} --bisect --backend {first.backend} "
             f"--precision {first.precision}",
         )
+
+
+def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> "Int8Request | None":
+    from cdm_export.quantise.int8_artefacts import Int8Request
+
+    if "int8" not in precisions:
+        if calibration is not None or keep_slower:
+            raise InputError("--calibration and --keep-slower belong to int8", "Add --precision fp32,fp16,int8.")
+        return None
+    if calibration is None:
+        raise InputError(
+            "int8 takes its ranges from frames, and --calibration names none",
+            "Give frames of the robot's own camera: --calibration FOLDER (32 or more; synthetic:32 to try it out).",
+        )
+    return Int8Request(calibration, keep_slower)
 
 
 def _coreml(targets: list[str], target: str, weights: str | None) -> "CoremlRequest | None":
@@ -147,5 +180,6 @@ def _summary(bundle: "Bundle", parities: "list[BackendParity]") -> dict[str, obj
         "bundle": str(bundle.path),
         "model": bundle.manifest.contract.model,
         "network": str(Size(*bundle.manifest.contract.network)),
+        "dropped": [dropped.model_dump(mode="json") for dropped in bundle.manifest.dropped],
         "parity": [parity.verdict.model_dump(mode="json") for parity in parities],
     }

@@ -12,6 +12,7 @@ from cdm_export.cli.options import BundleArgument, Json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from runtimes.quantisation import Quantisation
     from runtimes.typed_graph import GraphAudit, Rewrite, Typing
 
 
@@ -77,8 +78,12 @@ def command(
             _print_rewrites(console, artefact.rewrites)
         if artefact.graph:
             _print_graph(console, artefact.graph, artefact.typing)
+        if artefact.quantisation:
+            _print_quantisation(console, artefact.quantisation)
         for verdict in artefact.verdicts:
             console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
+    for dropped in manifest.dropped:
+        console.print(f"[bold]{dropped.name}[/] {'failed' if dropped.failed else 'dropped'}: {dropped.reason}")
     for local in here.values():
         latency = f", {local.p50_ms:.0f} ms" if local.p50_ms is not None else ""
         console.print(f"  {local.backend} {local.precision}: {local.verdict} on this machine{latency}", markup=False)
@@ -123,6 +128,20 @@ def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None
     for block, why in typing.residuals.items():
         console.print(f"  FP32 residual: {block}: {why}", markup=False)
     console.print("  casts: " + "; ".join(f"{count} {why}" for why, count in graph.casts.items()), markup=False)
+
+
+def _print_quantisation(console: "Console", quantisation: "Quantisation") -> None:
+    """Calibration, what is integer and what is not, and speed."""
+    smoothed = "smoothed channels" if quantisation.smoothed else "channels as they are"
+    frames = len(quantisation.calibration.frames)
+    lines = [
+        f"int8: {len(quantisation.steps)} products; ranges from {frames} frame(s) of {quantisation.source}, "
+        f"{quantisation.observer}, {smoothed}",
+        *(f"not int8: {part}: {reason}" for part, reason in quantisation.kept.items()),
+        *([str(quantisation.speed)] if quantisation.speed else []),
+    ]
+    for line in lines:
+        console.print(f"  {line}", markup=False)
 
 
 def _integrity(full: bool) -> str:
