@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Artefact, Bundle, Verdict
+from runtimes.bundle import Bundle, Verdict
 from runtimes.cache import write_atomically
 from runtimes.contract import Record
 from runtimes.engines import find, roots
@@ -36,11 +36,6 @@ class LocalVerdict(Record):
     """What came out."""
     p50_ms: float | None
     """Median latency of inference, ms; None when it was not measured."""
-
-
-def identity(artefact: Artefact) -> str:
-    """sha256 over the sha256 of every file of an artefact: graph and weights."""
-    return artefact.identity
 
 
 def host(backend: Backend) -> str:
@@ -90,7 +85,7 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
     Of two for the same, the newer counts.
     """
     current: dict[tuple[str, str], str] = {
-        (artefact.format, artefact.precision): identity(artefact) for artefact in bundle.manifest.artefacts
+        (artefact.format, artefact.precision): artefact.identity for artefact in bundle.manifest.artefacts
     }
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in roots(bundle) for file in place.glob("*/verdict-*.json")):
