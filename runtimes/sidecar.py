@@ -51,22 +51,13 @@ def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
     Returns where; None when neither the bundle nor the cache can be written.
     """
     folder = re.sub(r"[^\w.+-]", "_", f"{local.backend}-{local.version}-{local.host}")
-    beside, cached = (place / folder / f"verdict-{local.precision}.json" for place in roots(bundle))
-    data = local.model_dump_json(indent=1).encode()
-    for path in (beside, cached):
-        with contextlib.suppress(OSError):
-            write_atomically(path, data)
-            return path
-    return None
+    files = [place / folder / f"verdict-{local.precision}.json" for place in roots(bundle)]
+    return _write_first(files, local.model_dump_json(indent=1))
 
 
 def save_bench(bundle: Bundle, text: str) -> Path | None:
     """Write the result of ``bench`` on this machine, replacing an older one. Returns as ``save``."""
-    for path in _bench_files(bundle):
-        with contextlib.suppress(OSError):
-            write_atomically(path, text.encode())
-            return path
-    return None
+    return _write_first(_bench_files(bundle), text)
 
 
 def find_bench(bundle: Bundle) -> Path | None:
@@ -77,6 +68,14 @@ def find_bench(bundle: Bundle) -> Path | None:
 
 def _bench_files(bundle: Bundle) -> list[Path]:
     return [place / f"bench-{fingerprint()}" / "bench.json" for place in roots(bundle)]
+
+
+def _write_first(files: list[Path], text: str) -> Path | None:
+    for path in files:
+        with contextlib.suppress(OSError):
+            write_atomically(path, text.encode())
+            return path
+    return None
 
 
 def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
