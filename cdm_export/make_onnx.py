@@ -90,6 +90,7 @@ def make_onnx(job: MakeJob, progress: Progress) -> Made:
 
 def _work(text: str) -> Made:
     from reference_model.reference import exact_float32, run_reference
+    from reference_model.torch_runtime import make_boundary
 
     job = MakeJob.model_validate_json(text)
     contract = job.contract
@@ -109,12 +110,7 @@ def _work(text: str) -> Made:
     graphs = [_fp32(boundary, job)]
     for precision in job.low_precisions:
         if len(graphs) > 1:  # typing is in place: the network is made again from its weights
-            from reference_model.checkpoint import load_network
-            from reference_model.random_weights import rebuild
-
-            weights = provenance.random_weights
-            again = rebuild(variant, weights) if weights else load_network(Path(str(job.checkpoint)), variant)[0]
-            boundary = variant.on_boundary(again, contract.channel_order).eval()
+            boundary = make_boundary(provenance.random_weights or Path(str(job.checkpoint)), contract)
             _specialise(boundary, contract)
         graphs += _low(boundary, variant, peaks, precision, job)
     return Made(
