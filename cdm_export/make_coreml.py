@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdm_export.progress import Progress
+from cdm_export.progress import Progress, relay
 from runtimes.bundle import RandomWeights
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.coreml_target import get_target
@@ -64,13 +64,8 @@ class MadePackages(Record):
 
 def make_coreml(job: CoremlJob, progress: Progress) -> tuple[MadePackage, ...]:
     """Run the job. Raises what loading the weights raises."""
-
-    def on_message(message: dict[str, object]) -> None:
-        if "stage" in message:
-            progress.stage(str(message["stage"]), int(str(message["steps"])))
-
     what = "coremltools, converting the model,"
-    return MadePackages.model_validate(run_isolated("cdm_export.make_coreml", job, what, on_message)).packages
+    return MadePackages.model_validate(run_isolated("cdm_export.make_coreml", job, what, relay(progress))).packages
 
 
 def _work(text: str) -> MadePackages:

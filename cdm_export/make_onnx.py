@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdm_export.golden import load_reference, save_output
 from cdm_export.onnx_export import OPSET, OPSET_BF16, export_onnx
-from cdm_export.progress import Progress
+from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import Provenance
@@ -76,16 +76,8 @@ class Made(Record):
 
 def make_onnx(job: MakeJob, progress: Progress) -> Made:
     """Run the job. Raises CheckpointError for a checkpoint that cannot be used."""
-
-    def on_message(message: dict[str, object]) -> None:
-        if "stage" in message:
-            progress.stage(str(message["stage"]), int(str(message["steps"])))
-        elif "note" in message:
-            progress.note(str(message["note"]))
-        elif "step" in message:
-            progress.step()
-
-    return Made.model_validate(run_isolated("cdm_export.make_onnx", job, "PyTorch, exporting the model,", on_message))
+    what = "PyTorch, exporting the model,"
+    return Made.model_validate(run_isolated("cdm_export.make_onnx", job, what, relay(progress)))
 
 
 def _work(text: str) -> Made:
