@@ -20,8 +20,7 @@ from cdm_export.bench.environment import environment
 from cdm_export.golden import load_reference
 from cdm_export.onnx_export import export_onnx
 from cdm_export.parity import compare
-from reference_model.random_weights import rebuild
-from reference_model.registry import get_variant
+from reference_model.torch_runtime import make_boundary
 from runtimes.backends import get_backend, load_runtime
 from runtimes.bundle import Bundle
 from runtimes.measure import measure
@@ -48,10 +47,9 @@ def main(
     precisions = {PLAIN: "fp32"}
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.onnx"
-        variant = get_variant(contract.model)
         weights = opened.manifest.provenance.random_weights
         assert weights is not None, "the untouched graph is made from seeded weights"
-        export_onnx(variant.on_boundary(rebuild(variant, weights), contract.channel_order).eval(), contract, plain)
+        export_onnx(make_boundary(weights, contract), contract, plain)
         runtime = load_runtime(get_backend("onnxruntime"), plain, contract, "fp32")
         calls[PLAIN] = partial(_run, runtime, inputs, name)
         for backend in map(get_backend, _BACKENDS):

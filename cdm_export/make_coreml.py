@@ -5,18 +5,14 @@ The network is made again from its weights: the process that made the ONNX files
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cdm_export.progress import Progress
-from reference_model.registry import get_variant
+from cdm_export.progress import Progress, relay
 from runtimes.bundle import RandomWeights
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.coreml_target import get_target
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.typed_graph import GraphAudit, Rewrite, Typing
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class CoremlJob(Record):
@@ -68,13 +64,8 @@ class MadePackages(Record):
 
 def make_coreml(job: CoremlJob, progress: Progress) -> tuple[MadePackage, ...]:
     """Run the job. Raises what loading the weights raises."""
-
-    def on_message(message: dict[str, object]) -> None:
-        if "stage" in message:
-            progress.stage(str(message["stage"]), int(str(message["steps"])))
-
     what = "coremltools, converting the model,"
-    return MadePackages.model_validate(run_isolated("cdm_export.make_coreml", job, what, on_message)).packages
+    return MadePackages.model_validate(run_isolated("cdm_export.make_coreml", job, what, relay(progress))).packages
 
 
 def _work(text: str) -> MadePackages:
@@ -90,12 +81,13 @@ def _work(text: str) -> MadePackages:
     )
     from cdm_export.transforms import specialise
     from reference_model.config import PATCH
+    from reference_model.torch_runtime import make_boundary
 
     job = CoremlJob.model_validate_json(text)
     contract, target = job.contract, get_target(job.target)
     versions = {"torch": torch.__version__, "coremltools": import_coremltools().__version__}
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
-    boundary = _boundary(job)
+    boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
     rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
     savings = specialise(boundary, rows, columns, coreml_rules(target))
     rewrites = {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
@@ -141,19 +133,6 @@ class _Made:
             typing=self.typing,
             graph=audit(model, self.typing),
         )
-
-
-def _boundary(job: CoremlJob) -> "nn.Module":
-    """The network behind its boundary, from the weights the ONNX files were made of."""
-    from reference_model.checkpoint import load_network
-    from reference_model.random_weights import rebuild
-
-    variant = get_variant(job.contract.model)
-    if job.random_weights is not None:
-        network = rebuild(variant, job.random_weights)
-    else:
-        network = load_network(Path(str(job.checkpoint)), variant)[0]
-    return variant.on_boundary(network, job.contract.channel_order).eval()
 
 
 if __name__ == "__main__":

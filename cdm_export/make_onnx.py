@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdm_export.golden import load_reference, save_output
 from cdm_export.onnx_export import OPSET, OPSET_BF16, export_onnx
-from cdm_export.progress import Progress
+from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import Provenance
@@ -76,20 +76,13 @@ class Made(Record):
 
 def make_onnx(job: MakeJob, progress: Progress) -> Made:
     """Run the job. Raises CheckpointError for a checkpoint that cannot be used."""
-
-    def on_message(message: dict[str, object]) -> None:
-        if "stage" in message:
-            progress.stage(str(message["stage"]), int(str(message["steps"])))
-        elif "note" in message:
-            progress.note(str(message["note"]))
-        elif "step" in message:
-            progress.step()
-
-    return Made.model_validate(run_isolated("cdm_export.make_onnx", job, "PyTorch, exporting the model,", on_message))
+    what = "PyTorch, exporting the model,"
+    return Made.model_validate(run_isolated("cdm_export.make_onnx", job, what, relay(progress)))
 
 
 def _work(text: str) -> Made:
     from reference_model.reference import exact_float32, run_reference
+    from reference_model.torch_runtime import make_boundary
 
     job = MakeJob.model_validate_json(text)
     contract = job.contract
@@ -109,12 +102,7 @@ def _work(text: str) -> Made:
     graphs = [_fp32(boundary, job)]
     for precision in job.low_precisions:
         if len(graphs) > 1:  # typing is in place: the network is made again from its weights
-            from reference_model.checkpoint import load_network
-            from reference_model.random_weights import rebuild
-
-            weights = provenance.random_weights
-            again = rebuild(variant, weights) if weights else load_network(Path(str(job.checkpoint)), variant)[0]
-            boundary = variant.on_boundary(again, contract.channel_order).eval()
+            boundary = make_boundary(provenance.random_weights or Path(str(job.checkpoint)), contract)
             _specialise(boundary, contract)
         graphs += _low(boundary, variant, peaks, precision, job)
     return Made(

@@ -1,6 +1,9 @@
 """How long work tells a person where it is; the library never prints."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+from runtimes.isolated import Message
 
 
 class Progress(Protocol):
@@ -34,3 +37,17 @@ class Silent:
     def note(self, text: str) -> None:
         """Remember it."""
         self.notes.append(text)
+
+
+def relay(progress: Progress) -> Callable[[Message], None]:
+    """What ``run_isolated`` does with reports of ``stage`` and ``steps``, ``step``, and ``note``."""
+
+    def on_message(message: Message) -> None:
+        if "stage" in message:
+            progress.stage(str(message["stage"]), int(message["steps"]))
+        elif "note" in message:
+            progress.note(str(message["note"]))
+        elif "step" in message:
+            progress.step()
+
+    return on_message

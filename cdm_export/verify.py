@@ -207,7 +207,7 @@ def _remember(
     local = sidecar.LocalVerdict(
         backend=backend.name,
         precision=precision,
-        artefact=engine.record.engine.sha256 if engine else sidecar.identity(artefact),
+        artefact=engine.record.engine.sha256 if engine else artefact.identity,
         host=sidecar.host(backend),
         version=backend.version or "unknown",
         verdict=verdict,

@@ -21,6 +21,9 @@ if os.environ.get("CI"):
 
 SHARED_FRAMES = Path(__file__).parents[2] / "shared" / "data" / "rgbd"
 """Real RGB-D frames of a developer's checkout; the project must not need them."""
+needs_shared_frames = pytest.mark.skipif(not SHARED_FRAMES.is_dir(), reason="the shared RGB-D frames are not here")
+CAMERA = Size(160, 120)
+"""Of the small bundles."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +48,7 @@ def contract() -> ModelContract:
     """Contract of a vits bundle small enough for quick runs: camera 160x120, network 98x70."""
     from reference_model.registry import get_variant
 
-    return get_variant("cdm-vits").contract("cdm-vits", Size(160, 120), 70)
+    return get_variant("cdm-vits").contract("cdm-vits", CAMERA, 70)
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +75,12 @@ def write_frame(folder: Path, stem: str, frame: Frame) -> tuple[Path, Path]:
     return color, depth
 
 
+@pytest.fixture
+def pair(tmp_path: Path, frame: Callable[[Size], Frame]) -> tuple[Path, Path]:
+    """Colour and depth image for the small bundles."""
+    return write_frame(tmp_path / "in", "a", frame(CAMERA))
+
+
 def cli(
     *arguments: object, timeout: float = 600, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -83,6 +92,15 @@ def cli(
         timeout=timeout,
         env={**os.environ, **(environment or {})},
     )
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """The exit code, an error in words, no traceback, nothing on standard output."""
+    assert done.returncode == code, (done.returncode, done.stderr)
+    text = " ".join(done.stderr.split())
+    for word in words:
+        assert word in text, text
+    assert "Traceback" not in text and done.stdout == ""
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def learn(bundle, backend, outcome="passed", p50=None, **changed):
     local = sidecar.LocalVerdict(
         backend=backend,
         precision="fp32",
-        artefact=sidecar.identity(bundle.manifest.artefacts[0]),
+        artefact=bundle.manifest.artefacts[0].identity,
         host=fingerprint(),
         version=BACKENDS[backend].version,
         verdict=verdict,

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cdm_export.coreml_export import coreml_rules
 from cdm_export.onnx_export import export_onnx
 from cdm_export.transforms import NEEDS, RULES, specialise
-from cdm_export.transforms.fused_attention import FusedAttention
+from cdm_export.transforms.fused_attention import FusedCore
 from reference_model.cdm.network import TokenPairFusion
 from reference_model.vit import DinoV2, SelfAttention
 from runtimes.contract import Size
@@ -79,7 +79,7 @@ def test_the_rules_for_core_ml_are_exact(target, network, inputs):
     assert set(savings) == set(rules) == set(RULES) - {"linear_layout"}
     assert all(saving.modules for saving in savings.values())
     assert relative_error(network(*inputs), expected) <= EXACT
-    fused = [module for module in network.modules() if isinstance(module, FusedAttention)]
+    fused = [module for module in network.modules() if isinstance(module, FusedCore)]
     assert len(fused) == (8 if target == "macos15" else 0)
 
 

@@ -10,8 +10,9 @@ from reference_model.checkpoint import load_network
 from reference_model.random_weights import rebuild, state_dict_sha256
 from reference_model.reference import exact_float32, run_reference
 from reference_model.registry import get_variant
+from reference_model.variant import NETWORK
 from runtimes.backends import Backend
-from runtimes.bundle import Bundle
+from runtimes.bundle import Bundle, RandomWeights
 from runtimes.contract import ModelContract
 from runtimes.errors import CheckpointError
 from runtimes.host import cpu_name
@@ -28,19 +29,27 @@ def load_boundary(path: Path, contract: ModelContract) -> "nn.Module":
     """
     import torch
 
-    variant = get_variant(contract.model)
-    if path.is_dir():
-        provenance = Bundle.open(path).manifest.provenance
-        assert provenance.random_weights is not None
-        network = rebuild(variant, provenance.random_weights)
-        if state_dict_sha256(network) != provenance.sha256:
-            raise CheckpointError(
-                f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than the "
-                "version that made this bundle"
-            )
-    else:
-        network = load_network(path, variant)[0]
     exact_float32()
+    if not path.is_dir():
+        return make_boundary(path, contract)
+    provenance = Bundle.open(path).manifest.provenance
+    assert provenance.random_weights is not None
+    boundary = make_boundary(provenance.random_weights, contract)
+    if state_dict_sha256(boundary.get_submodule(NETWORK)) != provenance.sha256:
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than the "
+            "version that made this bundle"
+        )
+    return boundary
+
+
+def make_boundary(weights: Path | RandomWeights, contract: ModelContract) -> "nn.Module":
+    """The network behind its boundary, from a checkpoint file or from the record of seeded weights.
+
+    Raises CheckpointError for a file that cannot be used.
+    """
+    variant = get_variant(contract.model)
+    network = rebuild(variant, weights) if isinstance(weights, RandomWeights) else load_network(weights, variant)[0]
     return variant.on_boundary(network, contract.channel_order).eval()
 
 

@@ -59,6 +59,9 @@ class State(str, Enum):
     """Its gate failed; kept as evidence, never run."""
 
 
+_SHARE = "of the output's range"
+
+
 class Verdict(Record):
     """One backend's answer against the reference, worst frame."""
 
@@ -87,14 +90,17 @@ class Verdict(Record):
         """The mean error as a person reads it: in millimetres, or as a share where the output has no unit."""
         if self.mean is None:
             return "no"
-        return f"{self.mean:.1e} of the output's range" if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
+        return self._millimetres or f"{self.mean:.1e} {_SHARE}"
 
     def __str__(self) -> str:
         if self.mean is None:
             return f"{self.verdict} ({self.reason})"
-        absolute = "of the output's range" if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
-        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {absolute}"
+        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self._millimetres or _SHARE}"
         return f"{self.verdict} ({figures}{'; ' + self.reason if self.reason else ''})"
+
+    @property
+    def _millimetres(self) -> str | None:
+        return None if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
 
 
 class Artefact(Record):

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Artefact, Bundle, Verdict
+from runtimes.bundle import Bundle, Verdict
 from runtimes.cache import write_atomically
 from runtimes.contract import Record
 from runtimes.engines import find, roots
@@ -38,11 +38,6 @@ class LocalVerdict(Record):
     """Median latency of inference, ms; None when it was not measured."""
 
 
-def identity(artefact: Artefact) -> str:
-    """sha256 over the sha256 of every file of an artefact: graph and weights."""
-    return artefact.identity
-
-
 def host(backend: Backend) -> str:
     """Fingerprint of the machine, and of its GPU where the backend runs on one."""
     if backend.device != "cuda":
@@ -56,22 +51,13 @@ def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
     Returns where; None when neither the bundle nor the cache can be written.
     """
     folder = re.sub(r"[^\w.+-]", "_", f"{local.backend}-{local.version}-{local.host}")
-    beside, cached = (place / folder / f"verdict-{local.precision}.json" for place in roots(bundle))
-    data = local.model_dump_json(indent=1).encode()
-    for path in (beside, cached):
-        with contextlib.suppress(OSError):
-            write_atomically(path, data)
-            return path
-    return None
+    files = [place / folder / f"verdict-{local.precision}.json" for place in roots(bundle)]
+    return _write_first(files, local.model_dump_json(indent=1))
 
 
 def save_bench(bundle: Bundle, text: str) -> Path | None:
     """Write the result of ``bench`` on this machine, replacing an older one. Returns as ``save``."""
-    for path in _bench_files(bundle):
-        with contextlib.suppress(OSError):
-            write_atomically(path, text.encode())
-            return path
-    return None
+    return _write_first(_bench_files(bundle), text)
 
 
 def find_bench(bundle: Bundle) -> Path | None:
@@ -84,13 +70,21 @@ def _bench_files(bundle: Bundle) -> list[Path]:
     return [place / f"bench-{fingerprint()}" / "bench.json" for place in roots(bundle)]
 
 
+def _write_first(files: list[Path], text: str) -> Path | None:
+    for path in files:
+        with contextlib.suppress(OSError):
+            write_atomically(path, text.encode())
+            return path
+    return None
+
+
 def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
     """Verdicts made on this host, with the libraries and artefacts as they are now, by (backend, precision).
 
     Of two for the same, the newer counts.
     """
     current: dict[tuple[str, str], str] = {
-        (artefact.format, artefact.precision): identity(artefact) for artefact in bundle.manifest.artefacts
+        (artefact.format, artefact.precision): artefact.identity for artefact in bundle.manifest.artefacts
     }
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in roots(bundle) for file in place.glob("*/verdict-*.json")):

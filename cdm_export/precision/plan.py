@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from cdm_export.transforms.explicit_attention import ExplicitAttention
+from cdm_export.transforms.attention import AttentionAround
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion, PairCore
 from reference_model.vit import Block, DinoV2, PatchEmbed
 from runtimes.errors import ParityError
@@ -102,7 +102,7 @@ def _plan_branch(path: str, branch: nn.Module, peaks: Mapping[str, float], islan
     own = peaks.get(path, 0.0)
     last = list(children)[-1]
     inner = {name: peak for name, peak in children.items() if name != last}
-    if isinstance(branch, ExplicitAttention) and not inner.pop("core") <= _LIMIT:
+    if isinstance(branch, AttentionAround) and not inner.pop("core") <= _LIMIT:
         why = f"attention reaches {children['core']:.3g}"
         islands.append(Island(module=f"{path}.core", reason=why, hands_on="low"))
     if not all(peak <= _LIMIT for peak in (own, *inner.values())):
