@@ -5,6 +5,7 @@ from typing import Literal
 from runtimes.bundle import FileRecord, State, Verdict
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.nvidia import Gpu
+from runtimes.quantisation import SpeedComparison
 
 ENGINE_SCHEMA = 1
 """Of ``engine.json``; an engine with another one is rebuilt."""
@@ -138,8 +139,11 @@ class EngineRecord(Record):
     build_seconds: float
     """Parsing and building."""
     state: State
-    """``published`` after a passed self-test on its device, ``candidate`` where it could not run, or ``failed``."""
+    """``published`` after a passed self-test on its device, ``candidate`` where it could not run, ``failed``, or
+    ``dropped``: INT8 that is no faster here."""
     self_test: Verdict | None
     """Golden frames through this engine; None where it could not run."""
     measured_ms: float | None
     """Median of the self-test's timing; None where it could not run."""
+    speed: SpeedComparison | None = None
+    """Of an INT8 engine: against the one it had to beat on this device."""

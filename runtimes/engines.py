@@ -165,6 +165,8 @@ def _misfit(bundle: Bundle, backend: Backend, record: EngineRecord) -> str | Non
         return f"it is for {machine.backend}"
     if record.state is State.FAILED:
         return f"it failed: {record.self_test or 'see its record'}"
+    if record.state is State.DROPPED:
+        return f"it is no faster: {record.speed or 'see its record'}"
     source = next((one for one in bundle.manifest.artefacts if one.name == record.source.artefact), None)
     if source is None or source.identity != record.source.identity or record.contract != bundle.manifest.contract:
         return "it was built from another artefact than the bundle holds now"

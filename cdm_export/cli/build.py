@@ -31,7 +31,11 @@ def command(
     target: Annotated[Target, typer.Option("--target", help="Which library the engine is for.")],
     precision: Annotated[
         str,
-        typer.Option("--precision", help="auto (fp16, else its remedies), fp32, tf32, fp16, fp16-attn32 or bf16."),
+        typer.Option(
+            "--precision",
+            help="auto (fp16, else its remedies; int8-fp16 where it is faster), fp32, tf32, fp16, fp16-attn32, "
+            "bf16 or int8-fp16.",
+        ),
     ] = "auto",
     remedy: Annotated[
         Remedy | None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.engine.build_worker import BuildJob, BuildOutcome, run_build
+from cdm_export.engine.challenge import challenger, decide, won_before
 from cdm_export.engine.known_issues import concerning
 from cdm_export.engine.memory import shortage
 from cdm_export.engine.records import machine_of, write_record
@@ -106,9 +107,10 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
         require_cuda()  # before minutes of building, not after
     bundle = Bundle.open(request.bundle)
     planned = attempts(bundle, backend, request.precision, request.remedies)
+    likely = [*won_before(bundle, backend), *planned] if request.precision == "auto" else planned
     root = _writable_root(bundle)
     with _locks(root, lambda: progress.stage("waiting for another build")):
-        if not request.force and (there := _built_already(bundle, backend, planned, gpu)):
+        if not request.force and (there := _built_already(bundle, backend, likely, gpu)):
             return there
         return _Session(request, bundle, backend, gpu, root, progress).run(planned)
 
@@ -135,7 +137,7 @@ class _Session:
                 self._note(attempt, "skipped", why)
                 continue
             try:
-                return self._attempt(attempt)
+                return self._challenged(self._attempt(attempt))
             except (EngineBuildError, BackendCrashed, ParityError) as error:
                 self._note(attempt, "failed", error.message)
                 errors.append(error)
@@ -146,6 +148,21 @@ class _Session:
             f"Look closer with: cdm-export verify {self._bundle.path} --bisect --backend {self._backend.name}, or run "
             "it with --backend onnxruntime.",
         )
+
+    def _challenged(self, report: BuildReport) -> BuildReport:
+        """``report``, or INT8 instead where it is faster on this device; asked for by name, nothing challenges."""
+        rival = challenger(self._bundle, self._backend)
+        if self._request.precision != "auto" or report.parity is None or rival is None:
+            return report
+        try:
+            tried = self._attempt(rival)
+        except (EngineBuildError, BackendCrashed, ParityError) as error:
+            self._note(rival, "failed", error.message)
+            return BuildReport(report.engine, tuple(self._outcomes), report.parity)
+        better, words = decide(self._bundle, self._backend, report.engine, tried.engine, self._progress)
+        won = better.path == tried.engine.path
+        self._outcomes[-1] = Outcome(str(rival), "published" if won else "dropped", words)
+        return BuildReport(better, tuple(self._outcomes), tried.parity if won else report.parity)
 
     def _note(self, attempt: Attempt, outcome: str, detail: str) -> None:
         self._outcomes.append(Outcome(str(attempt), outcome, detail))
@@ -218,6 +235,7 @@ class _Session:
             legacy_graph=str(self._bundle.artefact_file(self._float32()).resolve()),
             precision=attempt.precision,
             typing=attempt.typing,
+            integers=attempt.integers,
             workspace=workspace * 2**20,
             optimisation_level=self._request.optimisation_level,
             timing_caches=str(cache_dir() / "timing") if self._backend.name == "tensorrt" else None,

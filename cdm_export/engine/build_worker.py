@@ -12,6 +12,7 @@ from cdm_export.engine_layers import EngineLayer, parse_inspector, parse_layers
 from runtimes import tensorrt_api as api
 from runtimes.contract import Precision, Record
 from runtimes.engine_record import Evidence
+from runtimes.errors import EngineBuildError
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.nvidia import Gpu, find_gpu
 from runtimes.tensorrt_api import Log
@@ -37,6 +38,8 @@ class BuildJob(Record):
     """What to compute in."""
     typing: Typing | None
     """Islands of the typed graph."""
+    integers: tuple[str, ...] = ()
+    """Modules whose products are of integers."""
     workspace: int
     """Upper limit of scratch memory, bytes; 0 for the library's own."""
     optimisation_level: int
@@ -104,6 +107,11 @@ def _work(text: str) -> BuildOutcome:
         find_gpu()  # TensorRT's own answer to a missing driver is a crash
     trt = api.load_library(job.backend)
     report({"version": str(trt.__version__)})
+    if job.integers and not api.is_strongly_typed(trt):
+        raise EngineBuildError(
+            f"{trt.__name__} {trt.__version__} has no strong types, and {job.precision} is a strongly typed graph",
+            "Build fp16, or use TensorRT 10.3 or newer.",
+        )
     tables: list[str] = []
     log = Log(lambda severity, message: tables.append(message) if message.startswith(_TABLE) else None)
     reporter = _Reporter()
@@ -131,6 +139,7 @@ def _work(text: str) -> BuildOutcome:
             source,
             job.precision,
             job.typing,
+            job.integers,
             built.attentions,
             tf32=built.tf32,
             fusion_broken=job.break_fusion,

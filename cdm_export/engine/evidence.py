@@ -8,7 +8,7 @@ from cdm_export.engine_layers import EngineLayer, summarise
 from runtimes.engine_record import Claim, Evidence
 from runtimes.typed_graph import Typing
 
-_LOW = {"fp16": "Half", "fp16-attn32": "Half", "bf16": "BFloat16"}
+_LOW = {"fp16": "Half", "fp16-attn32": "Half", "bf16": "BFloat16", "int8-fp16": "Half"}
 """What products outside the islands read, by precision."""
 _SHOWN = 4
 """Modules named in a sentence."""
@@ -22,15 +22,20 @@ def gather(
     source: EvidenceSource,
     precision: str,
     typing: Typing | None,
+    integers: Sequence[str],
     attentions: Sequence[Attention],
     *,
     tf32: bool,
     fusion_broken: bool,
 ) -> Evidence:
-    """Judge an engine. ``tf32``: as the builder's configuration reports it. ``typing``: the graph's islands."""
+    """Judge an engine. ``tf32``: as the builder's configuration reports it. ``typing``: the graph's islands.
+    ``integers``: modules whose products the graph quantises.
+    """
     summary = summarise(layers)
     claims = [_types(layers, precision, typing), _tf32(layers, precision, tf32)]
-    if attentions and precision in ("fp16", "bf16"):
+    if integers:
+        claims.append(_integers(layers, integers))
+    if attentions and precision in ("fp16", "bf16", "int8-fp16"):
         claims.append(_attention(layers, attentions, broken=fusion_broken))
     return Evidence(
         source=source if layers else "none",
@@ -69,6 +74,8 @@ _UNKNOWN = ("none", "unknown")
 def _fits(layer: EngineLayer, low: str | None, typing: Typing | None) -> bool:
     if layer.precision in _UNKNOWN or layer.is_opaque:
         return True  # counted as not visible
+    if low is not None and "Int8" in layer.inputs and layer.precision in ("Int8", low):
+        return True
     if low is None:
         return layer.precision == "Float"
     if layer.precision == low:
@@ -76,6 +83,19 @@ def _fits(layer: EngineLayer, low: str | None, typing: Typing | None) -> bool:
     if layer.precision != "Float" or typing is None:
         return False
     return all(typing.computes_in_fp32(module) for module in layer.modules)
+
+
+def _integers(layers: Sequence[EngineLayer], integers: Sequence[str]) -> Claim:
+    """Every product that the graph quantises reads integers; one that does not is right, but slower."""
+    claim = "every quantised product reads Int8"
+    if not layers or any(layer.is_opaque for layer in layers):
+        return _claim(claim, "not visible", "the layers of the engine are not told", fatal=False)
+    wanted = set(integers)
+    reading = {module for layer in layers if layer.is_product and "Int8" in layer.inputs for module in layer.modules}
+    left = sorted(wanted - reading)
+    if left:
+        return _claim(claim, "disproven", f"{len(left)} of {len(wanted)} do not: {_some(left)}", fatal=False)
+    return _claim(claim, "proven", f"{len(wanted)} products", fatal=False)
 
 
 def _tf32(layers: Sequence[EngineLayer], precision: str, tf32: bool) -> Claim:

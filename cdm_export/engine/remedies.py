@@ -31,6 +31,8 @@ class Attempt:
     """What to build from; None when the bundle does not hold it."""
     typing: Typing | None
     """Islands of the graph."""
+    integers: tuple[str, ...] = ()
+    """Modules whose products are of integers."""
 
     def __str__(self) -> str:
         return f"{self.precision} with {self.remedy}" if self.remedy else self.precision
@@ -51,7 +53,12 @@ def attempts(bundle: Bundle, backend: Backend, precision: str, remedies: bool) -
         made = sorted({artefact.precision for artefact in bundle.manifest.artefacts})
         raise InputError(
             f"{bundle.path} has no {backend.precisions[precision]} graph; it has {', '.join(made)}",
-            f"Export it again with --precision fp32,{precision}.",
+            "Export it again with "
+            + (
+                "--precision fp32,fp16,int8 --calibration FRAMES."
+                if "int8" in precision
+                else f"--precision fp32,{precision}."
+            ),
         )
     return planned
 
@@ -60,6 +67,8 @@ def _order(precision: str) -> tuple[tuple[Precision, str], ...]:
     """From what was asked for onwards; what has no remedies of its own has float32."""
     if precision == "auto":
         return _ORDER
+    if precision == "int8-fp16":
+        return (("int8-fp16", ""), *_ORDER)
     if precision == "bf16":
         return (("bf16", ""), _ORDER[-1])
     if precision == "tf32":
@@ -72,4 +81,7 @@ def _attempt(bundle: Bundle, backend: Backend, precision: Precision, remedy: str
     wanted = backend.precisions[precision]
     found = (one for one in bundle.manifest.artefacts if one.format == backend.format and one.precision == wanted)
     artefact = next(found, None)
-    return Attempt(precision, remedy, artefact, artefact.typing if artefact else None)
+    if artefact is None:
+        return Attempt(precision, remedy, None, None)
+    integers = tuple(artefact.quantisation.steps) if artefact.quantisation else ()
+    return Attempt(precision, remedy, artefact, artefact.typing, integers)

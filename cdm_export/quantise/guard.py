@@ -1,4 +1,4 @@
-"""INT8 is kept where it is faster: every path that passed its gate, a frame of each in turn, in processes of their own."""
+"""INT8 is kept where it is faster than whatever else passed its gate: a frame of each in turn, each in its process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

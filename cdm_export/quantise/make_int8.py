@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cdm_export.golden import load_reference
 from cdm_export.make_onnx import MadeGraph
-from cdm_export.progress import Progress
+from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import RandomWeights
@@ -71,16 +71,8 @@ class MadeInt8(Record):
 def make_int8(job: Int8Job, progress: Progress) -> MadeInt8:
     """Run the job. Raises ParityError when no choice of parts meets the gate, InputError for a foreign cache."""
 
-    def on_message(message: dict[str, object]) -> None:
-        if "stage" in message:
-            progress.stage(str(message["stage"]), int(str(message["steps"])))
-        elif "note" in message:
-            progress.note(str(message["note"]))
-        elif "step" in message:
-            progress.step()
-
     what = "PyTorch, quantising the model,"
-    return MadeInt8.model_validate(run_isolated("cdm_export.quantise.make_int8", job, what, on_message))
+    return MadeInt8.model_validate(run_isolated("cdm_export.quantise.make_int8", job, what, relay(progress)))
 
 
 def identity_of(job: Int8Job) -> CalibrationIdentity:
@@ -104,12 +96,13 @@ def _work(text: str) -> MadeInt8:
     from cdm_export.transforms import RULES, specialise
     from reference_model.config import PATCH
     from reference_model.reference import exact_float32
+    from reference_model.torch_runtime import make_boundary
 
     job = Int8Job.model_validate_json(text)
     contract, variant = job.contract, get_variant(job.contract.model)
     exact_float32()
     report({"stage": "quantising: weights", "steps": 0})
-    boundary = _boundary(job, variant)
+    boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
     rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
     rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
     savings = specialise(boundary, rows, columns, rules)
@@ -327,15 +320,6 @@ def _write(
             )
         )
     return tuple(graphs)
-
-
-def _boundary(job: Int8Job, variant: Variant) -> "nn.Module":
-    from reference_model.checkpoint import load_network
-    from reference_model.random_weights import rebuild
-
-    weights = job.random_weights
-    network = rebuild(variant, weights) if weights else load_network(Path(str(job.checkpoint)), variant)[0]
-    return variant.on_boundary(network, job.contract.channel_order).eval()
 
 
 if __name__ == "__main__":
