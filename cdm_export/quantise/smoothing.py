@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.quantise.layers import LARGEST, integers, weight_steps
-from cdm_export.transforms.explicit_attention import 
+from cdm_export.transforms.attention import AttentionAround
 from reference_model.vit import Block, SwiGlu
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -40,7 +40,7 @@ def smoothable(network: nn.Module) -> Iterator[Smoothable]:
         if not isinstance(block, Block):
             continue
         attention = block.attn
-        assert isinstance(attention, )
+        assert isinstance(attention, AttentionAround)
         value = slice(2 * attention.proj.in_features, None)
         yield Smoothable(f"{path}.attn.proj", attention.proj, (attention.qkv.weight[value], attention.qkv.bias[value]))
         first, name = (block.mlp.w12, "w12") if isinstance(block.mlp, SwiGlu) else (block.mlp.fc1, "fc1")
