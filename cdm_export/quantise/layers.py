@@ -1,5 +1,7 @@
 """Which layers of a specialised network may be quantised, and which of them stand or fall together."""
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.phase_convolution import PhaseConvolution
@@ -62,13 +64,17 @@ def weight_steps(weight: Tensor) -> Tensor:
     return round_up(weight.detach().abs().flatten(1).amax(dim=1).double() / LARGEST)
 
 
+def step_of(bound: float) -> float:
+    """Step of an activation whose integers reach ``bound``, a float16 number as well."""
+    return float(round_up(torch.tensor(bound / LARGEST, dtype=torch.float64)))
+
+
 def round_up(steps: Tensor) -> Tensor:
-    """The next float16 number that is not smaller, as float32; at least the smallest positive one."""
-    half = steps.half()
-    # Half of zero is zero: a step has to be positive. 2^-24 is the smallest number half has.
-    raised = half.double() + half.double().abs().clamp(min=2.0**-14) * 2.0**-10
-    half = raised.half().where(half.double() < steps, half)
-    return half.float().clamp(min=2.0**-24)
+    """The nearest float16 number that is not smaller, as float32; at least the smallest positive one."""
+    exact = steps.detach().double().numpy()
+    half = exact.astype(np.float16)
+    raised = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
+    return torch.from_numpy(np.asarray(np.maximum(raised, np.float16(2.0**-24)), np.float32))
 
 
 def integers(weight: Tensor, steps: Tensor) -> Tensor:

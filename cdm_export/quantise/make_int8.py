@@ -92,7 +92,7 @@ def identity_of(job: Int8Job) -> CalibrationIdentity:
 
 def _work(text: str) -> MadeInt8:
     from cdm_export.quantise.calibration import CalibrationStore
-    from cdm_export.quantise.layers import groups, quantisable, round_up
+    from cdm_export.quantise.layers import groups, quantisable, step_of
     from cdm_export.transforms import RULES, specialise
     from reference_model.config import PATCH
     from reference_model.reference import exact_float32
@@ -116,8 +116,7 @@ def _work(text: str) -> MadeInt8:
     session.calibrate()
     forms = {
         form: {
-            observer: {path: _step(round_up, bound) for path, bound in bounds.items()}
-            for observer, bounds in observed.items()
+            observer: {path: step_of(bound) for path, bound in bounds.items()} for observer, bounds in observed.items()
         }
         for form, observed in (("plain", store.found.plain), ("smoothed", store.found.smoothed))
     }
@@ -148,14 +147,6 @@ def _work(text: str) -> MadeInt8:
         ),
         scales=store.found.scales if found.form == "smoothed" else {},
     )
-
-
-def _step(round_up: Any, bound: float) -> float:
-    import torch
-
-    from cdm_export.quantise.layers import LARGEST
-
-    return float(round_up(torch.tensor(bound / LARGEST, dtype=torch.float64)))
 
 
 class _Session:
