@@ -32,7 +32,7 @@ class Network:
         self.costs = costs
         self.calls = []
 
-    def __call__(self, form, steps):
+    def __call__(self, form, steps, count):
         self.calls.append((form, len(steps)))
         error = sum(self.costs.get(path.rpartition(".")[0], 1e-5) for path in steps) * (1 if form == "plain" else 0.5)
         return [self.reference / np.float32(1 + error)]
@@ -72,10 +72,10 @@ def test_nothing_is_simulated_twice(contract, store, tmp_path):
     costs = {"blocks.1": 0.03}
 
     class Stopped(Network):
-        def __call__(self, form, steps):
+        def __call__(self, form, steps, count):
             if len(self.calls) == 9:
                 raise KeyboardInterrupt
-            return super().__call__(form, steps)
+            return super().__call__(form, steps, count)
 
     stopped = Stopped(contract, costs)
     with pytest.raises(KeyboardInterrupt):

@@ -45,16 +45,15 @@ class Int8Artefacts:
     """The part of it that the caller judges: one backend that passes is enough for processors."""
     dropped: list[Dropped] = field(default_factory=list)
     """What is not in the bundle."""
-    made: MadeInt8 | None = None
-    """Everything that was measured; None when nothing could be made."""
+    quantisation: Quantisation | None = None
+    """Everything that was measured, the speed too; None when nothing could be made."""
 
     def write_table(self, reports: Path) -> None:
         """``int8.json``: calibration, trials, sensitivity, kept parts, parity and speed, published or not."""
-        if self.made is None:
+        if self.quantisation is None:
             return
-        speed = next((artefact.quantisation.speed for artefact in self.artefacts if artefact.quantisation), None)
         table = {
-            "quantisation": self.made.quantisation.model_copy(update={"speed": speed}).model_dump(mode="json"),
+            "quantisation": self.quantisation.model_dump(mode="json"),
             "parity": [
                 {"precision": parity.precision, **parity.verdict.model_dump(mode="json")} for parity in self.verified
             ],
@@ -103,14 +102,13 @@ def add_int8(
             folder=job.folder,
         )
         try:
-            result.made = make_int8(int8_job, progress)
+            int8 = make_int8(int8_job, progress)
         except ParityError as error:
             progress.note(f"int8 is not published: {error.message}")
             result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
             return result
-    processors, device = result.made.graphs
-    quantisation = result.made.quantisation
-
+    processors, device = int8.graphs
+    quantisation = int8.quantisation
     checker = _Checker(job, references, reference, progress)
     found = checker.check(processors, "int8")
     passed = [parity for parity in found if parity.verdict.verdict == "passed"]
@@ -135,15 +133,16 @@ def add_int8(
                     (Path(job.folder) / name).unlink()
         else:
             progress.note(f"int8 pays on this machine: {speed}")
+    result.quantisation = quantisation
     if state is not State.DROPPED or request.keep_slower:
-        result.artefacts.append(_artefact(processors, result.made, folder, found, state, quantisation))
+        result.artefacts.append(_artefact(processors, int8, folder, found, state, quantisation))
     on_device = checker.check(device, "int8-fp16")
     result.verified += on_device
     result.required += on_device
     # Its speed is known where `build` makes an engine of it.
     failed = any(parity.verdict.verdict != "passed" for parity in on_device)
     state = State.FAILED if failed else State.CANDIDATE
-    result.artefacts.append(_artefact(device, result.made, folder, on_device, state, result.made.quantisation))
+    result.artefacts.append(_artefact(device, int8, folder, on_device, state, int8.quantisation))
     return result
 
 

@@ -215,12 +215,12 @@ class _Session:
             lambda: report({"step": "trial"}),
         )
 
-    def _simulate(self, form: str, steps: Mapping[str, float]) -> list[NDArray[np.float32]]:
+    def _simulate(self, form: str, steps: Mapping[str, float], count: int) -> list[NDArray[np.float32]]:
         from cdm_export.quantise.simulate import quantised
 
         self._become(form)
         with quantised({path: self._layers[path] for path in steps}, steps):
-            return [self._run(frame) for frame in self._searched()]
+            return [self._run(frame) for frame in self._searched()[:count]]
 
     def typing(self, form: str, variant: Variant) -> "tuple[Typing, dict[str, str]]":
         """Islands of the FP16 twin in the form that was chosen, and the layers that these keep out of INT8."""

@@ -26,8 +26,8 @@ _MOST_KEPT = 0.5
 
 Forms = Mapping[str, Mapping[str, Mapping[str, float]]]
 """``plain`` and ``smoothed`` -> observer -> layer -> step."""
-Simulate = Callable[[str, Mapping[str, float]], Sequence[NDArray[np.float32]]]
-"""``simulate(form, steps)``: raw outputs of the search frames with the layers in ``steps`` quantised."""
+Simulate = Callable[[str, Mapping[str, float], int], Sequence[NDArray[np.float32]]]
+"""``simulate(form, steps, count)``: raw outputs of the first ``count`` search frames, ``steps``' layers quantised."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def search(
     Raises ParityError when more than half of the parts would have to be kept out.
     """
 
-    def trial(name: str, form: str, steps: Mapping[str, float]) -> Trial:
+    def trial(name: str, form: str, steps: Mapping[str, float], count: int = len(references)) -> Trial:
         if name not in store.found.trials:
-            outputs = simulate(form, steps)
+            outputs = simulate(form, steps, count)
             frames = [
                 compare(str(index), reference, output, contract, "int8")
-                for index, (reference, output) in enumerate(zip(references, outputs, strict=False))
+                for index, (reference, output) in enumerate(zip(references[:count], outputs, strict=True))
             ]
             store.add(trials={**store.found.trials, name: summarise(frames)})
         on_trial()
@@ -82,7 +82,8 @@ def search(
     def only(parts: Sequence[str]) -> dict[str, float]:
         return {path: steps[path] for part in parts for path in groups[part] if path in steps}
 
-    single = {part: trial(f"only {part}, {form} {observer}", form, only([part])) for part in groups}
+    # One frame is enough to rank them, and there are many.
+    single = {part: trial(f"only {part}, {form} {observer}", form, only([part]), 1) for part in groups}
     ranked = sorted(groups, key=lambda part: -_share(single[part]))
 
     def holds(kept: int) -> bool:

@@ -1,0 +1,134 @@
+"""INT8 of one model at 640x480: error per observer and smoothing, sizes, speed -> ``results/int8-MODEL.json``.
+
+``python -m benchmarks.int8 MODEL [--calibration SRC] [--frames SRC]``. A model whose weights do not ship gets seeded
+ones with planted outlier channels: a few channels of every LayerNorm and of V 64 times as large, and what reads them
+a 64th, which changes no bit of any product. Trained DINOv2 encoders have such channels by themselves.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.memory import run_sampled
+from benchmarks.seeded_checkpoint import save_seeded
+from cdm_export.bench.environment import environment
+from runtimes.contract import Size
+
+RESULTS = Path(__file__).parent / "results"
+_OUTLIERS = 3
+_LARGER = 64.0
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="Registry name.")],
+    calibration: Annotated[str, typer.Option(help="Frames that ranges are taken from.")] = "synthetic:8",
+    frames: Annotated[str, typer.Option(help="Frames to verify on.")] = "sample",
+    camera: Annotated[str, typer.Option(help="Camera size.")] = "640x480",
+    precision: Annotated[str, typer.Option(help="Graphs to make.")] = "fp32,int8",
+) -> None:
+    """Export with the search, keep the table."""
+    from reference_model.weights import bundled_checkpoint
+
+    trained = bundled_checkpoint(model) is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out, checkpoint = Path(folder) / "measured.bundle", Path(folder) / "planted.pt"
+        if not trained:
+            save_seeded(model, Size.parse(camera), str(checkpoint))
+            plant_outliers(checkpoint)
+        command = [sys.executable, "-m", "cdm_export", "export", *([] if trained else [str(checkpoint)])]
+        command += ["--model", model, "--camera", camera, "--fit", "--precision", precision, "--keep-slower"]
+        command += ["--calibration", calibration, "--frames", frames, "-o", str(out)]
+        run = run_sampled(command)
+        if run.exit_code:
+            raise typer.Exit(run.exit_code)
+        manifest = json.loads((out / "manifest.json").read_text())
+        table = json.loads((out / "reports" / "int8.json").read_text())
+    sizes = {one["precision"]: sum(file["size"] for file in one["files"]) / 1e6 for one in manifest["artefacts"]}
+    quantisation = table["quantisation"]
+    result: dict[str, Any] = {
+        "what": f"INT8 of {model} at {camera}",
+        "verified_on": "the sample frame" if frames == "sample" else f"{table['parity'][0]['frames']} real frames",
+        "weights": "trained, ships with the package" if trained else "seeded, with planted outlier channels",
+        "network": manifest["contract"]["network"],
+        "calibration": f"{len(quantisation['calibration']['frames'])} frames of {calibration.partition(':')[0]}",
+        "megabytes": {name: round(size, 1) for name, size in sizes.items()},
+        "kept_megabytes": quantisation["kept_megabytes"],
+        "chosen": f"{'smoothed' if quantisation['smoothed'] else 'plain'} {quantisation['observer']}",
+        "kept": quantisation["kept"],
+        "products": len(quantisation["steps"]),
+        "trials": quantisation["trials"],
+        "sensitivity": dict(list(quantisation["sensitivity"].items())[:12]),
+        "parity": table["parity"],
+        "speed": quantisation["speed"],
+        "seconds": round(run.seconds, 1),
+        "environment": environment(),
+    }
+    (RESULTS / f"int8-{model}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(int8())
+
+
+def plant_outliers(checkpoint: Path) -> None:
+    """Rewrite a seeded checkpoint in place; the function it computes stays what it is, bit by bit."""
+    state = torch.load(checkpoint, weights_only=True)
+    weights, generator = state["model"], torch.Generator().manual_seed(0)
+    for name in [name for name in weights if name.endswith(".norm1.weight")]:
+        block = name.removesuffix(".norm1.weight")
+        width = len(weights[name])
+        for reader, scaled in (
+            ("attn.qkv", [f"{block}.norm1.weight", f"{block}.norm1.bias"]),
+            ("mlp.fc1", [f"{block}.norm2.weight", f"{block}.norm2.bias"]),
+        ):
+            channels = torch.randperm(width, generator=generator)[:_OUTLIERS]
+            weights[f"{block}.{reader}.weight"][:, channels] /= _LARGER
+            for vector in scaled:
+                weights[vector][channels] *= _LARGER
+        channels = torch.randperm(width, generator=generator)[:_OUTLIERS]
+        weights[f"{block}.attn.qkv.weight"][2 * width + channels] *= _LARGER
+        weights[f"{block}.attn.qkv.bias"][2 * width + channels] *= _LARGER
+        weights[f"{block}.attn.proj.weight"][:, channels] /= _LARGER
+    torch.save(state, checkpoint)
+
+
+def int8() -> str:
+    """The tables: error of everything quantised, then what was published of it."""
+    results = {
+        path.stem.removeprefix("int8-"): json.loads(path.read_text()) for path in sorted(RESULTS.glob("int8-*.json"))
+    }
+    observers = ["abs-max", "percentile", "mse"]
+    rows = [f"| everything quantised, mean error | {' | '.join(observers)} |", "|---" * (len(observers) + 1) + "|"]
+    for model, result in results.items():
+        for form in ("plain", "smoothed"):
+            errors = [result["trials"][f"{form} {observer}"]["mean"] for observer in observers]
+            named = {"plain": "as it is", "smoothed": "smoothed"}[form]
+            rows.append(f"| {model}, {result['weights'].split(',')[0]}, {named} | {' | '.join(map(_figure, errors))} |")
+    rows += [
+        "",
+        "| after the search | products | not INT8 | size of fp32 | mean error | p99 error | INT8 / fastest other |",
+    ]
+    rows.append("|---|---|---|---|---|---|---|")
+    for model, result in results.items():
+        for parity in result["parity"]:
+            name, sizes = parity["precision"], result["megabytes"]
+            share = f"{sizes[name] / sizes['fp32']:.2f}" if name in sizes else ""
+            speed = result["speed"]
+            raced = speed and speed["int8"] == f"{parity['backend']} {name}"
+            ratio = f"{speed['ratio']:.2f} ({speed['other']})" if raced else ""
+            rows.append(
+                f"| {model}, {parity['backend']} {name} | {result['products']} | {len(result['kept'])} parts | {share} "
+                f"| {_figure(parity['mean'])} | {_figure(parity['p99'])} "
+                f"| {ratio} |"
+            )
+    return "\n".join(rows)
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1e}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
