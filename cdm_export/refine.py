@@ -3,6 +3,7 @@
 Relative inverse depth stays what it is, and is never called metres, unless somebody says how it becomes them.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def check_output(out: Path, source: FrameSource, bundle: Path) -> None:
     if single and len(source) > 1:
         raise InputError(f"-o {out} is one file, but there are several frames", "Give a folder.")
     if single and out.is_dir():
-        raise InputError(f"-o {out} is a folder")
+        raise InputError(f"-o {out} is a folder", "Give a file, or a folder whose name does not end in .npy or .png.")
     if not single and out.exists() and not out.is_dir():
         raise InputError(f"-o {out} is a file of an unknown kind: expected .npy, .png or a folder")
     folder = out.parent if single else out
@@ -185,8 +186,6 @@ def _picture(
 
 
 def _write_npy(path: Path, result: DepthResult) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, result.values, allow_pickle=False)
     write_atomically(path, buffer.getvalue())

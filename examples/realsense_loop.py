@@ -45,9 +45,15 @@ class RealSense:
         self._fps = fps
 
     def frames(self) -> Generator[cdm_export.Frame, None, None]:
-        """Needs ``pip install pyrealsense2`` (Jetson: librealsense with Python bindings)."""
-        import pyrealsense2 as rs
-
+        """Needs ``pyrealsense2``. Raises CdmExportError without it."""
+        try:
+            import pyrealsense2 as rs
+        except ImportError as error:
+            raise cdm_export.CdmExportError(
+                "a RealSense camera needs the package 'pyrealsense2', which is not installed here",
+                "Add it with: pip install pyrealsense2 (Jetson: librealsense with Python bindings), or play a folder: "
+                "--source FOLDER",
+            ) from error
         pipeline, config = rs.pipeline(), rs.config()
         config.enable_stream(rs.stream.color, self._size.width, self._size.height, rs.format.rgb8, self._fps)
         config.enable_stream(rs.stream.depth, self._size.width, self._size.height, rs.format.z16, self._fps)

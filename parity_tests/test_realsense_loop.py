@@ -1,6 +1,7 @@
 """The live loop on recorded frames: nothing of it needs a camera but the camera."""
 
 import importlib.util
+import sys
 import time
 from pathlib import Path
 
@@ -19,8 +20,6 @@ PATH = Path(__file__).parents[1] / "examples" / "realsense_loop.py"
 def example():
     spec = importlib.util.spec_from_file_location("realsense_loop", PATH)
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["realsense_loop"] = module  # its dataclass looks itself up
     spec.loader.exec_module(module)
     return module
@@ -44,6 +43,14 @@ def test_refines_a_recorded_folder(example, recorded, tmp_path, capsys):
     saved = sorted((tmp_path / "out").glob("*.npy"))
     assert len(saved) == statistics.refined and np.load(saved[0]).shape == (SIDE, SIDE)
     assert 0 < statistics.oldest < 5
+
+
+def test_without_the_cameras_package(example, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)
+    newest = example.Newest(example.RealSense(Size(640, 480), 30))
+    with pytest.raises(cdm_export.CdmExportError, match="pyrealsense2") as caught:
+        newest.take()
+    assert "--source" in caught.value.next_step
 
 
 class Paced:

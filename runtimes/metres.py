@@ -88,12 +88,16 @@ class SensorAlignment:
         """See ``ToMetres``."""
         _relative(result)
         if frame.depth is None:
-            raise InputError("aligning to a sensor needs its depth image, and the frame has none")
+            raise InputError(
+                "aligning to a sensor needs its depth image, and the frame has none",
+                "Give it with --depth, or a known range: --metres 0.5:10.",
+            )
         read = usable(frame.depth, self.max_depth) & result.valid
         if read.sum() < _LEAST_READINGS:
             raise InputError(
                 f"aligning to a sensor needs {_LEAST_READINGS} readings up to {self.max_depth:g} m, "
-                f"the depth image has {int(read.sum())}"
+                f"the depth image has {int(read.sum())}",
+                "Check --depth-scale and --max-depth.",
             )
         given, wanted = result.values[read].astype(np.float64), 1 / frame.depth[read].astype(np.float64)
         scale, shift = fit(given, wanted)

@@ -94,7 +94,10 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     """
     backend = get_backend(request.target)
     if not backend.engine:
-        raise InputError(f"'{backend.name}' runs bundles as they are: there is nothing to build")
+        raise InputError(
+            f"'{backend.name}' runs bundles as they are: there is nothing to build",
+            "Targets are tensorrt and tensorrt-rtx.",
+        )
     if not backend.installed:
         raise BackendUnavailable(
             f"building for '{backend.name}' needs the package '{backend.library}', which is not installed here",
@@ -318,7 +321,7 @@ def _tested(record: EngineRecord, parity: BackendParity | None) -> EngineRecord:
 def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu: Gpu | None) -> BuildReport | None:
     """The engine that trying again would lead to: one whose predecessors failed here, or have no graph.
 
-    A candidate is tested anew where there is a GPU.
+    A candidate is built anew, and tested, where there is a GPU.
     """
     failed = engines.failed_here(bundle, backend)
     for attempt in planned:
