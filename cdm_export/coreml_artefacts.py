@@ -7,14 +7,15 @@ from pathlib import Path
 
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.coreml_compress import check_compressions
-from cdm_export.golden import ReferenceFrame
+from cdm_export.golden import ReferenceFrame, golden_records
+from cdm_export.image_boundary import ImageFrames
 from cdm_export.make_coreml import CoremlJob, MadePackage, make_coreml
 from cdm_export.make_onnx import Made, MakeJob
 from cdm_export.progress import Progress
 from cdm_export.publish import record
 from runtimes.backends import BACKENDS
-from runtimes.bundle import Artefact, State
-from runtimes.contract import COMPRESSED, Precision
+from runtimes.bundle import Artefact, Boundary, State
+from runtimes.contract import COMPRESSED, IMAGE, Precision
 from runtimes.coreml_target import get_target
 from runtimes.errors import BackendUnavailable, InputError
 
@@ -30,6 +31,8 @@ class CoremlRequest:
     """Oldest system that has to open them, by name in ``coreml_target.TARGETS``."""
     compressions: tuple[Precision, ...] = ()
     """Of ``contract.COMPRESSED``: made of the FP16 package, published only where they pass their gate."""
+    image: bool = False
+    """A second FP16 package, which takes an 8-bit image."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> Non
     """Before any long work.
 
     Raises BackendUnavailable, with the command that adds it, unless packages can be made here; InputError for
-    compressions that the target does not have, or without the half-precision package they start from.
+    compressions that the target does not have, and for them or an image input without the half-precision package.
     """
     backend = BACKENDS[VERIFIER]
     if not backend.installed:
@@ -72,8 +75,11 @@ def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> Non
             f"Add it with: {backend.install}",
         )
     check_compressions(request.compressions, get_target(request.target))
-    if request.compressions and "fp16" not in low_precisions:
-        raise InputError("compressed weights start from the fp16 package", "Add it: --precision fp32,fp16")
+    if (request.compressions or request.image) and "fp16" not in low_precisions:
+        what = (
+            "compressed weights start from the fp16 package" if request.compressions else "an image input is for fp16"
+        )
+        raise InputError(what, "Add it: --precision fp32,fp16")
 
 
 def add_coreml(
@@ -82,10 +88,14 @@ def add_coreml(
     request: CoremlRequest,
     folder: Path,
     references: list[ReferenceFrame],
+    images: ImageFrames | None,
     reference: str,
     progress: Progress,
 ) -> CoremlPackages:
-    """Make the packages of one export in ``folder/coreml`` and verify each as it was saved."""
+    """Make the packages of one export in ``folder/coreml`` and verify each as it was saved.
+
+    ``images``: frames of the package that takes an 8-bit image, when it is wanted.
+    """
     (folder / "coreml").mkdir()
     typing = next((graph.typing for graph in made.graphs if graph.precision == "fp16"), None)
     packages = make_coreml(
@@ -94,6 +104,7 @@ def add_coreml(
             checkpoint=job.checkpoint,
             random_weights=made.provenance.random_weights,
             licence=made.provenance.licence,
+            image=images.contract if images else None,
             typing=typing,
             target=request.target,
             compressions=request.compressions,
@@ -103,19 +114,24 @@ def add_coreml(
     )
     artefacts, required, dropped = [], [], []
     megabytes: dict[str, float] = {}
+    boundary = None
+    if images is not None:
+        loss = images.finish(references)
+        boundary = Boundary(contract=images.contract, golden=golden_records(folder, images.frames), loss=loss)
     for package in packages:
         path = folder / "coreml" / f"{package.precision}.mlpackage"
+        own = images if package.precision == IMAGE else None
         parity = check_backend(
             VERIFIER,
             path,
-            job.contract,
+            own.contract if own else job.contract,
             package.precision,
-            references,
+            own.frames if own else references,
             reference,
             progress,
             keep=Path(job.outputs),
         )
-        artefact = _artefact(package, folder, parity)
+        artefact = _artefact(package, folder, parity, boundary if own else None)
         megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
         if package.precision in COMPRESSED and parity.verdict.verdict != "passed":
             progress.note(f"coreml {package.precision} is not published: {parity.verdict}")
@@ -127,7 +143,7 @@ def add_coreml(
     return CoremlPackages(tuple(artefacts), tuple(required), tuple(dropped), megabytes)
 
 
-def _artefact(package: MadePackage, folder: Path, parity: BackendParity) -> Artefact:
+def _artefact(package: MadePackage, folder: Path, parity: BackendParity, boundary: Boundary | None) -> Artefact:
     return Artefact(
         name=f"coreml/{package.precision}",
         format="coreml",
@@ -139,6 +155,7 @@ def _artefact(package: MadePackage, folder: Path, parity: BackendParity) -> Arte
         rewrites=package.rewrites,
         typing=package.typing,
         graph=package.graph,
+        boundary=boundary,
         # What it does on a Mac is known on a Mac.
         state=State.CANDIDATE if parity.verdict.verdict == "passed" else State.FAILED,
         verdicts=(parity.verdict,),

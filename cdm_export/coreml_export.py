@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reference_model.variant import NETWORK
-from runtimes.contract import CONTRACT_KEY, ModelContract
+from runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
 from runtimes.coreml_target import TARGETS, CoremlTarget
 from runtimes.errors import InputError
 from runtimes.typed_graph import GraphAudit, Typing
@@ -83,13 +85,11 @@ def convert(
     if typing is not None:
         islands = _Islands(typing, traced.modules)
         precision = ct.transform.FP16ComputePrecision(op_selector=islands.computes_in_fp16)
-    import numpy as np
-
     try:
         with quiet():
             model = ct.convert(
                 traced.program,
-                inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
+                inputs=[_input(spec) for spec in contract.inputs],
                 outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
                 minimum_deployment_target=getattr(ct.target, target.coremltools),
                 compute_precision=precision,
@@ -104,6 +104,14 @@ def convert(
     describe(model, contract, description, licence)
     model.user_defined_metadata[MODULES_KEY] = json.dumps(traced.modules)
     return model
+
+
+def _input(spec: TensorSpec) -> Any:
+    """An array; of an 8-bit image Core ML's image type, which takes camera buffers, and the program scales to 0..1."""
+    ct = import_coremltools()
+    if spec.dtype == "uint8":
+        return ct.ImageType(name=spec.name, shape=spec.shape, scale=1 / 255, color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32)
 
 
 def describe(model: Any, contract: ModelContract, description: str, licence: str) -> None:

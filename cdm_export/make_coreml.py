@@ -9,7 +9,7 @@ from typing import Any
 
 from cdm_export.progress import Progress, relay
 from runtimes.bundle import RandomWeights
-from runtimes.contract import ModelContract, Precision, Record
+from runtimes.contract import IMAGE, ModelContract, Precision, Record
 from runtimes.coreml_target import get_target
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.typed_graph import GraphAudit, Rewrite, Typing
@@ -26,8 +26,10 @@ class CoremlJob(Record):
     """How to make seeded weights again; or ``checkpoint``."""
     licence: str
     """Note on the weights' licence."""
+    image: ModelContract | None
+    """Boundary of the second FP16 package, which takes an 8-bit image; None makes none."""
     typing: Typing | None
-    """Plan of the FP16 package, as made for ONNX; None for FP32 alone."""
+    """Plan of the FP16 packages, as made for ONNX; None for FP32 alone."""
     target: str
     """Oldest system that has to open the packages."""
     compressions: tuple[Precision, ...]
@@ -94,13 +96,15 @@ def _work(text: str) -> MadePackages:
     traced = trace(boundary, contract)
     del boundary
     packages = []
-    precisions: dict[Precision, Typing | None] = {"fp32": None}
+    wanted: list[tuple[Precision, Typing | None, ModelContract]] = [("fp32", None, contract)]
     if job.typing is not None:
-        precisions["fp16"] = coreml_typing(job.typing)
-    for precision, typing in precisions.items():
+        half = coreml_typing(job.typing)
+        wanted += [("fp16", half, contract)]
+        wanted += [(IMAGE, half, job.image)] if job.image is not None else []
+    for precision, typing, fed in wanted:
         report({"stage": f"export to Core ML for {job.target}, {precision}", "steps": 0})
         description = f"{contract.model}, {precision}: {contract.semantics.value} in {contract.semantics.unit}"
-        model = convert(traced, contract, target, typing, description, job.licence)
+        model = convert(traced, fed, target, typing, description, job.licence)
         made = _Made(target.specification, versions, rewrites, typing)
         packages.append(made.package(model, precision, job))
         if precision == "fp16":

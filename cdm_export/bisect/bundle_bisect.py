@@ -15,6 +15,7 @@ from cdm_export.bisect.stages import section_of, stages_in_order
 from cdm_export.bisect.torch_probe import TorchProbe
 from cdm_export.gates import GATES
 from cdm_export.golden import ReferenceFrame
+from cdm_export.image_boundary import fit_frame
 from cdm_export.progress import Progress
 from reference_model.registry import get_variant
 from runtimes.backends import get_backend, who_runs
@@ -22,7 +23,7 @@ from runtimes.bundle import Bundle
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.opening import reference_path
-from runtimes.selection import executions
+from runtimes.selection import boundary_of, executions
 from runtimes.typed_graph import Typing
 
 
@@ -115,7 +116,8 @@ def _probe(
     backend, precision = get_backend(pair[0]), pair[1]
     if not backend.installed:
         raise BackendUnavailable(f"backend '{backend.name}' is not installed here", f"Add it with: {backend.install}")
-    contract = bundle.manifest.contract
+    contract = boundary_of(bundle, *pair).contract
+    frame = fit_frame(frame, contract, scratch)
     if backend.format == "checkpoint":
         typing = None if precision == "fp32" else _typing(bundle, precision)
         weights = reference_path(bundle, checkpoint)
