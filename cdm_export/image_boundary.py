@@ -38,7 +38,10 @@ def fit_frame(frame: ReferenceFrame, contract: ModelContract, folder: Path) -> R
     if arrays[_IMAGE].dtype == expected:
         return frame
     if expected != "float32":
-        raise InputError(f"frame {frame.name} was made for floats, what it is meant for takes an 8-bit image")
+        raise InputError(
+            f"frame {frame.name} was made for floats, what it is meant for takes an 8-bit image",
+            "Compare the other way round.",
+        )
     path = folder / f"float-{frame.path.name}"
     save_arrays(path, {**arrays, _IMAGE: arrays[_IMAGE].astype(np.float32) / np.float32(255)})
     return ReferenceFrame(frame.name, path)
