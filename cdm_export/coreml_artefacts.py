@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.coreml_compress import check_compressions
+from cdm_export.coreml_quantise import check_steps
 from cdm_export.golden import ReferenceFrame, golden_records
 from cdm_export.image_boundary import ImageFrames
 from cdm_export.make_coreml import CoremlJob, MadePackage, make_coreml
@@ -15,7 +17,7 @@ from cdm_export.progress import Progress
 from cdm_export.publish import record
 from runtimes.backends import BACKENDS
 from runtimes.bundle import Artefact, Boundary, State
-from runtimes.contract import COMPRESSED, IMAGE, Precision
+from runtimes.contract import COMPRESSED, IMAGE, QUANTISED, Precision
 from runtimes.coreml_target import get_target
 from runtimes.errors import BackendUnavailable, InputError
 
@@ -31,6 +33,9 @@ class CoremlRequest:
     """Oldest system that has to open them, by name in ``coreml_target.TARGETS``."""
     compressions: tuple[Precision, ...] = ()
     """Of ``contract.COMPRESSED``: made of the FP16 package, published only where they pass their gate."""
+    steps: Mapping[str, float] | None = None
+    """Layer of the specialised network -> activation, 1 as int8: makes ``fp16-w8a8``, published if it passes; layers
+    that compute in FP32 are left out."""
     image: bool = False
     """A second FP16 package, which takes an 8-bit image."""
 
@@ -75,10 +80,11 @@ def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> Non
             f"Add it with: {backend.install}",
         )
     check_compressions(request.compressions, get_target(request.target))
-    if (request.compressions or request.image) and "fp16" not in low_precisions:
-        what = (
-            "compressed weights start from the fp16 package" if request.compressions else "an image input is for fp16"
-        )
+    if request.steps is not None:
+        check_steps(request.steps, get_target(request.target))
+    smaller = bool(request.compressions) or request.steps is not None
+    if (smaller or request.image) and "fp16" not in low_precisions:
+        what = "compressed weights start from the fp16 package" if smaller else "an image input is for fp16"
         raise InputError(what, "Add it: --precision fp32,fp16")
 
 
@@ -108,6 +114,7 @@ def add_coreml(
             typing=typing,
             target=request.target,
             compressions=request.compressions,
+            steps=None if request.steps is None else dict(request.steps),
             folder=str(folder / "coreml"),
         ),
         progress,
@@ -133,7 +140,7 @@ def add_coreml(
         )
         artefact = _artefact(package, folder, parity, boundary if own else None)
         megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
-        if package.precision in COMPRESSED and parity.verdict.verdict != "passed":
+        if package.precision in (*COMPRESSED, QUANTISED) and parity.verdict.verdict != "passed":
             progress.note(f"coreml {package.precision} is not published: {parity.verdict}")
             shutil.rmtree(path)
             dropped.append(parity)

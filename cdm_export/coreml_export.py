@@ -101,8 +101,7 @@ def convert(
             f"coremltools {ct.__version__} cannot make a package for {target.name} of this network: {said}",
             f"A newer system may have what is missing: --coreml-target {list(TARGETS)[-1]}",
         ) from error
-    describe(model, contract, description, licence)
-    model.user_defined_metadata[MODULES_KEY] = json.dumps(traced.modules)
+    describe(model, contract, description, licence, json.dumps(traced.modules))
     return model
 
 
@@ -114,13 +113,14 @@ def _input(spec: TensorSpec) -> Any:
     return ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32)
 
 
-def describe(model: Any, contract: ModelContract, description: str, licence: str) -> None:
-    """What travels inside a package: the contract, units, the weights' licence."""
+def describe(model: Any, contract: ModelContract, description: str, licence: str, modules: str) -> None:
+    """What travels inside a package: the contract, units, the weights' licence, ``Traced.modules`` as JSON."""
     model.short_description = description
     model.author = "cdm-export"
     if licence:
         model.license = licence
     model.user_defined_metadata[CONTRACT_KEY] = contract.model_dump_json()
+    model.user_defined_metadata[MODULES_KEY] = modules
     for spec in contract.inputs:
         model.input_description[spec.name] = spec.unit
     for spec in contract.outputs:
@@ -156,7 +156,7 @@ def audit(model: Any, typing: Typing | None) -> GraphAudit:
         else:
             nodes[operation.op_type][kind] += 1
         if operation.op_type == "cast":
-            near = (modules.get(plain_name(var.name)) for var in (out, operation.x, *_readers(out)))
+            near = (modules.get(node_of(var.name, modules)) for var in (out, operation.x, *_readers(out)))
             why = next((why for module in near if module and typing and (why := typing.reason(module))), None)
             casts[why or "at the boundary"] += 1
     return GraphAudit(
@@ -170,11 +170,12 @@ def _readers(var: Any) -> list[Any]:
     return [out for operation in var.child_ops for out in operation.outputs]
 
 
-def plain_name(value: str) -> str:
-    """A value's name without what the typing of the program added to it: the node of the exported graph."""
+def node_of(value: str, modules: Mapping[str, str]) -> str:
+    """Node of the exported graph that a value comes from: its name without what typing and uniqueness added to it."""
     for suffix in ("_to_fp16", "_to_fp32"):
         value = value.removesuffix(suffix)
-    return value.replace("_cast_fp16", "")
+    name = value.replace("_cast_fp16", "")
+    return name.removesuffix("_0") if name not in modules else name
 
 
 _SMALL = 10

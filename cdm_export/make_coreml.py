@@ -9,7 +9,7 @@ from typing import Any
 
 from cdm_export.progress import Progress, relay
 from runtimes.bundle import RandomWeights
-from runtimes.contract import IMAGE, ModelContract, Precision, Record
+from runtimes.contract import IMAGE, QUANTISED, ModelContract, Precision, Record
 from runtimes.coreml_target import get_target
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.typed_graph import GraphAudit, Rewrite, Typing
@@ -34,6 +34,8 @@ class CoremlJob(Record):
     """Oldest system that has to open the packages."""
     compressions: tuple[Precision, ...]
     """Packages with smaller weights to make of the FP16 one."""
+    steps: dict[str, float] | None
+    """Activation steps by layer, of the quantised package; None makes none."""
     folder: str
     """Existing folder that takes ``PRECISION.mlpackage``."""
 
@@ -81,6 +83,8 @@ def _work(text: str) -> MadePackages:
         import_coremltools,
         trace,
     )
+    from cdm_export.coreml_quantise import check_quantised, quantise
+    from cdm_export.coreml_reference.package import load_program
     from cdm_export.transforms import specialise
     from reference_model.config import PATCH
     from reference_model.torch_runtime import make_boundary
@@ -112,6 +116,14 @@ def _work(text: str) -> MadePackages:
                 report({"stage": f"compressing the weights: {how}", "steps": 0})
                 description = f"{contract.model}, {how}: {contract.semantics.value} in {contract.semantics.unit}"
                 packages.append(made.package(compress(model, how, contract, description, job.licence), how, job))
+            if job.steps is not None:
+                report({"stage": f"quantising layers: {QUANTISED}", "steps": 0})
+                assert typing is not None
+                steps = {path: step for path, step in job.steps.items() if not typing.computes_in_fp32(path)}
+                description = f"{contract.model}, {QUANTISED}: {contract.semantics.value} in {contract.semantics.unit}"
+                quantised = quantise(model, steps, contract, description, job.licence)
+                packages.append(made.package(quantised, QUANTISED, job))
+                check_quantised(load_program(Path(job.folder) / f"{QUANTISED}.mlpackage"), steps)
         del model
     return MadePackages(packages=tuple(packages))
 

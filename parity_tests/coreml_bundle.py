@@ -1,4 +1,4 @@
-"""A miniature exported with every Core ML package, and a saved package taken apart; ``conftest.py`` has the fixtures."""
+"""A miniature exported with every Core ML package, and a saved one taken apart; ``conftest.py`` has the fixtures."""
 
 import hashlib
 import importlib

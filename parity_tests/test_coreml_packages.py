@@ -95,7 +95,7 @@ def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_pa
     manifest = Bundle.open(coreml_bundle).manifest
     job = cdm_export.make_coreml.CoremlJob(
         contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
-        image=None, typing=None, target="macos13", compressions=(), folder=str(tmp_path),
+        image=None, typing=None, target="macos13", compressions=(), steps=None, folder=str(tmp_path),
     )  # fmt: skip
     (made,) = cdm_export.make_coreml.make_coreml(job, Silent())
     assert made.specification == 7

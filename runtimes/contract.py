@@ -32,6 +32,7 @@ Precision = Literal[
     "fp16-p8",
     "fp16-p6",
     "fp16-p4",
+    "fp16-w8a8",
 ]
 """Precision of an artefact or of its execution, and name of the gate it has to pass."""
 
@@ -41,6 +42,8 @@ IMAGE: Precision = "fp16-image"
 """Half behind an 8-bit image: what an app feeds."""
 COMPRESSED: tuple[Precision, ...] = ("fp16-w8", "fp16-p8", "fp16-p6", "fp16-p4")
 """Half with compressed weights: 8-bit integers per channel, palettes of 8, 6 or 4 bits."""
+QUANTISED: Precision = "fp16-w8a8"
+"""Half whose layers read 8-bit activations and have 8-bit weights."""
 
 
 class Size(NamedTuple):

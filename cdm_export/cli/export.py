@@ -168,7 +168,7 @@ def _coreml(targets: list[str], target: str, fed: str, weights: str | None) -> "
             if given:
                 raise InputError(f"{option} belongs to --target coreml", "Add --target onnx,coreml.")
         return None
-    return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names), image)
+    return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names), image=image)
 
 
 _SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in COMPRESSED}

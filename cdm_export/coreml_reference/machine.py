@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from cdm_export.coreml_reference import elementwise, layout, normalise, products, resize, weights
+from cdm_export.coreml_reference import activations, elementwise, layout, normalise, products, resize, weights
 from cdm_export.coreml_reference.arithmetic import Arithmetic, StrictHalf, Wide
 from cdm_export.coreml_reference.call import Call, Value
 from cdm_export.coreml_reference.package import DTYPES, Operand, Operation, Program, Reference
@@ -17,6 +17,7 @@ _ROUNDED: Mapping[str, Callable[[Call], Tensor]] = {
     **normalise.OPERATIONS,
     **resize.OPERATIONS,
     **weights.OPERATIONS,
+    **activations.OPERATIONS,
 }
 """Computed in FP32, their results rounded to the type the program gives them."""
 KNOWN = frozenset(_ROUNDED) | frozenset(layout.OPERATIONS)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdm_export.coreml_export import MODULES_KEY, import_coremltools, plain_name
+from cdm_export.coreml_export import MODULES_KEY, import_coremltools, node_of
 from runtimes.errors import BundleError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -93,9 +93,8 @@ class Program:
     """Inputs that are 8-bit images, with their colour layout."""
 
     def node_of(self, value: str) -> str:
-        """Node of the exported graph that a value comes from: without what typing and uniqueness added to its name."""
-        name = plain_name(value)
-        return name.removesuffix("_0") if name not in self.modules else name
+        """Node of the exported graph that a value comes from."""
+        return node_of(value, self.modules)
 
     def module_of(self, value: str) -> str | None:
         """Module of the network that computes a value."""
