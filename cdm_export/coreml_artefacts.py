@@ -54,12 +54,14 @@ class CoremlPackages:
     """Size of every package made, MB, by precision."""
 
     def write_table(self, reports: Path) -> None:
-        """``coreml.json``: size and error of every package made, dropped ones too."""
+        """``coreml.json``: size and error of every package made, dropped ones too, and what their inputs lose."""
+        lost = {one.precision: one.boundary.loss for one in self.artefacts if one.boundary and one.boundary.loss}
         rows = [
             {
                 "precision": parity.precision,
                 "megabytes": self.megabytes[parity.precision],
                 "published": parity.verdict.verdict == "passed",
+                "input_loss": lost[parity.precision].model_dump() if parity.precision in lost else None,
                 **parity.verdict.model_dump(mode="json", exclude={"reference", "backend"}),
             }
             for parity in (*self.required, *self.dropped)

@@ -141,6 +141,8 @@ def save(model: Any, path: Path) -> tuple[str, ...]:
 
 def audit(model: Any, typing: Typing | None) -> GraphAudit:
     """Count operations by type and element type, casts by what explains them, weights by element type."""
+    from coremltools.converters.mil.mil import types
+
     modules = json.loads(model.user_defined_metadata[MODULES_KEY])
     casts: Counter[str] = Counter()
     nodes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -148,7 +150,7 @@ def audit(model: Any, typing: Typing | None) -> GraphAudit:
     main = model._mil_program.functions["main"]
     for operation in main.operations:
         out = operation.outputs[0]
-        kind = str(out.dtype.__name__ if hasattr(out.dtype, "__name__") else out.dtype)
+        kind = str(types.builtin_to_string(out.dtype))
         if operation.op_type == "const":
             value = out.val
             if getattr(value, "size", 0) >= _SMALL:

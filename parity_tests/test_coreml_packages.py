@@ -53,7 +53,7 @@ def test_packages_are_candidates_that_passed_here(coreml_bundle):
 def test_the_table_has_what_was_made_and_what_was_not_published(coreml_bundle):
     rows = json.loads((coreml_bundle / "reports" / "coreml.json").read_text())["packages"]
     published = {path.stem for path in (coreml_bundle / "coreml").iterdir()}
-    assert {row["precision"] for row in rows} == {"fp32", "fp16", "fp16-image", *COMPRESSED}
+    assert {row["precision"] for row in rows} == {"fp32", "fp16", "fp16-image", "fp16-w8a8", *COMPRESSED}
     assert {row["precision"] for row in rows if row["published"]} == published
     for row in rows:
         assert row["published"] == (row["verdict"] == "passed")

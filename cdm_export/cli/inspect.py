@@ -99,7 +99,7 @@ def command(
 
 
 _ONNX_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
-_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm")
+_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm", "quantize")
 
 
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
