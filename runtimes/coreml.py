@@ -169,7 +169,7 @@ def predict(model: Any, contract: ModelContract, inputs: Tensors) -> dict[str, N
 
 
 def _fed(spec: TensorSpec, array: NDArray[Any]) -> Any:
-    """An input as coremltools takes it: an array, or for Core ML's image type a picture of PIL."""
+    """An input as coremltools takes it: an array, or for Core ML's image type a picture of Pillow."""
     if spec.dtype != "uint8":
         return array
     from PIL import Image
