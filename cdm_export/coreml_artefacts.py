@@ -2,19 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.coreml_compress import check_compressions
-from cdm_export.coreml_quantise import check_steps
 from cdm_export.golden import ReferenceFrame, golden_records
 from cdm_export.image_boundary import ImageFrames
-from cdm_export.make_coreml import CoremlJob, MadePackage, make_coreml
+from cdm_export.make_coreml import CoremlJob, Integers, MadePackage, make_coreml
 from cdm_export.make_onnx import Made, MakeJob
 from cdm_export.progress import Progress
 from cdm_export.publish import record
+from cdm_export.quantise.make_int8 import MadeInt8
 from runtimes.backends import BACKENDS
 from runtimes.bundle import Artefact, Boundary, State
 from runtimes.contract import COMPRESSED, IMAGE, QUANTISED, Precision
@@ -32,10 +31,8 @@ class CoremlRequest:
     target: str
     """Oldest system that has to open them, by name in ``coreml_target.TARGETS``."""
     compressions: tuple[Precision, ...] = ()
-    """Of ``contract.COMPRESSED``: made of the FP16 package, published only where they pass their gate."""
-    steps: Mapping[str, float] | None = None
-    """Layer of the specialised network -> activation, 1 as int8: makes ``fp16-w8a8``, published if it passes; layers
-    that compute in FP32 are left out."""
+    """Of ``contract.COMPRESSED``: made of the FP16 package; and ``QUANTISED``, with the steps that INT8 was calibrated
+    with. Published only where they pass their gate."""
     image: bool = False
     """A second FP16 package, which takes an 8-bit image."""
 
@@ -69,8 +66,8 @@ class CoremlPackages:
         (reports / "coreml.json").write_text(json.dumps({"packages": rows}, indent=1))
 
 
-def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> None:
-    """Before any long work.
+def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...], int8: bool) -> None:
+    """Before any long work. ``int8``: whether it is calibrated in the same export.
 
     Raises BackendUnavailable, with the command that adds it, unless packages can be made here; InputError for
     compressions that the target does not have, and for them or an image input without the half-precision package.
@@ -82,11 +79,15 @@ def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> Non
             f"Add it with: {backend.install}",
         )
     check_compressions(request.compressions, get_target(request.target))
-    if request.steps is not None:
-        check_steps(request.steps, get_target(request.target))
-    smaller = bool(request.compressions) or request.steps is not None
-    if (smaller or request.image) and "fp16" not in low_precisions:
-        what = "compressed weights start from the fp16 package" if smaller else "an image input is for fp16"
+    if QUANTISED in request.compressions and not int8:
+        raise InputError(
+            f"{QUANTISED} takes the activation steps that int8 is calibrated with",
+            "Calibrate it: --precision fp32,fp16,int8 --calibration FOLDER",
+        )
+    if (request.compressions or request.image) and "fp16" not in low_precisions:
+        what = (
+            "compressed weights start from the fp16 package" if request.compressions else "an image input is for fp16"
+        )
         raise InputError(what, "Add it: --precision fp32,fp16")
 
 
@@ -97,15 +98,22 @@ def add_coreml(
     folder: Path,
     references: list[ReferenceFrame],
     images: ImageFrames | None,
+    int8: MadeInt8 | None,
     reference: str,
     progress: Progress,
 ) -> CoremlPackages:
     """Make the packages of one export in ``folder/coreml`` and verify each as it was saved.
 
-    ``images``: frames of the package that takes an 8-bit image, when it is wanted.
+    ``images``: frames of the package that takes an 8-bit image, when it is wanted. ``int8``: what was calibrated.
     """
     (folder / "coreml").mkdir()
     typing = next((graph.typing for graph in made.graphs if graph.precision == "fp16"), None)
+    integers = None
+    if QUANTISED in request.compressions and int8 is None:
+        progress.note(f"coreml {QUANTISED} is not made: there is no int8 to take the activation steps from")
+    elif QUANTISED in request.compressions and int8 is not None:
+        rest = next(graph.typing for graph in int8.graphs if graph.typing is not None)
+        integers = Integers(steps=int8.quantisation.steps, scales=int8.scales, typing=rest)
     packages = make_coreml(
         CoremlJob(
             contract=job.contract,
@@ -115,8 +123,8 @@ def add_coreml(
             image=images.contract if images else None,
             typing=typing,
             target=request.target,
-            compressions=request.compressions,
-            steps=None if request.steps is None else dict(request.steps),
+            compressions=tuple(name for name in request.compressions if name != QUANTISED),
+            integers=integers,
             folder=str(folder / "coreml"),
         ),
         progress,
@@ -141,6 +149,8 @@ def add_coreml(
             keep=Path(job.outputs),
         )
         artefact = _artefact(package, folder, parity, boundary if own else None)
+        if int8 is not None and package.precision == QUANTISED:
+            artefact = artefact.model_copy(update={"quantisation": int8.quantisation})
         megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
         if package.precision in (*COMPRESSED, QUANTISED) and parity.verdict.verdict != "passed":
             progress.note(f"coreml {package.precision} is not published: {parity.verdict}")

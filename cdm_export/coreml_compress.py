@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdm_export.coreml_export import MODULES_KEY, describe, import_coremltools, quiet
 from cdm_export.palette import palette
-from runtimes.contract import COMPRESSED, ModelContract, Precision
+from runtimes.contract import COMPRESSED, QUANTISED, ModelContract, Precision
 from runtimes.coreml_target import CoremlTarget
 from runtimes.errors import InputError
 
@@ -32,6 +32,11 @@ _GROUPS = (16, 32, 64, 128)
 def check_compressions(names: tuple[str, ...], target: CoremlTarget) -> None:
     """Raise InputError for a compression that a target does not have."""
     for name in names:
+        if name == QUANTISED and not target.quantised_activations:
+            raise InputError(
+                f"{name}: 8-bit activations begin with macos14 (iOS 17), the target is {target.name}",
+                "Take --coreml-target macos14, or leave it out; fp16-w8 has no such limit.",
+            )
         if name in _BITS and not target.grouped_palettes:
             raise InputError(
                 f"{name}: palettes by group of channels begin with macos15 (iOS 18), the target is {target.name}",

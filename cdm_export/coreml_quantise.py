@@ -14,7 +14,6 @@ import numpy as np
 from cdm_export.coreml_compress import int8_per_channel
 from cdm_export.coreml_export import MODULES_KEY, describe, import_coremltools, node_of, quiet
 from runtimes.contract import ModelContract
-from runtimes.coreml_target import CoremlTarget
 from runtimes.errors import BundleError, InputError
 
 if TYPE_CHECKING:
@@ -24,24 +23,6 @@ LAYERS = ("linear", "conv")
 """Operations of ``nn.Linear`` and ``nn.Conv2d``."""
 _WEIGHTS = {"constexpr_blockwise_shift_scale": "data", "constexpr_affine_dequantize": "quantized_data"}
 """Operations that unpack integer weights, macOS 15 and before, with the name of the integers."""
-
-
-def check_steps(steps: Mapping[str, float], target: CoremlTarget) -> None:
-    """Raise InputError unless the target has 8-bit activations, and every step is positive as a half too."""
-    if not target.quantised_activations:
-        raise InputError(
-            f"8-bit activations begin with macos14 (iOS 17), the target is {target.name}",
-            "Take --coreml-target macos14, or weights alone: --coreml-weights w8.",
-        )
-    if not steps:
-        raise InputError("8-bit activations want the step of at least one layer, and got none")
-    for layer, step in steps.items():
-        with np.errstate(over="ignore"):
-            half = np.float16(step)
-        if not (step > 0 and 0 < half < np.inf):
-            raise InputError(
-                f"layer '{layer}' has the activation step {step}: expected a positive number of half's range"
-            )
 
 
 def quantise(model: Any, steps: Mapping[str, float], contract: ModelContract, description: str, licence: str) -> Any:

@@ -95,7 +95,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
         )
     if request.coreml is not None:
-        check_coreml(request.coreml, request.low_precisions)
+        check_coreml(request.coreml, request.low_precisions, request.int8 is not None)
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     if request.model is None:
@@ -145,7 +145,17 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             checked += int8.required
         packages = None
         if request.coreml is not None:
-            packages = add_coreml(job, made, request.coreml, folder, references, images, _REFERENCE, progress)
+            packages = add_coreml(
+                job,
+                made,
+                request.coreml,
+                folder,
+                references,
+                images,
+                int8.made if int8 is not None else None,
+                _REFERENCE,
+                progress,
+            )
             artefacts += packages.artefacts
             checked += packages.required
         progress.stage("report")

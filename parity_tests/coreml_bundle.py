@@ -10,9 +10,6 @@ import pytest
 
 OUTPUT = "inverse_depth_refined"
 COMPRESSED = ("fp16-w8", "fp16-p4")
-QUANTISED_LAYER = "pretrained.blocks.0.attn.qkv"
-STEPS = {QUANTISED_LAYER: 0.05, "depth_pretrained.patch_embed.proj": 0.05}
-"""Of ``fp16-w8a8``; the second layer is an island."""
 _ISOLATED = (
     "cdm_export.make_onnx", "cdm_export.make_coreml", "runtimes.worker", "cdm_export.bisect.coreml_worker",
     "cdm_export.bisect.onnx_worker", "cdm_export.bisect.torch_worker",
@@ -48,7 +45,7 @@ def coreml_bundle(mini_variant, tmp_path_factory):
     out = tmp_path_factory.mktemp("coreml") / "mini.bundle"
     request = ExportRequest(
         out=out, camera=Size(160, 120), random_weights=8, model="cdm-mini", fit=True, input_size=98,
-        coreml=CoremlRequest("macos15", COMPRESSED, STEPS, image=True),
+        coreml=CoremlRequest("macos15", COMPRESSED, image=True),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, mini_variant.name, mini_variant)

@@ -229,7 +229,7 @@ def test_a_planted_defect_is_found_behind_the_image(together, editor):
 
 def test_it_takes_half():
     with pytest.raises(InputError, match="an image input is for fp16"):
-        check_coreml(CoremlRequest("macos15", image=True), ())
+        check_coreml(CoremlRequest("macos15", image=True), (), False)
 
 
 def test_it_takes_core_ml(tmp_path):

@@ -53,7 +53,7 @@ def test_packages_are_candidates_that_passed_here(coreml_bundle):
 def test_the_table_has_what_was_made_and_what_was_not_published(coreml_bundle):
     rows = json.loads((coreml_bundle / "reports" / "coreml.json").read_text())["packages"]
     published = {path.stem for path in (coreml_bundle / "coreml").iterdir()}
-    assert {row["precision"] for row in rows} == {"fp32", "fp16", "fp16-image", "fp16-w8a8", *COMPRESSED}
+    assert {row["precision"] for row in rows} == {"fp32", "fp16", "fp16-image", *COMPRESSED}
     assert {row["precision"] for row in rows if row["published"]} == published
     for row in rows:
         assert row["published"] == (row["verdict"] == "passed")
@@ -95,7 +95,7 @@ def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_pa
     manifest = Bundle.open(coreml_bundle).manifest
     job = cdm_export.make_coreml.CoremlJob(
         contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
-        image=None, typing=None, target="macos13", compressions=(), steps=None, folder=str(tmp_path),
+        image=None, typing=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
     )  # fmt: skip
     (made,) = cdm_export.make_coreml.make_coreml(job, Silent())
     assert made.specification == 7
@@ -154,7 +154,7 @@ def test_coremltools_missing(coreml_bundle, monkeypatch):
             load_runtime(backend, package(coreml_bundle), contract(coreml_bundle), "fp32")
         assert raised.value.next_step == "Add it with: pip install 'cdm-export[coreml]'"
     with pytest.raises(BackendUnavailable, match="--target coreml needs"):
-        check_coreml(CoremlRequest("macos15"), ("fp16",))
+        check_coreml(CoremlRequest("macos15"), ("fp16",), False)
 
 
 def test_pytorch_missing(coreml_bundle, monkeypatch):
@@ -166,10 +166,10 @@ def test_pytorch_missing(coreml_bundle, monkeypatch):
 
 def test_a_target_too_old():
     with pytest.raises(InputError, match="palettes by group of channels begin with macos15"):
-        check_coreml(CoremlRequest("macos13", ("fp16-p4",)), ("fp16",))
-    check_coreml(CoremlRequest("macos13", ("fp16-w8",)), ("fp16",))
+        check_coreml(CoremlRequest("macos13", ("fp16-p4",)), ("fp16",), False)
+    check_coreml(CoremlRequest("macos13", ("fp16-w8",)), ("fp16",), False)
     with pytest.raises(InputError, match="start from the fp16 package"):
-        check_coreml(CoremlRequest("macos15", ("fp16-w8",)), ())
+        check_coreml(CoremlRequest("macos15", ("fp16-w8",)), (), False)
 
 
 @pytest.mark.parametrize(

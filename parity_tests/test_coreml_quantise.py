@@ -9,12 +9,20 @@ from torch import nn
 pytest.importorskip("coremltools")
 
 from cdm_export.coreml_artefacts import CoremlRequest, check_coreml
-from cdm_export.coreml_export import convert, import_coremltools, save, trace
+from cdm_export.coreml_export import convert, save, trace
 from cdm_export.coreml_quantise import check_quantised, quantise
 from cdm_export.coreml_reference.machine import execute
 from cdm_export.coreml_reference.package import load_program
-from parity_tests.coreml_bundle import QUANTISED_LAYER, package
+from cdm_export.golden import load_reference
+from cdm_export.make_coreml import CoremlJob, Integers, make_coreml
+from cdm_export.parity import compare
+from cdm_export.progress import Silent
+from cdm_export.quantise.smoothing import smoothable
+from cdm_export.transforms import specialise
+from parity_tests.coreml_bundle import OUTPUT
 from parity_tests.coreml_operation import random
+from reference_model.config import PATCH
+from reference_model.variant import NETWORK
 from runtimes.bundle import Bundle
 from runtimes.contract import QUANTISED, ModelContract, Semantics, Size, TensorSpec
 from runtimes.coreml_target import get_target
@@ -142,29 +150,37 @@ def test_layers_that_cannot_be(made, contract):
         quantise(made, STEPS | {"wide": 0.1}, contract, "", "")
 
 
-@pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf"), 1e-9, 1e6])
-def test_steps_that_are_none(step):
-    with pytest.raises(InputError, match="layer 'conv' has the activation step"):
-        check_coreml(CoremlRequest("macos14", steps={"conv": step}), ("fp16",))
-
-
 def test_what_it_takes():
+    request = CoremlRequest("macos14", (QUANTISED,))
+    check_coreml(request, ("fp16",), True)
+    with pytest.raises(InputError, match="takes the activation steps that int8 is calibrated with") as raised:
+        check_coreml(request, ("fp16",), False)
+    assert "--calibration" in raised.value.next_step
     with pytest.raises(InputError, match="8-bit activations begin with macos14"):
-        check_coreml(CoremlRequest("macos13", steps=STEPS), ("fp16",))
-    with pytest.raises(InputError, match="at least one layer"):
-        check_coreml(CoremlRequest("macos15", steps={}), ("fp16",))
-    with pytest.raises(InputError, match="start from the fp16 package"):
-        check_coreml(CoremlRequest("macos15", steps=STEPS), ())
+        check_coreml(CoremlRequest("macos13", (QUANTISED,)), ("fp16",), True)
 
 
-def test_an_export_makes_and_gates_it(coreml_bundle):
-    """Of the layers given, the one in an FP32 island is left out."""
-    one = next(one for one in Bundle.open(coreml_bundle).manifest.artefacts if one.precision == QUANTISED)
-    assert one.verdict("coreml-reference").verdict == "passed"
-    assert (one.graph.nodes["quantize"], one.graph.nodes["dequantize"]) == ({"int8": 1}, {"fp16": 1})
-    program = load_program(package(coreml_bundle, QUANTISED))
-    (reader,) = (
-        operation for operation in program.operations if any(name.endswith("_int8_back") for name in operation.reads())
-    )
-    assert program.module_of(reader.name) == QUANTISED_LAYER
-    assert import_coremltools().utils.load_spec(str(package(coreml_bundle, QUANTISED))).specificationVersion == 9
+def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_variant):
+    """As an export makes it, of the network that was smoothed: other weights inside, the same depth."""
+    manifest = Bundle.open(coreml_bundle).manifest
+    contract, layer = manifest.contract, "pretrained.blocks.0.attn.qkv"
+    boundary = mini_variant.on_boundary(mini_variant.build(), contract.channel_order)
+    specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
+    scales = {
+        target.path: (0.25, 4.0) * (target.divided[0].shape[0] // 2)
+        for target in smoothable(boundary.get_submodule(NETWORK))
+    }  # fmt: skip
+    half = next(one for one in manifest.artefacts if one.name == "coreml/fp16")
+    job = CoremlJob(
+        contract=contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
+        image=None, typing=None, target="macos15", compressions=(), folder=str(tmp_path),
+        integers=Integers(steps={layer: 0.02}, scales=scales, typing=half.typing),
+    )  # fmt: skip
+    made = make_coreml(job, Silent())[-1]
+    assert made.precision == QUANTISED
+    assert (made.graph.nodes["quantize"], made.graph.nodes["dequantize"]) == ({"int8": 1}, {"fp16": 1})
+    program = load_program(tmp_path / f"{QUANTISED}.mlpackage")
+    arrays = load_reference(coreml_bundle / manifest.golden[0].file.path)
+    output = execute(program, {spec.name: torch.from_numpy(arrays[spec.name]) for spec in contract.inputs})
+    parity = compare("it", arrays["raw_output"], output[OUTPUT].numpy(), contract, QUANTISED)
+    assert parity.verdict == "passed" and parity.depth.mean > half.verdict("coreml-reference").mean

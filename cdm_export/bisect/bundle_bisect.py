@@ -20,6 +20,7 @@ from cdm_export.progress import Progress
 from reference_model.registry import get_variant
 from runtimes.backends import get_backend, who_runs
 from runtimes.bundle import Bundle
+from runtimes.contract import QUANTISED
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.opening import reference_path
@@ -72,7 +73,8 @@ def bisect_bundle(
         look = looking(first, second, [stage.name for stage in stages], tolerance, progress)
         found = STRATEGIES[strategy](stages, look)
         operation = None
-        if isinstance(second, CoremlProbe) and found.first is not None:
+        # Inside the blocks of a smoothed network values are scaled: there is nothing to compare them with.
+        if isinstance(second, CoremlProbe) and found.first is not None and candidate[1] != QUANTISED:
             after = next(stage.after for stage in stages if stage.name == found.first)
             operation = _operation(bundle, second, found.first, after, checkpoint, tolerance, progress)
     return make_report(

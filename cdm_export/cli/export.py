@@ -8,7 +8,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
-from runtimes.contract import COMPRESSED, Precision, Size
+from runtimes.contract import COMPRESSED, QUANTISED, Precision, Size
 from runtimes.coreml_target import NEWEST, get_target
 from runtimes.errors import InputError, ParityError
 from runtimes.typed_graph import LowPrecision
@@ -55,7 +55,9 @@ def command(
     ] = "array",
     coreml_weights: Annotated[
         str | None,
-        typer.Option("--coreml-weights", help="Smaller fp16 packages too, comma-separated: w8, p8, p6, p4 (bits)."),
+        typer.Option(
+            "--coreml-weights", help="Smaller fp16 packages too: w8, p8, p6, p4 (bits of weights), w8a8 (of int8)."
+        ),
     ] = None,
     precision: Annotated[
         str,
@@ -171,7 +173,7 @@ def _coreml(targets: list[str], target: str, fed: str, weights: str | None) -> "
     return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names), image=image)
 
 
-_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in COMPRESSED}
+_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in (*COMPRESSED, QUANTISED)}
 
 
 def _chosen(option: str, given: str, supported: tuple[str, ...]) -> list[str]:
