@@ -35,7 +35,7 @@ def main(
         out = Path(folder) / "measured.bundle"
         command = [sys.executable, "-m", "cdm_export", "export", "--model", model, "--camera", camera, "--fit"]
         command += [] if trained else ["--random-weights", "1"]
-        command += ["--target", "onnx,coreml", "-o", str(out)]
+        command += ["--target", "onnx,coreml", "--coreml-input", "image", "-o", str(out)]
         command += ["--coreml-weights", weights] if weights else []
         command += ["--input-size", str(input_size)] if input_size else []
         run = run_sampled(command)
@@ -88,6 +88,8 @@ def coreml_packages() -> str:
             seconds = result["interpreted_seconds"].get(package["precision"])
             interpreted = f"{seconds['wall']:.0f} s ({seconds['processor']:.0f} s)" if seconds else ""
             gate = "passed" if package["published"] else "failed, not published"
+            if loss := package.get("input_loss"):
+                gate += f"; its 8-bit image alone: mean {loss['mean']:.1e}, p99 {loss['p99']:.1e}"
             rows.append(
                 f"| {name} | {package['precision']} | {package['megabytes']:,.1f} MB | {package['mean']:.1e} "
                 f"| {package['p99']:.1e} | {gate} | {interpreted} |"

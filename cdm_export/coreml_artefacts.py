@@ -7,14 +7,16 @@ from pathlib import Path
 
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.coreml_compress import check_compressions
-from cdm_export.golden import ReferenceFrame
-from cdm_export.make_coreml import CoremlJob, MadePackage, make_coreml
+from cdm_export.golden import ReferenceFrame, golden_records
+from cdm_export.image_boundary import ImageFrames
+from cdm_export.make_coreml import CoremlJob, Integers, MadePackage, make_coreml
 from cdm_export.make_onnx import Made, MakeJob
 from cdm_export.progress import Progress
 from cdm_export.publish import record
+from cdm_export.quantise.make_int8 import MadeInt8
 from runtimes.backends import BACKENDS
-from runtimes.bundle import Artefact, State
-from runtimes.contract import COMPRESSED, Precision
+from runtimes.bundle import Artefact, Boundary, State
+from runtimes.contract import COMPRESSED, IMAGE, QUANTISED, Precision
 from runtimes.coreml_target import get_target
 from runtimes.errors import BackendUnavailable, InputError
 
@@ -29,7 +31,10 @@ class CoremlRequest:
     target: str
     """Oldest system that has to open them, by name in ``coreml_target.TARGETS``."""
     compressions: tuple[Precision, ...] = ()
-    """Of ``contract.COMPRESSED``: made of the FP16 package, published only where they pass their gate."""
+    """Of ``contract.COMPRESSED``: made of the FP16 package; and ``QUANTISED``, with the steps that INT8 was calibrated
+    with. Published only where they pass their gate."""
+    image: bool = False
+    """A second FP16 package, which takes an 8-bit image."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,14 @@ class CoremlPackages:
     """Size of every package made, MB, by precision."""
 
     def write_table(self, reports: Path) -> None:
-        """``coreml.json``: size and error of every package made, dropped ones too."""
+        """``coreml.json``: size and error of every package made, dropped ones too, and what their inputs lose."""
+        lost = {one.precision: one.boundary.loss for one in self.artefacts if one.boundary and one.boundary.loss}
         rows = [
             {
                 "precision": parity.precision,
                 "megabytes": self.megabytes[parity.precision],
                 "published": parity.verdict.verdict == "passed",
+                "input_loss": lost[parity.precision].model_dump() if parity.precision in lost else None,
                 **parity.verdict.model_dump(mode="json", exclude={"reference", "backend"}),
             }
             for parity in (*self.required, *self.dropped)
@@ -59,11 +66,11 @@ class CoremlPackages:
         (reports / "coreml.json").write_text(json.dumps({"packages": rows}, indent=1))
 
 
-def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> None:
-    """Before any long work.
+def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...], int8: bool) -> None:
+    """Before any long work. ``int8``: whether it is calibrated in the same export.
 
     Raises BackendUnavailable, with the command that adds it, unless packages can be made here; InputError for
-    compressions that the target does not have, or without the half-precision package they start from.
+    compressions that the target does not have, and for them or an image input without the half-precision package.
     """
     backend = BACKENDS[VERIFIER]
     if not backend.installed:
@@ -72,8 +79,16 @@ def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...]) -> Non
             f"Add it with: {backend.install}",
         )
     check_compressions(request.compressions, get_target(request.target))
-    if request.compressions and "fp16" not in low_precisions:
-        raise InputError("compressed weights start from the fp16 package", "Add it: --precision fp32,fp16")
+    if QUANTISED in request.compressions and not int8:
+        raise InputError(
+            f"{QUANTISED} takes the activation steps that int8 is calibrated with",
+            "Calibrate it: --precision fp32,fp16,int8 --calibration FOLDER",
+        )
+    if (request.compressions or request.image) and "fp16" not in low_precisions:
+        what = (
+            "compressed weights start from the fp16 package" if request.compressions else "an image input is for fp16"
+        )
+        raise InputError(what, "Add it: --precision fp32,fp16")
 
 
 def add_coreml(
@@ -82,42 +97,62 @@ def add_coreml(
     request: CoremlRequest,
     folder: Path,
     references: list[ReferenceFrame],
+    images: ImageFrames | None,
+    int8: MadeInt8 | None,
     reference: str,
     progress: Progress,
 ) -> CoremlPackages:
-    """Make the packages of one export in ``folder/coreml`` and verify each as it was saved."""
+    """Make the packages of one export in ``folder/coreml`` and verify each as it was saved.
+
+    ``images``: frames of the package that takes an 8-bit image, when it is wanted. ``int8``: what was calibrated.
+    """
     (folder / "coreml").mkdir()
     typing = next((graph.typing for graph in made.graphs if graph.precision == "fp16"), None)
+    integers = None
+    if QUANTISED in request.compressions and int8 is None:
+        progress.note(f"coreml {QUANTISED} is not made: there is no int8 to take the activation steps from")
+    elif QUANTISED in request.compressions and int8 is not None:
+        rest = next(graph.typing for graph in int8.graphs if graph.typing is not None)
+        integers = Integers(steps=int8.quantisation.steps, scales=int8.scales, typing=rest)
     packages = make_coreml(
         CoremlJob(
             contract=job.contract,
             checkpoint=job.checkpoint,
             random_weights=made.provenance.random_weights,
             licence=made.provenance.licence,
+            image=images.contract if images else None,
             typing=typing,
             target=request.target,
-            compressions=request.compressions,
+            compressions=tuple(name for name in request.compressions if name != QUANTISED),
+            integers=integers,
             folder=str(folder / "coreml"),
         ),
         progress,
     )
     artefacts, required, dropped = [], [], []
     megabytes: dict[str, float] = {}
+    boundary = None
+    if images is not None:
+        loss = images.finish(references)
+        boundary = Boundary(contract=images.contract, golden=golden_records(folder, images.frames), loss=loss)
     for package in packages:
         path = folder / "coreml" / f"{package.precision}.mlpackage"
+        own = images if package.precision == IMAGE else None
         parity = check_backend(
             VERIFIER,
             path,
-            job.contract,
+            own.contract if own else job.contract,
             package.precision,
-            references,
+            own.frames if own else references,
             reference,
             progress,
             keep=Path(job.outputs),
         )
-        artefact = _artefact(package, folder, parity)
+        artefact = _artefact(package, folder, parity, boundary if own else None)
+        if int8 is not None and package.precision == QUANTISED:
+            artefact = artefact.model_copy(update={"quantisation": int8.quantisation})
         megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
-        if package.precision in COMPRESSED and parity.verdict.verdict != "passed":
+        if package.precision in (*COMPRESSED, QUANTISED) and parity.verdict.verdict != "passed":
             progress.note(f"coreml {package.precision} is not published: {parity.verdict}")
             shutil.rmtree(path)
             dropped.append(parity)
@@ -127,7 +162,7 @@ def add_coreml(
     return CoremlPackages(tuple(artefacts), tuple(required), tuple(dropped), megabytes)
 
 
-def _artefact(package: MadePackage, folder: Path, parity: BackendParity) -> Artefact:
+def _artefact(package: MadePackage, folder: Path, parity: BackendParity, boundary: Boundary | None) -> Artefact:
     return Artefact(
         name=f"coreml/{package.precision}",
         format="coreml",
@@ -139,6 +174,7 @@ def _artefact(package: MadePackage, folder: Path, parity: BackendParity) -> Arte
         rewrites=package.rewrites,
         typing=package.typing,
         graph=package.graph,
+        boundary=boundary,
         # What it does on a Mac is known on a Mac.
         state=State.CANDIDATE if parity.verdict.verdict == "passed" else State.FAILED,
         verdicts=(parity.verdict,),

@@ -1,7 +1,7 @@
 """Smaller weights for a half-precision package: 8-bit integers per channel, or palettes of 8, 6 or 4 bits by group.
 
 The weights of linear layers and convolutions that are half are compressed; what is FP32 was kept for its resolution.
-8-bit weights with 8-bit activations are another thing: they take scales measured on frames.
+8-bit weights with 8-bit activations are another thing: ``coreml_quantise.py``.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdm_export.coreml_export import MODULES_KEY, describe, import_coremltools, quiet
 from cdm_export.palette import palette
-from runtimes.contract import COMPRESSED, ModelContract, Precision
+from runtimes.contract import COMPRESSED, QUANTISED, ModelContract, Precision
 from runtimes.coreml_target import CoremlTarget
 from runtimes.errors import InputError
 
@@ -32,6 +32,11 @@ _GROUPS = (16, 32, 64, 128)
 def check_compressions(names: tuple[str, ...], target: CoremlTarget) -> None:
     """Raise InputError for a compression that a target does not have."""
     for name in names:
+        if name == QUANTISED and not target.quantised_activations:
+            raise InputError(
+                f"{name}: 8-bit activations begin with macos14 (iOS 17), the target is {target.name}",
+                "Take --coreml-target macos14, or leave it out; fp16-w8 has no such limit.",
+            )
         if name in _BITS and not target.grouped_palettes:
             raise InputError(
                 f"{name}: palettes by group of channels begin with macos15 (iOS 18), the target is {target.name}",
@@ -48,9 +53,7 @@ def compress(model: Any, how: Precision, contract: ModelContract, description: s
     configurations: dict[str, Any] = {}
     for name, weight, group in _weights(model):
         if how == "fp16-w8" and _moved(weight) <= _MOST_MOVED:
-            configurations[name] = optimize.OpLinearQuantizerConfig(
-                mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
-            )
+            configurations[name] = int8_per_channel()
         elif how != "fp16-w8" and group is not None:
             configurations[name] = optimize.OpPalettizerConfig(
                 mode="custom",  # its own clustering takes minutes per layer with 256 values
@@ -63,9 +66,17 @@ def compress(model: Any, how: Precision, contract: ModelContract, description: s
     shrink = optimize.linear_quantize_weights if how == "fp16-w8" else optimize.palettize_weights
     with quiet():
         compressed = shrink(model, configuration)
-    describe(compressed, contract, description, licence)
-    compressed.user_defined_metadata[MODULES_KEY] = model.user_defined_metadata[MODULES_KEY]
+    describe(compressed, contract, description, licence, model.user_defined_metadata[MODULES_KEY])
     return compressed
+
+
+def int8_per_channel() -> Any:
+    """How coremltools is told: 8-bit integers, one scale per output channel, zero is zero."""
+    import coremltools.optimize.coreml as optimize
+
+    return optimize.OpLinearQuantizerConfig(
+        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
+    )
 
 
 def _moved(weight: NDArray[Any]) -> float:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reference_model.variant import NETWORK
-from runtimes.contract import CONTRACT_KEY, ModelContract
+from runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
 from runtimes.coreml_target import TARGETS, CoremlTarget
 from runtimes.errors import InputError
 from runtimes.typed_graph import GraphAudit, Typing
@@ -83,13 +85,11 @@ def convert(
     if typing is not None:
         islands = _Islands(typing, traced.modules)
         precision = ct.transform.FP16ComputePrecision(op_selector=islands.computes_in_fp16)
-    import numpy as np
-
     try:
         with quiet():
             model = ct.convert(
                 traced.program,
-                inputs=[ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32) for spec in contract.inputs],
+                inputs=[_input(spec) for spec in contract.inputs],
                 outputs=[ct.TensorType(name=spec.name, dtype=np.float32) for spec in contract.outputs],
                 minimum_deployment_target=getattr(ct.target, target.coremltools),
                 compute_precision=precision,
@@ -101,18 +101,26 @@ def convert(
             f"coremltools {ct.__version__} cannot make a package for {target.name} of this network: {said}",
             f"A newer system may have what is missing: --coreml-target {list(TARGETS)[-1]}",
         ) from error
-    describe(model, contract, description, licence)
-    model.user_defined_metadata[MODULES_KEY] = json.dumps(traced.modules)
+    describe(model, contract, description, licence, json.dumps(traced.modules))
     return model
 
 
-def describe(model: Any, contract: ModelContract, description: str, licence: str) -> None:
-    """What travels inside a package: the contract, units, the weights' licence."""
+def _input(spec: TensorSpec) -> Any:
+    """An array; of an 8-bit image Core ML's image type, which takes camera buffers, and the program scales to 0..1."""
+    ct = import_coremltools()
+    if spec.dtype == "uint8":
+        return ct.ImageType(name=spec.name, shape=spec.shape, scale=1 / 255, color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32)
+
+
+def describe(model: Any, contract: ModelContract, description: str, licence: str, modules: str) -> None:
+    """What travels inside a package: the contract, units, the weights' licence, ``Traced.modules`` as JSON."""
     model.short_description = description
     model.author = "cdm-export"
     if licence:
         model.license = licence
     model.user_defined_metadata[CONTRACT_KEY] = contract.model_dump_json()
+    model.user_defined_metadata[MODULES_KEY] = modules
     for spec in contract.inputs:
         model.input_description[spec.name] = spec.unit
     for spec in contract.outputs:
@@ -133,6 +141,8 @@ def save(model: Any, path: Path) -> tuple[str, ...]:
 
 def audit(model: Any, typing: Typing | None) -> GraphAudit:
     """Count operations by type and element type, casts by what explains them, weights by element type."""
+    from coremltools.converters.mil.mil import types
+
     modules = json.loads(model.user_defined_metadata[MODULES_KEY])
     casts: Counter[str] = Counter()
     nodes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -140,7 +150,7 @@ def audit(model: Any, typing: Typing | None) -> GraphAudit:
     main = model._mil_program.functions["main"]
     for operation in main.operations:
         out = operation.outputs[0]
-        kind = str(out.dtype.__name__ if hasattr(out.dtype, "__name__") else out.dtype)
+        kind = str(types.builtin_to_string(out.dtype))
         if operation.op_type == "const":
             value = out.val
             if getattr(value, "size", 0) >= _SMALL:
@@ -148,7 +158,7 @@ def audit(model: Any, typing: Typing | None) -> GraphAudit:
         else:
             nodes[operation.op_type][kind] += 1
         if operation.op_type == "cast":
-            near = (modules.get(plain_name(var.name)) for var in (out, operation.x, *_readers(out)))
+            near = (modules.get(node_of(var.name, modules)) for var in (out, operation.x, *_readers(out)))
             why = next((why for module in near if module and typing and (why := typing.reason(module))), None)
             casts[why or "at the boundary"] += 1
     return GraphAudit(
@@ -162,11 +172,12 @@ def _readers(var: Any) -> list[Any]:
     return [out for operation in var.child_ops for out in operation.outputs]
 
 
-def plain_name(value: str) -> str:
-    """A value's name without what the typing of the program added to it: the node of the exported graph."""
+def node_of(value: str, modules: Mapping[str, str]) -> str:
+    """Node of the exported graph that a value comes from: its name without what typing and uniqueness added to it."""
     for suffix in ("_to_fp16", "_to_fp32"):
         value = value.removesuffix(suffix)
-    return value.replace("_cast_fp16", "")
+    name = value.replace("_cast_fp16", "")
+    return name.removesuffix("_0") if name not in modules else name
 
 
 _SMALL = 10

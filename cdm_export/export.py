@@ -5,6 +5,7 @@ reference outputs and ONNX (``make_onnx.py``), each backend against the referenc
 """
 
 import itertools
+import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,8 @@ from cdm_export.coreml_artefacts import CoremlRequest, add_coreml, check_coreml
 from cdm_export.detect_model import detect_model
 from cdm_export.doctor import INSTALL_EXPORT, missing_to_export
 from cdm_export.export_report import require_passed, write_reports
-from cdm_export.golden import ReferenceFrame, prepare_frames
+from cdm_export.golden import ReferenceFrame, golden_records, prepare_frames
+from cdm_export.image_boundary import image_frames
 from cdm_export.make_onnx import Made, MadeGraph, MakeJob, make_onnx
 from cdm_export.progress import Progress
 from cdm_export.quantise.int8_artefacts import Int8Request, add_int8, check_source
@@ -25,15 +27,13 @@ from reference_model.registry import get_variant
 from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
-from runtimes.contract import ModelContract, Size
+from runtimes.bundle import MANIFEST, Artefact, Bundle, Manifest, State
+from runtimes.contract import IMAGE, ModelContract, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from runtimes.sources import FrameSource, open_source
 from runtimes.typed_graph import LowPrecision
 
 _REFERENCE = "eager float32 PyTorch"
-_GOLDEN_FRAMES = 4
-"""Reference frames kept in the bundle; all frames are verified."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
         )
     if request.coreml is not None:
-        check_coreml(request.coreml, request.low_precisions)
+        check_coreml(request.coreml, request.low_precisions, request.int8 is not None)
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     if request.model is None:
@@ -121,11 +121,15 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         outputs = folder / "outputs"
         for made_here in (outputs, folder / "onnx"):
             made_here.mkdir()
+        images = None
+        if request.coreml is not None and request.coreml.image:
+            images = image_frames(references, contract, folder / "golden", outputs)
         job = MakeJob(
             contract=contract,
             checkpoint=str(request.checkpoint) if request.checkpoint else None,
             random_weights=request.random_weights,
             frames=tuple(str(reference.path) for reference in references),
+            more_frames=tuple(str(frame.path) for frame in images.fed) if images else (),
             low_precisions=request.low_precisions,
             folder=str(folder / "onnx"),
             outputs=str(outputs),
@@ -141,12 +145,23 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             checked += int8.required
         packages = None
         if request.coreml is not None:
-            packages = add_coreml(job, made, request.coreml, folder, references, _REFERENCE, progress)
+            packages = add_coreml(
+                job,
+                made,
+                request.coreml,
+                folder,
+                references,
+                images,
+                int8.made if int8 is not None else None,
+                _REFERENCE,
+                progress,
+            )
             artefacts += packages.artefacts
             checked += packages.required
         progress.stage("report")
         reports = folder / "reports"
-        write_reports(reports, checked, references, outputs, contract, made.peaks)
+        own: dict[str, list[ReferenceFrame]] = {IMAGE: images.frames} if images else {}
+        write_reports(reports, checked, references, own, outputs, contract, made.peaks)
         if packages is not None:
             packages.write_table(reports)
         if int8 is not None:
@@ -162,15 +177,13 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             provenance=made.provenance,
             artefacts=tuple(artefacts),
             dropped=tuple(int8.dropped) if int8 is not None else (),
-            golden=tuple(
-                Golden(name=reference.name, file=publish.record(folder, reference.path))
-                for reference in references[:_GOLDEN_FRAMES]
-            ),
+            golden=golden_records(folder, references),
             reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
         )
-        for surplus in (*outputs.iterdir(), *(reference.path for reference in references[_GOLDEN_FRAMES:])):
+        shutil.rmtree(outputs)
+        kept = {folder / record.path for record in manifest.files()}
+        for surplus in set((folder / "golden").iterdir()) - kept:
             surplus.unlink()
-        outputs.rmdir()
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         publish.publish(folder, request.out, request.overwrite)
     return Bundle.open(request.out), checked

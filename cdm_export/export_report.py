@@ -1,6 +1,7 @@
 """What an export leaves behind for people: the parity report, and the error that says why nothing was published."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ def write_reports(
     folder: Path,
     parities: list[BackendParity],
     references: list[ReferenceFrame],
+    own: Mapping[str, list[ReferenceFrame]],
     outputs: Path,
     contract: ModelContract,
     peaks: dict[str, float | None],
 ) -> None:
     """``parity.json``, for each backend and precision the heat map of its worst frame, and the measured ranges.
 
-    ``outputs`` holds the raw outputs as ``BACKEND-PRECISION-INDEX.npy``.
+    ``own``: the frames of precisions that are not fed ``references``. ``outputs`` holds the raw outputs as
+    ``BACKEND-PRECISION-INDEX.npy``.
     """
     folder.mkdir()
     report: dict[str, Any] = {
@@ -41,7 +44,7 @@ def write_reports(
     for parity in parities:
         means = [float("inf") if frame.depth.mean is None else frame.depth.mean for frame in parity.frames]
         worst = means.index(max(means))
-        arrays = load_reference(references[worst].path)
+        arrays = load_reference(own.get(parity.precision, references)[worst].path)
         name = f"{parity.backend}-{parity.precision}"
         candidate = np.load(outputs / f"{name}-{worst}.npy", allow_pickle=False)
         low, high = spread(arrays["depth"], arrays["valid"])

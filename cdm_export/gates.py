@@ -5,7 +5,7 @@ The one table of limits; every comparison is ``value <= limit``, so that NaN fai
 
 from dataclasses import dataclass
 
-from runtimes.contract import COMPRESSED, INTEGER
+from runtimes.contract import COMPRESSED, INTEGER, QUANTISED
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ GATES: dict[str, Gate] = {
     "fp16-attn32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "tf32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "bf16": Gate(mean=5e-3, p99=2e-2, max=None, mask=1e-4),
-    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in (*INTEGER, *COMPRESSED)},
+    "fp16-image": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
+    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in (*INTEGER, *COMPRESSED, QUANTISED)},
 }
 
 LEAST_COMPARABLE = 0.10

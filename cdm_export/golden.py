@@ -8,12 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.progress import Progress
+from cdm_export.publish import record
+from runtimes.bundle import Golden
 from runtimes.contract import ModelContract
 from runtimes.frame import Frame
 from runtimes.processing import postprocess, preprocess
 from runtimes.sources import FrameSource, SourceFrame, check_depth
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
+
+_KEPT = 4
+"""Reference frames that stay in a bundle."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:
     arrays: Arrays = {"rgb": source.frame.rgb, "depth_scale": np.array(source.depth_scale, np.float64), **inputs}
     if source.raw_depth is not None:
         arrays["raw_depth"] = source.raw_depth
-    _save(path, arrays)
+    save_arrays(path, arrays)
 
 
 def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: NDArray[np.float32]) -> None:
@@ -62,7 +67,12 @@ def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: ND
     ``depth`` is metres, or the output as it is where that has no unit.
     """
     depth, valid = postprocess(raw_output, contract)
-    _save(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
+    save_arrays(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
+
+
+def golden_records(root: Path, frames: list[ReferenceFrame]) -> tuple[Golden, ...]:
+    """The frames under ``root`` that stay in a bundle, for its manifest: the first ones; all are verified."""
+    return tuple(Golden(name=frame.name, file=record(root, frame.path)) for frame in frames[:_KEPT])
 
 
 def load_reference(path: Path) -> Arrays:
@@ -78,6 +88,7 @@ def raw_frame(arrays: Arrays) -> Frame:
     return Frame(rgb=arrays["rgb"], depth=depth)
 
 
-def _save(path: Path, arrays: Arrays) -> None:
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a reference frame's arrays by name."""
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

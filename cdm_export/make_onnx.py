@@ -36,6 +36,8 @@ class MakeJob(Record):
     """Seed; or ``checkpoint``."""
     frames: tuple[str, ...]
     """npz files with the network's inputs; the reference's output is added to them."""
+    more_frames: tuple[str, ...]
+    """The same, of another boundary: they get the reference's output, and nothing is measured on them."""
     low_precisions: tuple[LowPrecision, ...]
     """What to make beside FP32."""
     folder: str
@@ -90,8 +92,9 @@ def _work(text: str) -> Made:
     exact_float32()
     network, provenance = _load(job, variant)
     boundary = variant.on_boundary(network, contract.channel_order).eval()
-    report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(job.frames)})
-    for frame in job.frames:
+    frames = (*job.frames, *job.more_frames)
+    report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(frames)})
+    for frame in frames:
         raw = run_reference(boundary, contract, _inputs(frame, contract))[contract.outputs[0].name]
         save_output(Path(frame), Path(frame), contract, raw)
         report({"step": frame})

@@ -5,7 +5,7 @@ Of output that has no unit, the error is a share of its range (``yardstick.py``)
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,17 +88,24 @@ class FrameParity(Record):
     where there is none, or no metres."""
 
 
-def compare_inputs(expected: Mapping[str, Image], got: Mapping[str, Image]) -> float | None:
+def compare_inputs(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> float | None:
     """Largest difference of the network inputs: absolute for the image, relative above 1 for inverse depth.
 
-    None when a name or shape differs, or a value is not finite: that compares with nothing.
+    Of an 8-bit image, as a share of 255, what goes beyond one level: that one is decided by the last bit of a rounding.
+    None when a name, type or shape differs, or a value is not finite: that compares with nothing.
     """
     worst = 0.0
     for name, reference in expected.items():
         candidate = got.get(name)
-        if candidate is None or candidate.shape != reference.shape or not np.isfinite(candidate).all():
+        if candidate is None or (candidate.dtype, candidate.shape) != (reference.dtype, reference.shape):
             return None
-        difference = np.abs(candidate - reference) / np.maximum(np.abs(reference), 1)
+        if not np.isfinite(candidate).all():
+            return None
+        if reference.dtype == np.uint8:
+            levels = np.abs(candidate.astype(np.int16) - reference.astype(np.int16))
+            difference = (levels - 1).clip(min=0) / 255
+        else:
+            difference = np.abs(candidate - reference) / np.maximum(np.abs(reference), 1)
         worst = max(worst, float(difference.max(initial=0)))
     return worst
 

@@ -2,20 +2,23 @@
 
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.golden import ReferenceFrame, prepare_frames, save_output
+from cdm_export.image_boundary import fit_frame
 from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artefact, Bundle, State, Verdict
+from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
+from runtimes.contract import ModelContract
 from runtimes.engines import find, why_none
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.opening import executable, reference_path
-from runtimes.selection import check_precision, choose, executions
+from runtimes.selection import boundary_of, check_precision, choose, executions
 from runtimes.sources import open_source
 from runtimes.worker import Job, run_job
 
@@ -75,7 +78,12 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     bundle = Bundle.open(request.bundle, full=True)
     check_precision(bundle, request.precision)
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
-        references = _references(bundle, request, Path(temporary), progress)
+
+        @cache
+        def references_of(boundary: Boundary) -> _References:
+            return _references(bundle, boundary, request, Path(tempfile.mkdtemp(dir=temporary)), progress)
+
+        references = references_of(bundle.manifest.boundary(None))
         parities: list[BackendParity] = []
         required: list[tuple[str, str]] = []
         skipped: dict[str, str] = {}
@@ -92,7 +100,8 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 if artefact is None or artefact.precision == precision or request.precision != "auto":
                     required.append((backend.name, precision))
                 try:
-                    parities.append(_check(bundle, backend, artefact, precision, references, request, progress))
+                    own = references_of(bundle.manifest.boundary(artefact))
+                    parities.append(_check(bundle, backend, artefact, precision, own, request, progress))
                 except BackendUnavailable as error:
                     if request.backend != "auto" and (backend.name, precision) in required:
                         raise
@@ -163,7 +172,7 @@ def _check(
     parity = check_backend(
         backend.name,
         path,
-        bundle.manifest.contract,
+        bundle.manifest.boundary(artefact).contract,
         precision,
         references.frames,
         references.words,
@@ -217,18 +226,22 @@ def _remember(
         progress.note("the verdict could not be stored: neither the bundle nor the cache can be written")
 
 
-def _references(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> _References:
-    """Frames with their reference output, and what made it."""
-    golden = _golden(bundle)
+def _references(
+    bundle: Bundle, boundary: Boundary, request: VerifyRequest, folder: Path, progress: Progress
+) -> _References:
+    """Frames of a boundary with their reference output, and what made it."""
+    golden = _golden(bundle, boundary)
     if request.frames is None and request.checkpoint is None:
         return _References(golden, "PyTorch outputs stored in the bundle")
     if request.frames is None:
-        return _computed(bundle, request, golden, folder, progress)
-    return _computed(bundle, request, _prepared(bundle, request, folder, progress), folder, progress)
+        return _computed(bundle, boundary, request, golden, folder, progress)
+    prepared = _prepared(boundary.contract, request, folder, progress)
+    return _computed(bundle, boundary, request, prepared, folder, progress)
 
 
-def _prepared(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> list[ReferenceFrame]:
-    contract = bundle.manifest.contract
+def _prepared(
+    contract: ModelContract, request: VerifyRequest, folder: Path, progress: Progress
+) -> list[ReferenceFrame]:
     assert request.frames is not None
     source = open_source(
         request.frames,
@@ -242,11 +255,14 @@ def _prepared(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Pr
     return prepare_frames(source, contract, folder / "frames", progress)
 
 
-def first_frame(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> ReferenceFrame:
-    """The first golden frame, or the first of the request's source, prepared in ``folder``."""
+def first_frame(
+    bundle: Bundle, candidate: tuple[str, str], request: VerifyRequest, folder: Path, progress: Progress
+) -> ReferenceFrame:
+    """The first golden frame as ``candidate`` is fed, or the first of the request's source, prepared in ``folder``."""
+    boundary = boundary_of(bundle, *candidate)
     if request.frames is None:
-        return _golden(bundle)[0]
-    return _prepared(bundle, request, folder, progress)[0]
+        return _golden(bundle, boundary)[0]
+    return _prepared(boundary.contract, request, folder, progress)[0]
 
 
 def bisect_pairs(
@@ -269,14 +285,22 @@ def bisect_pairs(
     return (backend, precision), ("torch" if weights else "onnxruntime", "fp32")
 
 
-def _golden(bundle: Bundle) -> list[ReferenceFrame]:
-    return [ReferenceFrame(item.name, bundle.file(item.file)) for item in bundle.manifest.golden]
+def _golden(bundle: Bundle, boundary: Boundary) -> list[ReferenceFrame]:
+    return [ReferenceFrame(item.name, bundle.file(item.file)) for item in boundary.golden]
 
 
 def _computed(
-    bundle: Bundle, request: VerifyRequest, frames: list[ReferenceFrame], folder: Path, progress: Progress
+    bundle: Bundle,
+    boundary: Boundary,
+    request: VerifyRequest,
+    frames: list[ReferenceFrame],
+    folder: Path,
+    progress: Progress,
 ) -> _References:
-    """Reference outputs made now: PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime."""
+    """Reference outputs made now: PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime.
+
+    Either is fed floats, whatever the boundary.
+    """
     contract, provenance = bundle.manifest.contract, bundle.manifest.provenance
     at_hand = request.checkpoint is not None or provenance.random_weights is not None
     if at_hand and BACKENDS["torch"].installed:
@@ -291,7 +315,9 @@ def _computed(
         assert choice.artefact is not None
         backend, path = choice.backend, bundle.artefact_file(choice.artefact)
         stored = "PyTorch outputs stored in the bundle"
-        golden = check_backend(backend.name, path, contract, "fp32", _golden(bundle), stored, progress)
+        golden = check_backend(
+            backend.name, path, contract, "fp32", _golden(bundle, bundle.manifest.boundary(None)), stored, progress
+        )
         if golden.verdict.verdict != "passed":
             raise ParityError(
                 f"ONNX Runtime cannot be the reference here, it disagrees with PyTorch itself: {golden.verdict}",
@@ -306,13 +332,13 @@ def _computed(
         contract=contract,
         precision="fp32",
         threads=request.threads,
-        frames=tuple(str(frame.path) for frame in frames),
+        frames=tuple(str(fit_frame(frame, contract, folder).path) for frame in frames),
         outputs=tuple(str(output) for output in outputs),
     )
     run_job(job, progress.step)
     references = []
     for index, (frame, output) in enumerate(zip(frames, outputs, strict=True)):
         path = folder / f"reference-{index:03d}.npz"
-        save_output(path, frame.path, contract, np.load(output, allow_pickle=False))
+        save_output(path, frame.path, boundary.contract, np.load(output, allow_pickle=False))
         references.append(ReferenceFrame(frame.name, path))
     return _References(references, words, backend.name)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from parity_tests.coreml_bundle import coreml_bundle, edited, together  # noqa: F401 fixtures
 from runtimes.contract import ModelContract, Size
 from runtimes.frame import Frame
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import runtimes.coreml
+from cdm_export.image_boundary import image_contract
 from runtimes.backends import BACKENDS
 from runtimes.contract import CONTRACT_KEY
 from runtimes.coreml import Attempt, CoreMl, TryJob, load
@@ -48,6 +49,7 @@ class FakeMac:
         return self
 
     def predict(self, inputs):
+        self.fed = inputs
         return {"inverse_depth_refined": np.full(self.contract.outputs[0].shape, 0.5, np.float64)}
 
     def load(self) -> CoreMl:
@@ -60,7 +62,7 @@ def mac(monkeypatch, tmp_path, contract):
 
 
 def inputs(contract):
-    return {spec.name: np.zeros(spec.shape, np.float32) for spec in contract.inputs}
+    return {spec.name: np.zeros(spec.shape, spec.dtype) for spec in contract.inputs}
 
 
 def test_the_fastest_that_works_is_taken(mac):
@@ -73,6 +75,18 @@ def test_the_fastest_that_works_is_taken(mac):
     runtime.close()
     with pytest.raises(RuntimeMisuse):
         runtime(inputs(mac.contract))
+
+
+def test_an_8_bit_image_goes_in_as_a_picture(mac):
+    """coremltools takes nothing else for Core ML's image type: PIL, RGB."""
+    mac.contract = image_contract(mac.contract)
+    given = inputs(mac.contract)
+    given["image"][:] = np.random.default_rng(0).integers(0, 256, given["image"].shape)
+    mac.load()(given)
+    picture = mac.fed["image"]
+    assert (picture.mode, picture.size) == ("RGB", mac.contract.network)
+    np.testing.assert_array_equal(np.asarray(picture), given["image"][0].transpose(1, 2, 0))
+    assert mac.fed["inverse_depth"] is given["inverse_depth"]
 
 
 def test_what_kills_a_process_kills_only_the_child_and_is_kept(mac):
@@ -172,13 +186,13 @@ def test_a_real_mac_passes_the_gate(tmp_path):
     out = tmp_path / "mac.bundle"
     done = cli(
         "export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 98, "--fit", "--target", "onnx,coreml",
-        "-o", out, "--quiet",
+        "--coreml-input", "image", "-o", out, "--quiet",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     done = cli("verify", out, "--backend", "coreml", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     parities = json.loads(done.stdout)["parity"]
-    assert {parity["precision"] for parity in parities} == {"fp32", "fp16"}
+    assert {parity["precision"] for parity in parities} == {"fp32", "fp16", "fp16-image"}
     for parity in parities:
         attempts = parity["description"]["executed"]["attempts"]
         assert [attempt["units"] for attempt in attempts] == list(runtimes.coreml.UNITS)

@@ -125,6 +125,13 @@ def test_inputs_that_differ(contract, reference):
     assert parity.verdict == "failed" and "network inputs differ" in parity.reason
 
 
+def test_8_bit_inputs_may_differ_by_what_a_rounding_decides():
+    one = {"image": np.full((1, 3, 2, 2), 7, np.uint8)}
+    assert compare_inputs(one, {"image": one["image"] - 1}) == 0
+    assert compare_inputs(one, {"image": one["image"] + 3}) == pytest.approx(2 / 255)
+    assert compare_inputs(one, {"image": one["image"].astype(np.float32)}) is None
+
+
 def test_summary_takes_the_worst_frame_and_no_frame_is_no_pass(contract, reference):
     good = check(contract, reference, reference)
     bad = check(contract, reference, reference * 1.01)

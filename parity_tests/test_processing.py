@@ -13,7 +13,7 @@ from runtimes.contract import Semantics, Size
 from runtimes.errors import InputError
 from runtimes.frame import Frame
 from runtimes.processing import at_camera_size, output, postprocess, preprocess
-from runtimes.processing.image import BOUND, cubic
+from runtimes.processing.image import BOUND, cubic, cubic_8bit
 from runtimes.processing.size import lower_bound_size
 
 IPP = cv2.ipp.useIPP()
@@ -78,6 +78,18 @@ def test_float32_image_stays_within_its_bound(seed, height, width, out_height, o
     assert cubic(rgb, Size(out_width, out_height), buffer) is buffer
     assert np.abs(buffer[0].transpose(1, 2, 0) - exact).max() <= BOUND
     assert cv2.ipp.useIPP() == IPP
+
+
+@given(st.integers(0, 2**31), st.integers(2, 40), st.integers(2, 40))
+@settings(max_examples=40, deadline=None)
+def test_8_bit_image_is_the_nearest_level(seed, out_height, out_width):
+    rgb = np.random.default_rng(seed).integers(0, 256, (17, 23, 3), dtype=np.uint8)
+    size = Size(out_width, out_height)
+    buffer = np.empty((1, 3, out_height, out_width), np.uint8)
+    assert cubic_8bit(rgb, size, buffer) is buffer
+    exact = 255 * cubic(rgb, size).astype(np.float64)
+    assert np.abs(buffer - exact.clip(0, 255)).max() <= 0.5 + 1e-3
+    assert np.array_equal(cubic_8bit(rgb, Size.of(rgb))[0].transpose(1, 2, 0), rgb)
 
 
 def test_buffer_of_the_last_frame_is_written_again(small_bundle, frame):

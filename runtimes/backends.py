@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from runtimes.contract import COMPRESSED, ModelContract
+from runtimes.contract import COMPRESSED, IMAGE, QUANTISED, ModelContract
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.host import usable_cpus, version_of
 from runtimes.runtime import Runtime
@@ -61,7 +61,7 @@ _TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32", "int8-fp16": "int8-fp1
 """TF32 is how the float32 graph may be computed."""
 _INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
-_PACKAGES: dict[str, str] = {name: name for name in ("fp32", "fp16", *COMPRESSED)}
+_PACKAGES: dict[str, str] = {name: name for name in ("fp32", "fp16", IMAGE, *COMPRESSED, QUANTISED)}
 _INSTALL_COREML = "pip install 'cdm-export[coreml]'"
 
 BACKENDS: dict[str, Backend] = {

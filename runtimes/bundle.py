@@ -103,6 +103,49 @@ class Verdict(Record):
         return None if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
 
 
+class Golden(Record):
+    """One frame with everything the reference made of it."""
+
+    name: str
+    """Name of the frame in its source."""
+    file: FileRecord
+    """npz of ``rgb, raw_depth, depth_scale``, the network inputs by name, ``raw_output``, ``depth``, ``valid``."""
+
+
+class InputLoss(Record):
+    """What inputs of another boundary cost by themselves: the reference fed with both, worst frame."""
+
+    mean: float | None
+    """Mean relative depth error, or share of the range where the output has no unit; None when nothing is valid."""
+    p99: float | None
+    """99th percentile, likewise."""
+    mean_mm: float | None
+    """Mean absolute depth error, mm; None where the output has no unit."""
+    p99_mm: float | None
+    """99th percentile, mm."""
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "nothing to compare"
+        relative = f"mean {self.mean:.1e}, p99 {self.p99:.1e}"
+        return (
+            f"{relative} of the output's range"
+            if self.mean_mm is None
+            else (f"mean {self.mean_mm:.2g} mm, p99 {self.p99_mm:.2g} mm ({relative})")
+        )
+
+
+class Boundary(Record):
+    """How an artefact is fed, and the frames to test that with."""
+
+    contract: ModelContract
+    """What its tensors mean."""
+    golden: tuple[Golden, ...]
+    """Reference frames with its inputs."""
+    loss: InputLoss | None = None
+    """What its inputs lose against those of the bundle; None for the bundle's own."""
+
+
 class Artefact(Record):
     """One deployable form of the model."""
 
@@ -128,6 +171,8 @@ class Artefact(Record):
     """What is in the graph; None where it was not audited."""
     quantisation: Quantisation | None = None
     """How its integers came about; None where it has none."""
+    boundary: Boundary | None = None
+    """Of its own; None where it is the bundle's."""
     state: State
     """Where it stands."""
     verdicts: tuple[Verdict, ...] = ()
@@ -174,15 +219,6 @@ class Provenance(Record):
     """Note on the weights' licence; may be empty."""
 
 
-class Golden(Record):
-    """One frame with everything the reference made of it."""
-
-    name: str
-    """Name of the frame in its source."""
-    file: FileRecord
-    """npz of ``rgb, raw_depth, depth_scale``, the network inputs by name, ``raw_output``, ``depth``, ``valid``."""
-
-
 class Manifest(Record):
     """``manifest.json``: the device needs nothing else."""
 
@@ -207,10 +243,16 @@ class Manifest(Record):
     reports: tuple[FileRecord, ...]
     """Parity report and pictures."""
 
+    def boundary(self, artefact: Artefact | None) -> Boundary:
+        """How an artefact is fed: its own boundary, else the bundle's, which is also that of the reference (None)."""
+        own = None if artefact is None else artefact.boundary
+        return own or Boundary(contract=self.contract, golden=self.golden)
+
     def files(self) -> Iterator[FileRecord]:
         """Every file the manifest vouches for."""
         for artefact in self.artefacts:
             yield from artefact.files
+            yield from (golden.file for golden in (artefact.boundary.golden if artefact.boundary else ()))
         for golden in self.golden:
             yield golden.file
         yield from self.reports

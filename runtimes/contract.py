@@ -27,17 +27,23 @@ Precision = Literal[
     "int8",
     "int8-fp16",
     "int8-bf16",
+    "fp16-image",
     "fp16-w8",
     "fp16-p8",
     "fp16-p6",
     "fp16-p4",
+    "fp16-w8a8",
 ]
 """Precision of an artefact or of its execution, and name of the gate it has to pass."""
 
 INTEGER: tuple[Precision, ...] = ("int8", "int8-fp16", "int8-bf16")
 """Products of 8-bit integers; what is not quantised is FP32, FP16 or BF16."""
+IMAGE: Precision = "fp16-image"
+"""Half behind an 8-bit image: what an app feeds."""
 COMPRESSED: tuple[Precision, ...] = ("fp16-w8", "fp16-p8", "fp16-p6", "fp16-p4")
 """Half with compressed weights: 8-bit integers per channel, palettes of 8, 6 or 4 bits."""
+QUANTISED: Precision = "fp16-w8a8"
+"""Half whose layers read 8-bit activations and have 8-bit weights."""
 
 
 class Size(NamedTuple):
@@ -90,8 +96,8 @@ class TensorSpec(Record):
     """Name in the artefact, the same in every backend."""
     shape: tuple[int, ...]
     """Static shape, [B, C, H, W]."""
-    dtype: Literal["float32"] = "float32"
-    """Element type at the boundary, whatever the precision inside."""
+    dtype: Literal["float32", "uint8"] = "float32"
+    """Element type at the boundary, whatever the precision inside; ``uint8`` is an image of 8 bits."""
     unit: str
     """Unit and range in words, e.g. ``1/m, 0 = invalid``."""
 
@@ -115,8 +121,8 @@ class ModelContract(Record):
     """Lower bound of the network's sides that ``network`` was derived from, pixels."""
     channel_order: Literal["bgr", "rgb"]
     """Plane order the weights were trained with; folded into the weights, the boundary is always RGB."""
-    image_resize: Literal["cubic"] = "cubic"
-    """Resize of the colour image (``processing/image.py``)."""
+    image_resize: Literal["cubic", "cubic_8bit"] = "cubic"
+    """How the colour image becomes a network input (``processing/image.py``)."""
     depth_input: Literal["inverse_nearest"] | None = "inverse_nearest"
     """How sensor depth becomes a network input (``processing/depth.py``); None when the model takes none."""
     output_resize: Literal["nearest", "bilinear", "bilinear_corners"] = "nearest"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from runtimes.backends import Backend
 from runtimes.cache import cache_dir, write_atomically
-from runtimes.contract import CONTRACT_KEY, ModelContract, Record
+from runtimes.contract import CONTRACT_KEY, ModelContract, Record, TensorSpec
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, CdmExportError
 from runtimes.hashing import cached_sha256
@@ -164,8 +164,17 @@ def open_compiled(compiled: Path, units: str) -> Any:
 
 def predict(model: Any, contract: ModelContract, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
     """One prediction; rows that the Neural Engine pads come back as they should, coremltools copies by stride."""
-    outputs = model.predict(dict(inputs))
+    outputs = model.predict({spec.name: _fed(spec, inputs[spec.name]) for spec in contract.inputs})
     return {spec.name: np.array(outputs[spec.name], dtype=np.float32) for spec in contract.outputs}
+
+
+def _fed(spec: TensorSpec, array: NDArray[Any]) -> Any:
+    """An input as coremltools takes it: an array, or for Core ML's image type a picture of Pillow."""
+    if spec.dtype != "uint8":
+        return array
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(array[0].transpose(1, 2, 0)))
 
 
 def residency(compiled: Path, units: str) -> dict[str, int]:
@@ -259,7 +268,10 @@ def _work(text: str) -> Attempt:
     compiled, contract = Path(job.compiled), job.contract
     try:
         model = open_compiled(compiled, job.units)
-        given = {spec.name: np.full(spec.shape, 0.5, np.float32) for spec in contract.inputs}
+        given = {
+            spec.name: np.full(spec.shape, 128 if spec.dtype == "uint8" else 0.5, spec.dtype)
+            for spec in contract.inputs
+        }
         outputs = predict(model, contract, given)
         for name, array in outputs.items():
             if not np.isfinite(array).all():

@@ -19,14 +19,16 @@ class CoremlTarget:
     """Whether it has ``scaled_dot_product_attention`` as one operation."""
     grouped_palettes: bool
     """Whether palettes can be had per group of channels."""
+    quantised_activations: bool
+    """Whether it has 8-bit activations."""
 
 
 TARGETS: dict[str, CoremlTarget] = {
     target.name: target
     for target in (
-        CoremlTarget("macos13", "macOS13", 7, False, False),
-        CoremlTarget("macos14", "macOS14", 8, False, False),
-        CoremlTarget("macos15", "macOS15", 9, True, True),
+        CoremlTarget("macos13", "macOS13", 7, False, False, False),
+        CoremlTarget("macos14", "macOS14", 8, False, False, True),
+        CoremlTarget("macos15", "macOS15", 9, True, True, True),
     )
 }
 """By name; iOS 16, 17 and 18 have the same specifications."""

@@ -54,7 +54,7 @@ def open_choice(
     checkpoint: str | Path | None = None,
 ) -> DepthPipeline:
     """``open`` after the choice was made."""
-    contract = bundle.manifest.contract
+    contract = bundle.manifest.boundary(choice.artefact).contract
     if choice.artefact is None:
         path = reference_path(bundle, checkpoint)
     else:

@@ -2,6 +2,7 @@
 
 import time
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ class DepthPipeline:
         self.runtime = runtime
         self.contract = contract or runtime.contract
         """The runtime's contract, possibly with another ``max_depth`` or ``far``."""
-        self._image: NDArray[np.float32] | None = None
+        self._image: NDArray[Any] | None = None
 
     def __call__(self, frame: Frame) -> DepthResult:
         """Refine one frame. Raises InputError when it does not fit the contract."""

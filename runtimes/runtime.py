@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from runtimes.contract import ModelContract
 from runtimes.errors import BundleError, RuntimeMisuse
 
-Tensors = Mapping[str, NDArray[np.float32]]
-"""Network inputs or outputs by name."""
+Tensors = Mapping[str, NDArray[Any]]
+"""Network inputs by name."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class CallGuard:
         self._closed = True
 
     def check(self, inputs: Tensors) -> None:
-        """Raise RuntimeMisuse unless the call is legal: owner thread, open, names, shapes, float32."""
+        """Raise RuntimeMisuse unless the call is legal: owner thread, open, names, shapes, types."""
         if self._closed:
             raise RuntimeMisuse("this runtime was closed", "Open the bundle again.")
         if threading.get_ident() != self._owner:
@@ -87,11 +87,12 @@ class CallGuard:
                 "a runtime belongs to the thread that opened it, and was called from another",
                 "Open one runtime per thread, or hand frames to the owning thread.",
             )
-        expected = {spec.name: spec.shape for spec in self._contract.inputs}
+        expected = {spec.name: spec for spec in self._contract.inputs}
         if set(inputs) != set(expected):
             raise RuntimeMisuse(f"inputs are {sorted(inputs)}, expected {sorted(expected)}")
         for name, array in inputs.items():
-            if array.dtype != np.float32 or array.shape != expected[name]:
+            spec = expected[name]
+            if array.dtype != spec.dtype or array.shape != spec.shape:
                 raise RuntimeMisuse(
-                    f"input '{name}' is {array.dtype} {list(array.shape)}, expected float32 {list(expected[name])}"
+                    f"input '{name}' is {array.dtype} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}"
                 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from runtimes import engines, sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
-from runtimes.bundle import Artefact, Bundle, State, Verdict
+from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
 from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 
 
@@ -43,6 +43,12 @@ def executions(bundle: Bundle, backend: Backend) -> list[tuple[Artefact, str]]:
     ]
 
 
+def boundary_of(bundle: Bundle, backend: str, precision: str) -> Boundary:
+    """How what a backend computes in a precision is fed; the bundle's boundary where it computes nothing of it."""
+    runs = {executed: artefact for artefact, executed in executions(bundle, get_backend(backend))}
+    return bundle.manifest.boundary(runs.get(precision))
+
+
 def check_precision(bundle: Bundle, precision: str) -> None:
     """Raise InputError, naming the closest, unless ``auto`` or something that a backend computes of this bundle."""
     known = sorted({runnable for backend in BACKENDS.values() for _, runnable in executions(bundle, backend)})
@@ -53,9 +59,10 @@ def check_precision(bundle: Bundle, precision: str) -> None:
 def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Choice:
     """Pick what runs.
 
-    Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict. Unless both are asked for
-    by name, reduced precision is taken only where it was verified on this machine. Raises InputError for unknown names,
-    ParityError when all that could run has failed, BackendUnavailable when nothing is installed.
+    Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict and the bundle's boundary.
+    Unless both are asked for by name, reduced precision is taken only where it was verified on this machine. Raises
+    InputError for unknown names, ParityError when all that could run has failed, BackendUnavailable when nothing is
+    installed.
     """
     wanted = [get_backend(backend)] if backend != "auto" else list(BACKENDS.values())
     check_precision(bundle, precision)
@@ -69,6 +76,8 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         for artefact, executed in executions(bundle, candidate):
             if precision not in ("auto", executed):
                 continue
+            if precision == "auto" and artefact.boundary is not None:
+                continue  # what its inputs lose is no part of its gate: only by name
             if candidate.engine and engines.find(bundle, candidate, executed) is None:
                 unbuilt = True
                 continue

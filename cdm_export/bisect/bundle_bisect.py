@@ -15,14 +15,16 @@ from cdm_export.bisect.stages import section_of, stages_in_order
 from cdm_export.bisect.torch_probe import TorchProbe
 from cdm_export.gates import GATES
 from cdm_export.golden import ReferenceFrame
+from cdm_export.image_boundary import fit_frame
 from cdm_export.progress import Progress
 from reference_model.registry import get_variant
 from runtimes.backends import get_backend, who_runs
 from runtimes.bundle import Bundle
+from runtimes.contract import QUANTISED
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.opening import reference_path
-from runtimes.selection import executions
+from runtimes.selection import boundary_of, executions
 from runtimes.typed_graph import Typing
 
 
@@ -71,7 +73,8 @@ def bisect_bundle(
         look = looking(first, second, [stage.name for stage in stages], tolerance, progress)
         found = STRATEGIES[strategy](stages, look)
         operation = None
-        if isinstance(second, CoremlProbe) and found.first is not None:
+        # Inside the blocks of a smoothed network values are scaled: there is nothing to compare them with.
+        if isinstance(second, CoremlProbe) and found.first is not None and candidate[1] != QUANTISED:
             after = next(stage.after for stage in stages if stage.name == found.first)
             operation = _operation(bundle, second, found.first, after, checkpoint, tolerance, progress)
     return make_report(
@@ -115,7 +118,8 @@ def _probe(
     backend, precision = get_backend(pair[0]), pair[1]
     if not backend.installed:
         raise BackendUnavailable(f"backend '{backend.name}' is not installed here", f"Add it with: {backend.install}")
-    contract = bundle.manifest.contract
+    contract = boundary_of(bundle, *pair).contract
+    frame = fit_frame(frame, contract, scratch)
     if backend.format == "checkpoint":
         typing = None if precision == "fp32" else _typing(bundle, precision)
         weights = reference_path(bundle, checkpoint)

@@ -186,7 +186,9 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
 
     inputs = _inputs(job)
     with torch.no_grad():
-        Watching(module).run(*(inputs[spec.name] for spec in contract.inputs))
+        # An 8-bit image is scaled by the program; the network has floats.
+        fed = (inputs[spec.name] for spec in contract.inputs)
+        Watching(module).run(*(value / 255 if value.dtype is torch.uint8 else value for value in fed))
     if not seen:
         raise InputError(f"{Path(job.package).name} was traced by another PyTorch: no node has a name it knows")
     return seen

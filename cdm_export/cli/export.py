@@ -8,7 +8,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
-from runtimes.contract import COMPRESSED, Precision, Size
+from runtimes.contract import COMPRESSED, QUANTISED, Precision, Size
 from runtimes.coreml_target import NEWEST, get_target
 from runtimes.errors import InputError, ParityError
 from runtimes.typed_graph import LowPrecision
@@ -49,9 +49,15 @@ def command(
     coreml_target: Annotated[
         str, typer.Option("--coreml-target", help="Oldest system for Core ML: macos13, macos14, macos15 (iOS 16-18).")
     ] = NEWEST,
+    coreml_input: Annotated[
+        str,
+        typer.Option("--coreml-input", help="Comma-separated: array (always made), image (fp16 beside it, for apps)."),
+    ] = "array",
     coreml_weights: Annotated[
         str | None,
-        typer.Option("--coreml-weights", help="Smaller fp16 packages too, comma-separated: w8, p8, p6, p4 (bits)."),
+        typer.Option(
+            "--coreml-weights", help="Smaller fp16 packages too: w8, p8, p6, p4 (bits of weights), w8a8 (of int8)."
+        ),
     ] = None,
     precision: Annotated[
         str,
@@ -107,7 +113,7 @@ def command(
         far=far,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         overwrite=overwrite,
-        coreml=_coreml(targets, coreml_target, coreml_weights),
+        coreml=_coreml(targets, coreml_target, coreml_input, coreml_weights),
         int8=_int8(precisions, calibration, keep_slower),
     )
     with progress(not quiet) as shown:
@@ -119,6 +125,9 @@ def command(
             print(f"{parity.backend} {parity.precision}: {parity.verdict}")
         for dropped in bundle.manifest.dropped:
             print(f"not published: {dropped.name}: {dropped.reason}")
+        for artefact in bundle.manifest.artefacts:
+            if artefact.boundary is not None:
+                print(f"{artefact.name}: its 8-bit image alone moves the depth: {artefact.boundary.loss}")
         print(f"published {bundle.path}")
         print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if missed := [dropped for dropped in bundle.manifest.dropped if dropped.failed]:
@@ -150,19 +159,21 @@ def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> 
     return Int8Request(calibration, keep_slower)
 
 
-def _coreml(targets: list[str], target: str, weights: str | None) -> "CoremlRequest | None":
+def _coreml(targets: list[str], target: str, fed: str, weights: str | None) -> "CoremlRequest | None":
     from cdm_export.coreml_artefacts import CoremlRequest
 
     system = get_target(target)
     names = [] if weights is None else _chosen("--coreml-weights", weights, tuple(_SUFFIXES))
+    image = "image" in _chosen("--coreml-input", fed, ("array", "image"))
     if "coreml" not in targets:
-        if weights is not None:
-            raise InputError("--coreml-weights belongs to --target coreml", "Add --target onnx,coreml.")
+        for option, given in (("--coreml-weights", weights is not None), ("--coreml-input", image)):
+            if given:
+                raise InputError(f"{option} belongs to --target coreml", "Add --target onnx,coreml.")
         return None
-    return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names))
+    return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names), image=image)
 
 
-_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in COMPRESSED}
+_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in (*COMPRESSED, QUANTISED)}
 
 
 def _chosen(option: str, given: str, supported: tuple[str, ...]) -> list[str]:
@@ -181,5 +192,10 @@ def _summary(bundle: "Bundle", parities: "list[BackendParity]") -> dict[str, obj
         "model": bundle.manifest.contract.model,
         "network": str(Size(*bundle.manifest.contract.network)),
         "dropped": [dropped.model_dump(mode="json") for dropped in bundle.manifest.dropped],
+        "input_loss": {
+            artefact.name: artefact.boundary.loss.model_dump(mode="json")
+            for artefact in bundle.manifest.artefacts
+            if artefact.boundary is not None and artefact.boundary.loss is not None
+        },
         "parity": [parity.verdict.model_dump(mode="json") for parity in parities],
     }

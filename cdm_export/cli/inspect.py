@@ -80,6 +80,10 @@ def command(
             _print_graph(console, artefact.graph, artefact.typing)
         if artefact.quantisation:
             _print_quantisation(console, artefact.quantisation)
+        if artefact.boundary:
+            inputs = ", ".join(f"{spec.name} {spec.dtype} ({spec.unit})" for spec in artefact.boundary.contract.inputs)
+            console.print(f"  fed with {inputs}", markup=False)
+            console.print(f"  its 8-bit image alone moves the depth: {artefact.boundary.loss}", markup=False)
         for verdict in artefact.verdicts:
             console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
     for dropped in manifest.dropped:
@@ -95,7 +99,7 @@ def command(
 
 
 _ONNX_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
-_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm")
+_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm", "quantize")
 
 
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:

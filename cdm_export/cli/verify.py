@@ -91,7 +91,7 @@ def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet:
     opened = Bundle.open(request.bundle)
     candidate, reference = bisect_pairs(opened, request, against)
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as folder, progress(not quiet and not as_json) as shown:
-        frame = first_frame(opened, request, Path(folder), shown)
+        frame = first_frame(opened, candidate, request, Path(folder), shown)
         report = bisect_bundle(
             opened, candidate, reference, frame, shown, checkpoint=request.checkpoint, threads=request.threads
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from cdm_export.coreml_reference import elementwise, layout, normalise, products, resize, weights
+from cdm_export.coreml_reference import activations, elementwise, layout, normalise, products, resize, weights
 from cdm_export.coreml_reference.arithmetic import Arithmetic, StrictHalf, Wide
 from cdm_export.coreml_reference.call import Call, Value
 from cdm_export.coreml_reference.package import DTYPES, Operand, Operation, Program, Reference
@@ -17,6 +17,7 @@ _ROUNDED: Mapping[str, Callable[[Call], Tensor]] = {
     **normalise.OPERATIONS,
     **resize.OPERATIONS,
     **weights.OPERATIONS,
+    **activations.OPERATIONS,
 }
 """Computed in FP32, their results rounded to the type the program gives them."""
 KNOWN = frozenset(_ROUNDED) | frozenset(layout.OPERATIONS)
@@ -43,7 +44,7 @@ def execute(
     on_value: OnValue = lambda name, value: None,
     strict: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """Run a program; results by name.
+    """Run a program; results by name. Images are given as [1, 3, H, W] uint8 RGB, whatever layout the program reads.
 
     ``on_value`` sees every value in order of computation, in its own type. ``strict``: modules of the network whose
     half operations sum in half too (``arithmetic.StrictHalf``): slow, for single blocks.
@@ -53,7 +54,8 @@ def execute(
     check_known(program)
     values: dict[str, Tensor] = {}
     for spec in program.inputs:
-        values[spec.name] = inputs[spec.name].to(DTYPES[spec.dtype])
+        given_value = inputs[spec.name].to(DTYPES[spec.dtype])  # an image's levels, 0..255; the program scales them
+        values[spec.name] = given_value.flip(1) if program.images.get(spec.name) == "BGR" else given_value
     last_read = {name: index for index, operation in enumerate(program.operations) for name in operation.reads()}
     kept = set(program.outputs)
     for index, operation in enumerate(program.operations):

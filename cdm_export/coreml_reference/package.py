@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdm_export.coreml_export import MODULES_KEY, import_coremltools, plain_name
+from cdm_export.coreml_export import MODULES_KEY, import_coremltools, node_of
 from runtimes.errors import BundleError
 
 DTYPES: dict[str, torch.dtype] = {
@@ -93,9 +93,8 @@ class Program:
     """Inputs that are 8-bit images, with their colour layout."""
 
     def node_of(self, value: str) -> str:
-        """Node of the exported graph that a value comes from: without what typing and uniqueness added to its name."""
-        name = plain_name(value)
-        return name.removesuffix("_0") if name not in self.modules else name
+        """Node of the exported graph that a value comes from."""
+        return node_of(value, self.modules)
 
     def module_of(self, value: str) -> str | None:
         """Module of the network that computes a value."""
@@ -211,19 +210,37 @@ def _translate(function: Any, spec: Any, path: Path) -> Program:
         given = {name: operand(var) for name, var in op.inputs.items() if var is not None}
         operations.append(Operation(op.op_type, given, tuple(value_type(out) for out in op.outputs)))
     metadata = dict(spec.description.metadata.userDefined)
-    images = {
-        feature.name: str(feature.type.imageType.ColorSpace.Name(feature.type.imageType.colorSpace))
-        for feature in spec.description.input
-        if feature.type.WhichOneof("Type") == "imageType"
-    }
+    inputs = tuple(value_type(var) for var in function.inputs.values())
     return Program(
-        inputs=tuple(value_type(var) for var in function.inputs.values()),
+        inputs=inputs,
         outputs=tuple(var.name for var in function.outputs),
         operations=tuple(operations),
         modules=json.loads(metadata.get(MODULES_KEY, "{}")),
         metadata=metadata,
-        images=images,
+        images=_images(spec, {value.name: value.shape for value in inputs}, path),
     )
+
+
+def _images(spec: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, str]:
+    """Inputs that are fed as images, with the layout of their colours; of what Core ML can feed this program with."""
+    images = {}
+    for feature in spec.description.input:
+        if feature.type.WhichOneof("Type") != "imageType":
+            continue
+        image = feature.type.imageType
+        layout, size = str(image.ColorSpace.Name(image.colorSpace)), (1, 3, image.height, image.width)
+        if layout not in ("RGB", "BGR"):
+            raise BundleError(
+                f"{path.name}: '{feature.name}' is an image of colours {layout}: such images are not read"
+            )
+        if image.WhichOneof("SizeFlexibility") or shapes.get(feature.name) != size:
+            raise BundleError(
+                f"{path.name}: '{feature.name}' is an image of {image.width}x{image.height}, its program reads "
+                f"{list(shapes.get(feature.name, ()))}",
+                _EXPORT_AGAIN,
+            )
+        images[feature.name] = layout
+    return images
 
 
 def _constant(value: Any) -> Operand:

@@ -70,6 +70,13 @@ def open_package(path: Path, contract: ModelContract, precision: str, threads: i
     given = {spec.name: spec.shape for spec in program.inputs}
     made = {spec.name: spec.shape for operation in program.operations for spec in operation.outputs}
     check_boundary(given | {name: made[name] for name in program.outputs if name in made}, contract, path)
+    wanted = {spec.name for spec in contract.inputs if spec.dtype == "uint8"}
+    if set(program.images) != wanted:
+        raise BundleError(
+            f"{path.name} takes images as {sorted(program.images) or 'no input'}, the contract as "
+            f"{sorted(wanted) or 'none'}",
+            "Export the bundle again.",
+        )
     inside = program.metadata.get(CONTRACT_KEY)
     if inside is not None and ModelContract.model_validate_json(inside) != contract:
         raise BundleError(

@@ -1,5 +1,7 @@
 """The closed set of processing primitives a contract can name; numpy and OpenCV only."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,9 +12,9 @@ from runtimes.processing import depth, image, output
 
 
 def preprocess(
-    frame: Frame, contract: ModelContract, image_buffer: NDArray[np.float32] | None = None
-) -> dict[str, NDArray[np.float32]]:
-    """Frame at camera size -> network inputs by name, each float32 [1, C, h, w].
+    frame: Frame, contract: ModelContract, image_buffer: NDArray[Any] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Frame at camera size -> network inputs by name, each [1, C, h, w] of the contract's type.
 
     ``image_buffer``: an earlier ``image`` that nobody needs any more, written instead of a new array.
     Raises InputError when the frame lacks what the contract needs, or has another size.

@@ -1,5 +1,8 @@
 """Colour image -> network input ``image``."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -37,5 +40,18 @@ def _resize(image: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
         cv2.ipp.setUseIPP(before)
 
 
-RESIZES = {"cubic": cubic}
+def cubic_8bit(rgb: NDArray[np.uint8], size: Size, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB -> [1, 3, h, w] uint8: ``cubic`` in whole levels, overshoot cut off.
+
+    ``out``: written and returned instead of a new array.
+    """
+    levels = cubic(rgb, size)
+    levels *= 255
+    np.rint(levels, out=levels)
+    planes = np.empty(levels.shape, np.uint8) if out is None else out
+    np.copyto(planes, levels.clip(0, 255, out=levels), casting="unsafe")
+    return planes
+
+
+RESIZES: Mapping[str, Callable[..., NDArray[Any]]] = {"cubic": cubic, "cubic_8bit": cubic_8bit}
 """By the name a contract gives (``ModelContract.image_resize``)."""

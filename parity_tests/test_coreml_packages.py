@@ -1,0 +1,186 @@
+"""Core ML packages: what an export makes of them and verifies by interpreting what was saved; choosing; bad input."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("coremltools")
+
+import cdm_export.make_coreml
+import runtimes.coreml
+from cdm_export.coreml_artefacts import CoremlRequest, check_coreml
+from cdm_export.coreml_export import coreml_rules, import_coremltools
+from cdm_export.coreml_reference.machine import execute
+from cdm_export.coreml_reference.package import load_program
+from cdm_export.golden import load_reference
+from cdm_export.progress import Silent
+from cdm_export.verify import VerifyRequest, verify_bundle
+from parity_tests.conftest import cli
+from parity_tests.coreml_bundle import COMPRESSED, OUTPUT, package
+from runtimes.backends import BACKENDS, load_runtime
+from runtimes.bundle import Bundle, State
+from runtimes.contract import CONTRACT_KEY, ModelContract
+from runtimes.coreml_target import TARGETS
+from runtimes.errors import BackendUnavailable, InputError
+from runtimes.selection import choose
+
+
+def contract(bundle):
+    return Bundle.open(bundle).manifest.contract
+
+
+# --- what an export makes ---------------------------------------------------------------------------------------------
+
+
+def test_packages_are_candidates_that_passed_here(coreml_bundle):
+    manifest = Bundle.open(coreml_bundle, full=True).manifest
+    packages = {one.precision: one for one in manifest.artefacts if one.format == "coreml"}
+    assert {"fp32", "fp16", "fp16-w8"} <= set(packages)
+    for one in packages.values():
+        assert one.state is State.CANDIDATE
+        assert one.opset == 9
+        verdict = one.verdict("coreml-reference")
+        assert verdict is not None and verdict.verdict == "passed" and verdict.mean > 0
+        assert {Path(record.path).name for record in one.files} == {"model.mlmodel", "weight.bin", "Manifest.json"}
+    assert packages["fp32"].verdict("coreml-reference").mean < 5e-6
+
+
+def test_the_table_has_what_was_made_and_what_was_not_published(coreml_bundle):
+    rows = json.loads((coreml_bundle / "reports" / "coreml.json").read_text())["packages"]
+    published = {path.stem for path in (coreml_bundle / "coreml").iterdir()}
+    assert {row["precision"] for row in rows} == {"fp32", "fp16", "fp16-image", *COMPRESSED}
+    assert {row["precision"] for row in rows if row["published"]} == published
+    for row in rows:
+        assert row["published"] == (row["verdict"] == "passed")
+        assert row["megabytes"] > 0
+    size = {row["precision"]: row["megabytes"] for row in rows}
+    assert size["fp16-p4"] < size["fp16-w8"] < size["fp16"] < 0.7 * size["fp32"]
+
+
+def test_what_travels_inside(coreml_bundle):
+    spec = import_coremltools().utils.load_spec(str(package(coreml_bundle, "fp16")))
+    metadata = spec.description.metadata
+    assert ModelContract.model_validate_json(metadata.userDefined[CONTRACT_KEY]) == contract(coreml_bundle)
+    assert [one.name for one in spec.description.input] == ["image", "inverse_depth"]
+    assert spec.description.output[0].name == OUTPUT
+    assert "1/m" in spec.description.output[0].shortDescription
+    kinds = {one.type.multiArrayType.dataType for one in (*spec.description.input, *spec.description.output)}
+    assert kinds == {65568}  # float32 at the boundary, whatever is inside
+
+
+def test_islands_are_where_the_plan_says(coreml_bundle):
+    program = load_program(package(coreml_bundle, "fp16"))
+    typing = next(one.typing for one in Bundle.open(coreml_bundle).manifest.artefacts if one.name == "coreml/fp16")
+    for operation in program.operations:
+        module = program.module_of(operation.name)
+        if operation.kind in ("conv", "linear", "scaled_dot_product_attention", "layer_norm"):
+            expected = "fp32" if typing.computes_in_fp32(module) else "fp16"
+            assert operation.outputs[0].dtype == expected, operation.name
+    assert {one.outputs[0].dtype for one in load_program(package(coreml_bundle)).operations} == {"fp32"}
+
+
+def test_attention_is_one_operation_where_the_target_has_it(coreml_bundle):
+    kinds = [one.kind for one in load_program(package(coreml_bundle)).operations]
+    assert kinds.count("scaled_dot_product_attention") == 8 and "softmax" not in kinds
+    old, new = coreml_rules(TARGETS["macos14"]), coreml_rules(TARGETS["macos15"])
+    assert old["explicit_attention"] is not new["explicit_attention"]
+
+
+def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_path):
+    manifest = Bundle.open(coreml_bundle).manifest
+    job = cdm_export.make_coreml.CoremlJob(
+        contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
+        image=None, typing=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
+    )  # fmt: skip
+    (made,) = cdm_export.make_coreml.make_coreml(job, Silent())
+    assert made.specification == 7
+    program = load_program(tmp_path / "fp32.mlpackage")
+    kinds = [one.kind for one in program.operations]
+    assert kinds.count("softmax") == 8 and "scaled_dot_product_attention" not in kinds
+    arrays = load_reference(coreml_bundle / manifest.golden[0].file.path)
+    inputs = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in manifest.contract.inputs}
+    got = execute(program, inputs)[OUTPUT].numpy()
+    np.testing.assert_allclose(got, arrays["raw_output"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_block_in_strict_half(coreml_bundle):
+    """One encoder block whose every sum is half: another answer, still an answer."""
+    program = load_program(package(coreml_bundle, "fp16"))
+    manifest = Bundle.open(coreml_bundle).manifest
+    arrays = load_reference(coreml_bundle / manifest.golden[0].file.path)
+    inputs = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in manifest.contract.inputs}
+    wide = execute(program, inputs)[OUTPUT]
+    strict = execute(program, inputs, strict=["pretrained.blocks.0"])[OUTPUT]
+    apart = float((strict - wide).norm() / wide.norm())
+    assert 0 < apart < 0.02
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def test_auto_never_runs_the_interpreter(together, coreml_bundle, tmp_path):
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(coreml_bundle, copy)
+    verify_bundle(VerifyRequest(copy, "coreml-reference", precision="fp16"), Silent())
+    opened = Bundle.open(copy)
+    assert choose(opened).backend.name in ("openvino", "onnxruntime")
+    with pytest.raises(BackendUnavailable, match="no backend here has passed the fp16 gate"):
+        choose(opened, precision="fp16")
+    named = choose(opened, "coreml-reference", "fp16")
+    assert named.local and named.verdict.verdict == "passed"
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_not_a_mac(coreml_bundle):
+    if runtimes.coreml.platform.system() == "Darwin":
+        pytest.skip("this is one")
+    with pytest.raises(BackendUnavailable, match="Core ML runs on a Mac") as raised:
+        load_runtime(BACKENDS["coreml"], package(coreml_bundle), contract(coreml_bundle), "fp32")
+    assert "--backend coreml-reference" in raised.value.next_step
+
+
+def test_coremltools_missing(coreml_bundle, monkeypatch):
+    missing = {name: replace(BACKENDS[name], library="no_such_library") for name in ("coreml", "coreml-reference")}
+    for name, backend in missing.items():
+        monkeypatch.setitem(BACKENDS, name, backend)
+        with pytest.raises(BackendUnavailable, match="not installed here") as raised:
+            load_runtime(backend, package(coreml_bundle), contract(coreml_bundle), "fp32")
+        assert raised.value.next_step == "Add it with: pip install 'cdm-export[coreml]'"
+    with pytest.raises(BackendUnavailable, match="--target coreml needs"):
+        check_coreml(CoremlRequest("macos15"), ("fp16",), False)
+
+
+def test_pytorch_missing(coreml_bundle, monkeypatch):
+    """A Mac that only runs packages has no PyTorch: the interpreter is not to be had there, and says so."""
+    monkeypatch.setattr("cdm_export.coreml_reference.runtime.find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match="computes with PyTorch"):
+        load_runtime(BACKENDS["coreml-reference"], package(coreml_bundle), contract(coreml_bundle), "fp32")
+
+
+def test_a_target_too_old():
+    with pytest.raises(InputError, match="palettes by group of channels begin with macos15"):
+        check_coreml(CoremlRequest("macos13", ("fp16-p4",)), ("fp16",), False)
+    check_coreml(CoremlRequest("macos13", ("fp16-w8",)), ("fp16",), False)
+    with pytest.raises(InputError, match="start from the fp16 package"):
+        check_coreml(CoremlRequest("macos15", ("fp16-w8",)), (), False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", "onnx,coreml", "--coreml-target", "macos12"), "'macos12' is no target"),
+        (("--coreml-weights", "w8"), "belongs to --target coreml"),
+        (("--target", "onnx,coreml", "--coreml-weights", "p3"), "'p3' cannot be exported"),
+    ],
+)
+def test_bad_options(tmp_path, options, message):
+    done = cli("export", "--model", "cdm-vitt", "--camera", "160x120", *options, "-o", tmp_path / "x.bundle")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert message in done.stderr

@@ -1,0 +1,186 @@
+"""Layers of a Core ML package that read 8-bit activations: which, and what they compute."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+pytest.importorskip("coremltools")
+
+from cdm_export.coreml_artefacts import CoremlRequest, check_coreml
+from cdm_export.coreml_export import convert, save, trace
+from cdm_export.coreml_quantise import check_quantised, quantise
+from cdm_export.coreml_reference.machine import execute
+from cdm_export.coreml_reference.package import load_program
+from cdm_export.golden import load_reference
+from cdm_export.make_coreml import CoremlJob, Integers, make_coreml
+from cdm_export.parity import compare
+from cdm_export.progress import Silent
+from cdm_export.quantise.smoothing import smoothable
+from cdm_export.transforms import specialise
+from parity_tests.coreml_bundle import OUTPUT
+from parity_tests.coreml_operation import random
+from reference_model.config import PATCH
+from reference_model.variant import NETWORK
+from runtimes.bundle import Bundle
+from runtimes.contract import QUANTISED, ModelContract, Semantics, Size, TensorSpec
+from runtimes.coreml_target import get_target
+from runtimes.errors import BundleError, InputError
+from runtimes.typed_graph import Island, Typing
+
+STEPS = {"conv": 0.015, "twice": 0.01, "last": 0.004}
+TYPING = Typing(
+    precision="fp16", islands=(Island(module="wide", reason="its resolution", hands_on="fp32"),), residuals={},
+    inputs={},
+)  # fmt: skip
+
+
+class Layers(nn.Module):
+    """A convolution, a linear layer that runs twice, one nobody names, one that stays FP32."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv = nn.Conv2d(3, 64, 3, padding=1)
+        self.twice = nn.Linear(64, 64)
+        self.other = nn.Linear(64, 64)
+        self.last = nn.Linear(64, 64, bias=False)
+        self.wide = nn.Linear(64, 1)
+
+    def forward(self, image):
+        tokens = self.conv(image).permute(0, 2, 3, 1)
+        tokens = self.other(F.gelu(self.twice(F.gelu(self.twice(tokens)))))
+        return self.wide(self.last(tokens)).permute(0, 3, 1, 2)
+
+
+class Boundary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = Layers()
+
+    def forward(self, image):
+        return self.network(image)
+
+
+@pytest.fixture(scope="module")
+def contract():
+    def plane(name, channels):
+        return TensorSpec(name=name, shape=(1, channels, 14, 14), unit="1/m")
+
+    return ModelContract(
+        model="cdm-vitt", semantics=Semantics.INVERSE_DEPTH, inputs=(plane("image", 3),), outputs=(plane("depth", 1),),
+        camera=Size(14, 14), network=Size(14, 14), input_size=14, channel_order="rgb",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["macos14", "macos15"])
+def made(request, contract):
+    """A half-precision model for a system."""
+    return convert(trace(Boundary().eval(), contract), contract, get_target(request.param), TYPING, "", "")
+
+
+@pytest.fixture(scope="module")
+def quantised(made, contract, tmp_path_factory):
+    path = tmp_path_factory.mktemp("quantised") / "it.mlpackage"
+    save(quantise(made, STEPS, contract, "", ""), path)
+    return load_program(path)
+
+
+def in_pytorch(network, steps):
+    """Every named layer with its input in steps and its weights in 255 values per output channel."""
+
+    def round_input(step):
+        half = float(np.float16(step))
+        return lambda module, args: torch.fake_quantize_per_tensor_affine(args[0], half, 0, -128, 127)
+
+    for path, layer in network.named_modules():
+        if path in steps:
+            layer.register_forward_pre_hook(round_input(steps[path]))
+            rows = layer.weight.data.flatten(1)
+            scale = rows.abs().amax(dim=1, keepdim=True) / 127
+            layer.weight.data = (torch.round(rows / scale) * scale).reshape(layer.weight.shape)
+    return network
+
+
+def test_only_the_layers_named_read_integers(quantised):
+    made = {operation.name: operation for operation in quantised.operations}
+    reads = [
+        (quantised.module_of(one.name), made[one.inputs["x"].name].kind, "weight" in one.inputs)
+        for one in quantised.operations
+        if one.kind in ("linear", "conv")
+    ]
+    assert [(path, kind == "dequantize") for path, kind, _ in reads] == [
+        ("conv", True), ("twice", True), ("twice", True), ("other", False), ("last", True), ("wide", False),
+    ]  # fmt: skip
+    assert sum(one.kind == "quantize" for one in quantised.operations) == 4
+    assert all(made[name].outputs[0].dtype == "int8" for name, one in made.items() if one.kind == "quantize")
+
+
+@pytest.mark.parametrize("layer", STEPS)
+def test_it_computes_what_pytorch_does_in_integers(made, contract, tmp_path, layer):
+    """One layer at a time: half's roundings move single values by a step, and each layer after it more of them."""
+    steps, image = {layer: STEPS[layer]}, random(1, 3, 14, 14, scale=0.5)
+    network = Boundary().eval()
+    with torch.no_grad():
+        exact = network(image)
+        in_pytorch(network.network, steps)
+        expected = network(image)
+    save(quantise(made, steps, contract, "", ""), tmp_path / "it.mlpackage")
+    (got,) = execute(load_program(tmp_path / "it.mlpackage"), {"image": image}).values()
+    lost = float((expected - exact).norm() / exact.norm())
+    apart = float((got - expected).norm() / expected.norm())
+    assert 0.001 < lost < 0.02 and apart < lost / 2
+
+
+def test_what_was_saved_is_checked(quantised):
+    check_quantised(quantised, STEPS)
+    with pytest.raises(BundleError, match=r"\(last\) reads steps of 0.004\d*, expected 0.0599"):
+        check_quantised(quantised, STEPS | {"last": 0.06})
+    with pytest.raises(BundleError, match=r"\(other\) reads steps of None, expected 0.0100"):
+        check_quantised(quantised, STEPS | {"other": 0.01})
+    with pytest.raises(BundleError, match=r"\(last\) reads steps of 0.004\d*, expected None"):
+        check_quantised(quantised, {path: step for path, step in STEPS.items() if path != "last"})
+
+
+def test_layers_that_cannot_be(made, contract):
+    with pytest.raises(InputError, match="no layer 'lost'"):
+        quantise(made, STEPS | {"lost": 0.1}, contract, "", "")
+    with pytest.raises(InputError, match="'wide' computes in FP32"):
+        quantise(made, STEPS | {"wide": 0.1}, contract, "", "")
+
+
+def test_what_it_takes():
+    request = CoremlRequest("macos14", (QUANTISED,))
+    check_coreml(request, ("fp16",), True)
+    with pytest.raises(InputError, match="takes the activation steps that int8 is calibrated with") as raised:
+        check_coreml(request, ("fp16",), False)
+    assert "--calibration" in raised.value.next_step
+    with pytest.raises(InputError, match="8-bit activations begin with macos14"):
+        check_coreml(CoremlRequest("macos13", (QUANTISED,)), ("fp16",), True)
+
+
+def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_variant):
+    """As an export makes it, of the network that was smoothed: other weights inside, the same depth."""
+    manifest = Bundle.open(coreml_bundle).manifest
+    contract, layer = manifest.contract, "pretrained.blocks.0.attn.qkv"
+    boundary = mini_variant.on_boundary(mini_variant.build(), contract.channel_order)
+    specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
+    scales = {
+        target.path: (0.25, 4.0) * (target.divided[0].shape[0] // 2)
+        for target in smoothable(boundary.get_submodule(NETWORK))
+    }  # fmt: skip
+    half = next(one for one in manifest.artefacts if one.name == "coreml/fp16")
+    job = CoremlJob(
+        contract=contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
+        image=None, typing=None, target="macos15", compressions=(), folder=str(tmp_path),
+        integers=Integers(steps={layer: 0.02}, scales=scales, typing=half.typing),
+    )  # fmt: skip
+    made = make_coreml(job, Silent())[-1]
+    assert made.precision == QUANTISED
+    assert (made.graph.nodes["quantize"], made.graph.nodes["dequantize"]) == ({"int8": 1}, {"fp16": 1})
+    program = load_program(tmp_path / f"{QUANTISED}.mlpackage")
+    arrays = load_reference(coreml_bundle / manifest.golden[0].file.path)
+    output = execute(program, {spec.name: torch.from_numpy(arrays[spec.name]) for spec in contract.inputs})
+    parity = compare("it", arrays["raw_output"], output[OUTPUT].numpy(), contract, QUANTISED)
+    assert parity.verdict == "passed" and parity.depth.mean > half.verdict("coreml-reference").mean
