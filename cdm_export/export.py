@@ -25,14 +25,14 @@ from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, State
-from runtimes.contract import ModelContract, Size
+from runtimes.contract import ModelContract, Size, execution_name
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError
-from runtimes.sources import FrameSource, open_source
+from runtimes.sources import FrameSource, MirroredSource, open_source
 from runtimes.typed_graph import LowPrecision
 
 _REFERENCE = "eager float32 PyTorch"
 _GOLDEN_FRAMES = 4
-"""Reference frames kept in the bundle; all frames are verified."""
+"""Reference frames kept in the bundle, or as many as fill a batch; all frames are verified."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class ExportRequest:
     """Metres; depth beyond is invalid; None for the variant's own."""
     low_precisions: tuple[LowPrecision, ...] = ("fp16",)
     """Graphs to make beside FP32; ``bf16`` has opset 22, is for TensorRT >= 10.13 and a candidate until there."""
+    batch: int = 1
+    """Frames at once of a second FP32 and a second FP16 graph; 1 makes none."""
     overwrite: bool = False
     """Replace an existing bundle."""
     coreml: CoremlRequest | None = None
@@ -93,6 +95,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         )
     if request.coreml is not None:
         check_coreml(request.coreml, request.low_precisions)
+        if request.batch > 1:
+            progress.note(f"--batch {request.batch} is for the ONNX graphs: Core ML packages take one frame")
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     if request.model is None:
@@ -109,7 +113,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         fit=request.fit,
         needs_depth=contract.depth_input is not None,
     )
-    _check_source(source, request)
+    source = _check_source(source, request, progress)
     if contract.input_size % PATCH:
         progress.note(
             f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
@@ -126,13 +130,14 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             random_weights=request.random_weights,
             frames=tuple(str(reference.path) for reference in references),
             low_precisions=request.low_precisions,
+            batch=request.batch,
             folder=str(folder / "onnx"),
             outputs=str(outputs),
         )
         made = make_onnx(job, progress)
-        parities = {graph.precision: _check(graph, job, references, progress) for graph in made.graphs}
-        checked = list(itertools.chain.from_iterable(parities.values()))
-        artefacts = [_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs]
+        parities = [_check(graph, job, references, progress) for graph in made.graphs]
+        checked = list(itertools.chain.from_iterable(parities))
+        artefacts = [_artefact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
         packages = None
         if request.coreml is not None:
             packages = add_coreml(job, made, request.coreml, folder, references, _REFERENCE, progress)
@@ -143,8 +148,9 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         write_reports(reports, checked, references, outputs, contract, made.peaks)
         if packages is not None:
             packages.write_table(reports)
-        exact = [parity for parity in checked if parity.precision == "fp32"]
+        exact = [parity for parity in checked if parity.label == "fp32"]
         require_passed(exact, reports, request.out.name, contract.far)
+        kept = max(_GOLDEN_FRAMES, request.batch)
         manifest = Manifest(
             schema_version=1,
             name=request.out.name,
@@ -155,11 +161,11 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             artefacts=tuple(artefacts),
             golden=tuple(
                 Golden(name=reference.name, file=publish.record(folder, reference.path))
-                for reference in references[:_GOLDEN_FRAMES]
+                for reference in references[:kept]
             ),
             reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
         )
-        for surplus in (*outputs.iterdir(), *(reference.path for reference in references[_GOLDEN_FRAMES:])):
+        for surplus in (*outputs.iterdir(), *(reference.path for reference in references[kept:])):
             surplus.unlink()
         outputs.rmdir()
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
@@ -169,15 +175,15 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
 
 def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], progress: Progress) -> list[BackendParity]:
     """Every backend that runs a graph here, and for typed graphs the typed network in PyTorch."""
-    outputs = Path(job.outputs)
+    outputs, contract = Path(job.outputs), job.contract.batched(graph.batch)
     parities = []
-    if graph.precision in job.low_precisions:
+    if graph.precision in job.low_precisions and graph.batch == 1:
         parities.append(check_outputs("torch", graph.precision, outputs, job.contract, references, _REFERENCE))
     for name, backend in BACKENDS.items():
         if _verifies(backend) and backend.installed and backend.precisions.get(graph.precision) == graph.precision:
             main = Path(job.folder) / graph.files[0]
             parities.append(
-                check_backend(name, main, job.contract, graph.precision, references, _REFERENCE, progress, keep=outputs)
+                check_backend(name, main, contract, graph.precision, references, _REFERENCE, progress, keep=outputs)
             )
     return parities
 
@@ -190,9 +196,10 @@ def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[Backend
     else:
         state = State.CANDIDATE  # no backend of this machine executed it
     return Artefact(
-        name=f"onnx/{graph.precision}",
+        name=f"onnx/{execution_name(graph.precision, graph.batch)}",
         format="onnx",
         precision=graph.precision,
+        batch=graph.batch,
         opset=graph.opset,
         main=f"onnx/{graph.files[0]}",
         files=tuple(publish.record(folder, folder / "onnx" / name) for name in graph.files),
@@ -234,10 +241,21 @@ def _check_numbers(request: ExportRequest) -> None:
         raise CheckpointError(f"{request.checkpoint}: no such file")
 
 
-def _check_source(source: FrameSource, request: ExportRequest) -> None:
+def _check_source(source: FrameSource, request: ExportRequest, progress: Progress) -> FrameSource:
+    """The source, with as many mirror images as make its frames fill a batch."""
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames: parity needs at least one")
     source.load(0)
+    filled = MirroredSource(source, request.batch)
+    if len(filled) < request.batch:
+        raise InputError(
+            f"--batch {request.batch} is checked on as many different frames, '{request.frames}' gives {len(source)} "
+            f"({len(filled)} with mirror images)",
+            "Give more: --frames FOLDER, or --frames synthetic:N.",
+        )
+    if len(filled) > len(source):
+        progress.note(f"a batch of {request.batch} is checked on {filled.description}")
+    return filled
 
 
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:

@@ -12,11 +12,12 @@ from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
 from runtimes.bundle import Artefact, Bundle, State, Verdict
+from runtimes.contract import execution_name
 from runtimes.engines import find, why_none
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.opening import executable, reference_path
 from runtimes.selection import check_precision, choose, executions
-from runtimes.sources import open_source
+from runtimes.sources import MirroredSource, open_source
 from runtimes.worker import Job, run_job
 
 
@@ -55,13 +56,13 @@ class Verification:
     reference: str
     """What the frames were compared with."""
     required: tuple[tuple[str, str], ...]
-    """Backend and precision of those that have to pass: what was published, or asked for by name. A library's own
+    """Backend and label of those that have to pass: what was published, or asked for by name. A library's own
     reduced precision on a published graph is an offer: a failure is remembered, and ``auto`` leaves it alone."""
 
     @property
     def passed(self) -> bool:
         """Everything required passed, nothing died, and at least one ran."""
-        required = [parity for parity in self.parities if (parity.backend, parity.precision) in self.required]
+        required = [parity for parity in self.parities if (parity.backend, parity.label) in self.required]
         return not self.crashed and bool(required) and all(one.verdict.verdict == "passed" for one in required)
 
 
@@ -82,19 +83,23 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
         crashed: dict[str, str] = {}
         for backend in wanted:
             for artefact, precision in _runnable(bundle, backend, request):
-                name = f"{backend.name} {precision}"
-                if references.made_by == backend.name and precision == "fp32":
+                label = execution_name(precision, artefact.batch if artefact else 1)
+                name = f"{backend.name} {label}"
+                if references.made_by == backend.name and label == "fp32":
                     skipped[name] = "it is the reference here; compared with itself it would always pass"
                     continue
                 if artefact is not None and artefact.state is State.FAILED and request.precision == "auto":
                     skipped[name] = "it failed its gate where the bundle was made"
                     continue
+                if artefact is not None and artefact.batch > len(references.frames):
+                    skipped[name] = f"it takes {artefact.batch} different frames, there are {len(references.frames)}"
+                    continue
                 if artefact is None or artefact.precision == precision or request.precision != "auto":
-                    required.append((backend.name, precision))
+                    required.append((backend.name, label))
                 try:
                     parities.append(_check(bundle, backend, artefact, precision, references, request, progress))
                 except BackendUnavailable as error:
-                    if request.backend != "auto" and (backend.name, precision) in required:
+                    if request.backend != "auto" and (backend.name, label) in required:
                         raise
                     skipped[name] = error.message
                 except BackendCrashed as error:
@@ -122,7 +127,12 @@ def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[
                 f"{request.precision}",
             )
         return [(None, "fp32")]
-    wanted = [pair for pair in executions(bundle, backend) if request.precision in ("auto", pair[1])]
+    wanted = [
+        pair
+        for batch in bundle.manifest.batches
+        for pair in executions(bundle, backend, batch)
+        if request.precision in ("auto", pair[1])
+    ]
     if not wanted and request.backend == backend.name:
         choose(bundle, backend.name, request.precision)  # says why
     if backend.engine:
@@ -163,7 +173,7 @@ def _check(
     parity = check_backend(
         backend.name,
         path,
-        bundle.manifest.contract,
+        bundle.manifest.contract.batched(artefact.batch if artefact else 1),
         precision,
         references.frames,
         references.words,
@@ -207,6 +217,7 @@ def _remember(
     local = sidecar.LocalVerdict(
         backend=backend.name,
         precision=precision,
+        batch=artefact.batch,
         artefact=engine.record.engine.sha256 if engine else sidecar.identity(artefact),
         host=sidecar.host(backend),
         version=backend.version or "unknown",
@@ -239,7 +250,10 @@ def _prepared(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Pr
     )
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")
-    return prepare_frames(source, contract, folder / "frames", progress)
+    filled = MirroredSource(source, bundle.manifest.batches[-1])
+    if len(filled) > len(source):
+        progress.note(f"a batch of {bundle.manifest.batches[-1]} is verified on {filled.description}")
+    return prepare_frames(filled, contract, folder / "frames", progress)
 
 
 def first_frame(bundle: Bundle, request: VerifyRequest, folder: Path, progress: Progress) -> ReferenceFrame:

@@ -25,6 +25,11 @@ COMPRESSED: tuple[Precision, ...] = ("fp16-w8", "fp16-p8", "fp16-p6", "fp16-p4")
 """Half with compressed weights: 8-bit integers per channel, palettes of 8, 6 or 4 bits."""
 
 
+def execution_name(precision: str, batch: int) -> str:
+    """How an artefact or its execution is called: ``fp16``, or ``fp16-b4`` where four frames go in at once."""
+    return precision if batch == 1 else f"{precision}-b{batch}"
+
+
 class Size(NamedTuple):
     """Image size in pixels; printed and parsed as ``WIDTHxHEIGHT``."""
 
@@ -110,6 +115,19 @@ class ModelContract(Record):
     """Metres. Sensor readings beyond this are treated as missing."""
     far: float = Field(default=DEFAULT_FAR, gt=0)
     """Metres. Depth beyond this is invalid; without meaning for output that is not metric."""
+
+    @property
+    def batch(self) -> int:
+        """Frames that go in at once."""
+        return self.inputs[0].shape[0]
+
+    def batched(self, batch: int) -> "ModelContract":
+        """The same contract for ``batch`` frames at once."""
+
+        def resized(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(spec.model_copy(update={"shape": (batch, *spec.shape[1:])}) for spec in specs)
+
+        return self.model_copy(update={"inputs": resized(self.inputs), "outputs": resized(self.outputs)})
 
     @property
     def metric(self) -> bool:

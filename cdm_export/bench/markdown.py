@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cdm_export.bench.result import BenchResult, Entry
+from cdm_export.bench.result import BenchResult, Entry, per_frame_note
 
 HEAD = "| backend | p50 | p90 | p99 | max | frames/s | against {baseline} | cold start | memory | parity |"
 
@@ -21,7 +21,7 @@ def to_markdown(result: BenchResult) -> str:
             f"| {entry.frames_per_second:.3g} | {ratio:.3f} ({low:.3f}..{high:.3f}) "
             f"| {(entry.open_ms + entry.first_ms) / 1e3:.2f} s | {memory:.0f} MB | {parity_words(entry)} |"
         )
-    lines += ["", "| backend | preprocess p50 | inference p50 | postprocess p50 | mean of the total (95 %) | frames |"]
+    lines += ["", "| backend | preprocess p50 | inference p50 | postprocess p50 | mean of the total (95 %) | calls |"]
     lines += ["|---|---|---|---|---|---|"]
     for entry in result.entries:
         stages = " | ".join(_ms(entry.stages[stage].p50) for stage in ("preprocess", "inference", "postprocess"))
@@ -29,6 +29,8 @@ def to_markdown(result: BenchResult) -> str:
         calls = entry.stages["total"].calls
         lines.append(f"| {entry.name} | {stages} | {_ms(mean)} ({_ms(low)}..{_ms(high)}) | {calls} |")
     lines.append("")
+    if note := per_frame_note(result.entries):
+        lines.append(f"* {note}")
     lines += [f"* {line}" for line in what_did_not_run(result)]
     lines += [f"* {line}" for line in environment_lines(result.environment)]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What ``bench`` writes: figures with the conditions they hold under."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from cdm_export.bench.statistics import Interval
 from runtimes.bundle import Verdict
-from runtimes.contract import Record
+from runtimes.contract import Record, execution_name
 from runtimes.errors import InputError
 from runtimes.measure import Measurement
 
@@ -19,6 +20,8 @@ class Entry(Record):
     """Name."""
     precision: str
     """What it computed in."""
+    batch: int = 1
+    """Frames at once; latencies are those of the whole batch."""
     threads: int
     """Compute threads asked for; 0 for the library's default on all usable processors."""
     description: dict[str, Any]
@@ -32,27 +35,34 @@ class Entry(Record):
     first_ms: float
     """First frame after that; with ``open_ms`` the cold start."""
     stages: dict[str, Measurement]
-    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per frame."""
+    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per call."""
     mean: Interval
     """Mean of ``total`` with its 95 % interval, ms."""
     ratio: Interval
-    """``total`` over the baseline's, paired by round, median with its 95 % interval; 1 for the baseline itself."""
+    """``total`` per frame over the baseline's, paired by round, median with its 95 % interval; 1 for the baseline."""
     rss_anon_mb: float | None
-    """Largest anonymous memory of the process after a frame, 10^6 bytes; None where the system does not tell."""
+    """Largest anonymous memory of the process after a call, 10^6 bytes; None where the system does not tell."""
     peak_rss_mb: float
     """Largest resident memory of the process in its life, files mapped included, 10^6 bytes."""
     samples_ms: tuple[float, ...]
-    """``total`` of every timed frame, in order."""
+    """``total`` of every timed call, in order."""
 
     @property
     def name(self) -> str:
-        """Backend, precision and, when it was asked for, threads."""
-        return f"{self.backend} {self.precision}" + (f" x{self.threads}" if self.threads else "")
+        """Backend, precision, batch where it is not 1 and, when it was asked for, threads."""
+        label = execution_name(self.precision, self.batch)
+        return f"{self.backend} {label}" + (f" x{self.threads}" if self.threads else "")
 
     @property
     def frames_per_second(self) -> float:
-        """1 / mean of ``total``."""
-        return 1e3 / self.mean[0]
+        """Frames of a call / mean of ``total``."""
+        return 1e3 * self.batch / self.mean[0]
+
+
+def per_frame_note(entries: Sequence[Entry]) -> str:
+    """What latencies mean where some are those of a batch; empty where none are."""
+    batches = [entry.name for entry in entries if entry.batch > 1]
+    return f"latency of {', '.join(batches)} is that of the whole batch; the ratio is per frame" if batches else ""
 
 
 class BenchResult(Record):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cdm_export.golden import load_reference, raw_frame
 from runtimes.contract import Record
+from runtimes.frame import Timing
 from runtimes.isolated import report, requests, serve
 from runtimes.opening import open as open_bundle
 from runtimes.pipeline import DepthPipeline
@@ -23,6 +24,8 @@ class BenchJob(Record):
     """Backend name."""
     precision: str
     """What to compute in."""
+    batch: int = 1
+    """Frames at once."""
     threads: int
     """Compute threads; 0 for the default."""
     checkpoint: str | None
@@ -36,12 +39,19 @@ class Done(Record):
 
 
 def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str]) -> Done:
-    """Open cold and report how long that took; then refine the golden frames ``paths`` in turn, one per request."""
+    """Open cold and report how long that took; then refine the golden frames ``paths`` in turn, one per request,
+    or as many as go in at once.
+    """
     frames = [raw_frame(load_reference(Path(path))) for path in paths]
     started = time.perf_counter()
     with open_pipeline() as pipeline:
         opened = time.perf_counter()
-        pipeline(frames[0])
+        batch = pipeline.contract.batch
+
+        def refine(number: int) -> Timing:
+            return pipeline.many([frames[(number * batch + place) % len(frames)] for place in range(batch)])[0].timing
+
+        refine(0)
         first = time.perf_counter()
         report(
             {
@@ -51,7 +61,7 @@ def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str
             }
         )
         for request in requests():
-            timing = pipeline(frames[request["round"] % len(frames)]).timing
+            timing = refine(request["round"])
             report({"stages": {**asdict(timing), "total": timing.total}, **_memory()})
     return Done()
 
@@ -61,7 +71,13 @@ def _work(text: str) -> Done:
 
     def open_pipeline() -> DepthPipeline:
         return open_bundle(
-            job.bundle, job.backend, job.precision, warmup=False, threads=job.threads, checkpoint=job.checkpoint
+            job.bundle,
+            job.backend,
+            job.precision,
+            batch=job.batch,
+            warmup=False,
+            threads=job.threads,
+            checkpoint=job.checkpoint,
         )
 
     return serve_frames(open_pipeline, job.frames)

@@ -91,14 +91,15 @@ def _print(result: "BenchResult") -> None:
     from rich.table import Table
 
     from cdm_export.bench.markdown import parity_words, what_did_not_run
+    from cdm_export.bench.result import per_frame_note
 
     console = Console(highlight=False)
     console.print(f"{result.model}, camera {result.camera}, network {result.network}, {result.weights}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ms per frame", no_wrap=True)
+    table.add_column("ms", no_wrap=True)
     for title in ("p50", "p90", "p99", "max", "frames/s", "ratio", "95 %"):
         table.add_column(title, justify="right")
-    for entry in sorted(result.entries, key=lambda entry: entry.mean[0]):
+    for entry in sorted(result.entries, key=lambda entry: entry.mean[0] / entry.batch):
         total, (ratio, low, high) = entry.stages["total"], entry.ratio
         table.add_row(
             entry.name,
@@ -109,6 +110,8 @@ def _print(result: "BenchResult") -> None:
         )
     console.print(table)
     console.print(f"ratio: against {result.baseline}, round by round", markup=False)
+    if note := per_frame_note(result.entries):
+        console.print(note, markup=False)
     for entry in result.entries:
         memory = entry.peak_rss_mb if entry.rss_anon_mb is None else entry.rss_anon_mb
         console.print(

@@ -56,6 +56,10 @@ def command(
         str,
         typer.Option("--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only)."),
     ] = "fp32,fp16",
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", metavar="N", min=2, help="FP32 and FP16 graphs for N frames at once too."),
+    ] = None,
     frames: Annotated[
         str, typer.Option("--frames", help="Frames to verify on: folder, frames.json, synthetic:N[:SEED] or sample.")
     ] = "sample",
@@ -96,6 +100,7 @@ def command(
         max_depth=max_depth,
         far=far,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
+        batch=batch or 1,
         overwrite=overwrite,
         coreml=_coreml(targets, coreml_target, coreml_weights),
     )
@@ -105,15 +110,15 @@ def command(
         print_json(_summary(bundle, parities))
     elif not quiet:
         for parity in parities:
-            print(f"{parity.backend} {parity.precision}: {parity.verdict}")
+            print(f"{parity.name}: {parity.verdict}")
         print(f"published {bundle.path}")
         print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if failed := failures(parities):
         first = next(parity for parity in parities if parity.verdict.verdict != "passed")
+        where = f"cdm-export verify {bundle.path} --bisect --backend {first.backend} --precision {first.precision}"
         raise ParityError(
             f"published, but what failed will not run: {'; '.join(failed)}",
-            f"Where the error begins: cdm-export verify {bundle.path} --bisect --backend {first.backend} "
-            f"--precision {first.precision}",
+            f"Where the error begins: {where}" if first.batch == 1 else "Run it one frame at a time, which passed.",
         )
 
 
