@@ -62,7 +62,7 @@ def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str
         )
         for request in requests():
             timing = refine(request["round"])
-            report({"stages": {**asdict(timing), "total": timing.total}, **_memory()})
+            report({"stages": {**asdict(timing), "total": timing.total}, **memory()})
     return Done()
 
 
@@ -83,7 +83,7 @@ def _work(text: str) -> Done:
     return serve_frames(open_pipeline, job.frames)
 
 
-def _memory() -> dict[str, float | None]:
+def memory() -> dict[str, float | None]:
     """Anonymous memory now, and the largest resident memory ever, 10^6 bytes."""
     anonymous = None
     try:

@@ -12,6 +12,7 @@ import cdm_export
 from cdm_export.bench.markdown import environment_lines, parity_words, what_did_not_run
 from cdm_export.bench.result import BenchResult, load_result, per_frame_note
 from cdm_export.report.charts import Point, latency_bars, scatter
+from cdm_export.report.issues import known_issues
 from cdm_export.report.sizes import SizeRow, compare_sizes
 from runtimes import engines, sidecar
 from runtimes.bundle import Bundle, Verdict
@@ -91,6 +92,7 @@ def write_page(request: ReportRequest) -> Path:
         environment=environment_lines(result.environment) if result else [],
         rows=rows,
         fastest=_fastest(rows),
+        issues=known_issues(bundle),
         sizes=_sizes(bundle, request.beside),
         pictures=list(_pictures(bundle)),
         artefacts=[_artefact(artefact) for artefact in manifest.artefacts],
