@@ -93,6 +93,15 @@ def test_markdown_never_without_conditions(benched):
     assert "onnxruntime-cuda fp32: not run (" in text and "seeded random weights (seed 1)" in text
 
 
+def test_stages_of_a_device_are_shown(benched):
+    """Of a runtime that has them; the bars and the total stay what they were."""
+    entry = benched[1].entries[0]
+    timed = entry.model_copy(update={"stages": {**entry.stages, "engine": entry.stages["inference"]}})
+    text = to_markdown(benched[1].model_copy(update={"entries": (timed,)}))
+    assert f"{entry.name}, by the device's clock, p50: engine {entry.stages['inference'].p50:.3g} ms" in text
+    assert "by the device's clock" not in to_markdown(benched[1])
+
+
 def test_against_itself_is_noise_and_twice_as_slow_is_slower(benched):
     result = benched[1]
     same = compare_results(result, result)

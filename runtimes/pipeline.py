@@ -12,7 +12,7 @@ from runtimes.errors import InputError
 from runtimes.frame import DepthResult, Frame, Health, Timing
 from runtimes.processing import at_camera_size, output, preprocess, stacked
 from runtimes.processing.depth import usable
-from runtimes.runtime import Description, Runtime
+from runtimes.runtime import Description, DeviceClock, Runtime
 
 
 class DepthPipeline:
@@ -55,7 +55,12 @@ class DepthPipeline:
             for index in range(len(frames))
         ]
         finished = time.perf_counter()
-        timing = Timing(1e3 * (prepared - started), 1e3 * (inferred - prepared), 1e3 * (finished - inferred))
+        timing = Timing(
+            preprocess=1e3 * (prepared - started),
+            inference=1e3 * (inferred - prepared),
+            postprocess=1e3 * (finished - inferred),
+            device=self.runtime.device_stages() if isinstance(self.runtime, DeviceClock) else {},
+        )
         return [self._result(frame, raw[index], *interpreted[index], timing) for index, frame in enumerate(frames)]
 
     def _result(

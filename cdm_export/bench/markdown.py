@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cdm_export.bench.result import BenchResult, Entry, per_frame_note
+from cdm_export.bench.result import STAGES, BenchResult, Entry, per_frame_note
 
 HEAD = "| backend | p50 | p90 | p99 | max | frames/s | against {baseline} | cold start | memory | parity |"
 
@@ -24,16 +24,26 @@ def to_markdown(result: BenchResult) -> str:
     lines += ["", "| backend | preprocess p50 | inference p50 | postprocess p50 | mean of the total (95 %) | calls |"]
     lines += ["|---|---|---|---|---|---|"]
     for entry in result.entries:
-        stages = " | ".join(_ms(entry.stages[stage].p50) for stage in ("preprocess", "inference", "postprocess"))
+        stages = " | ".join(_ms(entry.stages[stage].p50) for stage in STAGES)
         mean, low, high = entry.mean
         calls = entry.stages["total"].calls
         lines.append(f"| {entry.name} | {stages} | {_ms(mean)} ({_ms(low)}..{_ms(high)}) | {calls} |")
     lines.append("")
     if note := per_frame_note(result.entries):
         lines.append(f"* {note}")
+    lines += [f"* {line}" for line in device_lines(result)]
     lines += [f"* {line}" for line in what_did_not_run(result)]
     lines += [f"* {line}" for line in environment_lines(result.environment)]
     return "\n".join(lines) + "\n"
+
+
+def device_lines(result: BenchResult) -> list[str]:
+    """Stages by the device's own clock, of every entry that has them."""
+    return [
+        f"{entry.name}, by the device's clock, p50: {entry.device_words}"
+        for entry in result.entries
+        if entry.device_words
+    ]
 
 
 def what_did_not_run(result: BenchResult) -> list[str]:

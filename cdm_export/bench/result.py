@@ -12,6 +12,9 @@ from runtimes.contract import Record, execution_name
 from runtimes.errors import InputError
 from runtimes.measure import Measurement
 
+STAGES = ("preprocess", "inference", "postprocess")
+"""Of every call; together they are its ``total``."""
+
 
 class Entry(Record):
     """One backend in one precision with one number of threads."""
@@ -35,7 +38,8 @@ class Entry(Record):
     first_ms: float
     """First frame after that; with ``open_ms`` the cold start."""
     stages: dict[str, Measurement]
-    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per call."""
+    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per call; with a device
+    that times itself also its own stages, which are part of ``inference``."""
     mean: Interval
     """Mean of ``total`` with its 95 % interval, ms."""
     ratio: Interval
@@ -52,6 +56,12 @@ class Entry(Record):
         """Backend, precision, batch where it is not 1 and, when it was asked for, threads."""
         label = execution_name(self.precision, self.batch)
         return f"{self.backend} {label}" + (f" x{self.threads}" if self.threads else "")
+
+    @property
+    def device_words(self) -> str:
+        """Median of every stage that the device timed; empty when it timed none."""
+        named = [stage for stage in self.stages if stage not in (*STAGES, "total")]
+        return ", ".join(f"{stage} {self.stages[stage].p50:.3g} ms" for stage in named)
 
     @property
     def frames_per_second(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from cdm_export.bench.result import STAGES
 from cdm_export.golden import load_reference, raw_frame
 from runtimes.contract import Record
 from runtimes.frame import Timing
@@ -62,7 +63,8 @@ def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str
         )
         for request in requests():
             timing = refine(request["round"])
-            report({"stages": {**asdict(timing), "total": timing.total}, **memory()})
+            stages = {stage: getattr(timing, stage) for stage in STAGES} | timing.device
+            report({"stages": {**stages, "total": timing.total}, **memory()})
     return Done()
 
 

@@ -90,7 +90,7 @@ def _print(result: "BenchResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cdm_export.bench.markdown import parity_words, what_did_not_run
+    from cdm_export.bench.markdown import device_lines, parity_words, what_did_not_run
     from cdm_export.bench.result import per_frame_note
 
     console = Console(highlight=False)
@@ -119,7 +119,7 @@ def _print(result: "BenchResult") -> None:
             f"{(entry.open_ms + entry.first_ms) / 1e3:.2f} s; {memory:.0f} MB; parity {parity_words(entry)}",
             markup=False,
         )
-    for line in what_did_not_run(result):
+    for line in (*device_lines(result), *what_did_not_run(result)):
         console.print(line, markup=False)
     if not result.complete:
         console.print("interrupted: fewer rounds than asked for", style="yellow")

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 
 import cdm_export
-from cdm_export.bench.markdown import environment_lines, parity_words, what_did_not_run
+from cdm_export.bench.markdown import device_lines, environment_lines, parity_words, what_did_not_run
 from cdm_export.bench.result import BenchResult, load_result, per_frame_note
 from cdm_export.report.charts import Point, latency_bars, scatter
 from cdm_export.report.issues import known_issues
@@ -88,7 +88,7 @@ def write_page(request: ReportRequest) -> Path:
         bars=latency_bars(result.entries) if result else [],
         plot=scatter(points),
         per_frame_note=per_frame_note(result.entries) if result else "",
-        not_run=what_did_not_run(result) if result else [],
+        remarks=[*device_lines(result), *what_did_not_run(result)] if result else [],
         environment=environment_lines(result.environment) if result else [],
         rows=rows,
         fastest=_fastest(rows),
