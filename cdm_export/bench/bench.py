@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from cdm_export.bench.environment import conditions, environment
+from cdm_export.bench.power import PowerMeter
 from cdm_export.bench.race import Finished, Pace, Race, race
 from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
@@ -59,11 +60,12 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
     choices, skipped = _choices(bundle, request)
     candidates = {_name(choice, threads): (choice, threads) for choice in choices for threads in request.threads}
     before = conditions()
-    raced = race(
-        {name: partial(_start, name, bundle, request, frames, *candidate) for name, candidate in candidates.items()},
-        Pace(request.frames, request.seconds, request.idle_ms),
-        progress,
-    )
+    with PowerMeter() as meter:
+        raced = race(
+            {name: partial(_start, name, bundle, request, frames, *one) for name, one in candidates.items()},
+            Pace(request.frames, request.seconds, request.idle_ms),
+            progress,
+        )
     after = conditions()
     failed: dict[str, str] = {}
     for name, error in raced.failed.items():
@@ -90,7 +92,8 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
         complete=raced.complete,
         baseline=baseline,
         entries=tuple(
-            _entry(*candidates[name], finished, raced.finished[baseline]) for name, finished in raced.finished.items()
+            _entry(*candidates[name], finished, raced.finished[baseline], meter)
+            for name, finished in raced.finished.items()
         ),
         skipped=skipped,
         failed=failed,
@@ -159,7 +162,7 @@ def _baseline(candidates: dict[str, tuple[Choice, int]], raced: Race) -> str:
     return (wanted or single or names)[0]
 
 
-def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished) -> Entry:
+def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished, meter: PowerMeter) -> Entry:
     runner = finished.runner
     return Entry(
         backend=choice.backend.name,
@@ -176,6 +179,7 @@ def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished)
         ratio=paired_ratio([ms / choice.batch for ms in finished.samples_ms], baseline.samples_ms),
         rss_anon_mb=runner.rss_anon_mb,
         peak_rss_mb=runner.peak_rss_mb,
+        power=meter.power(finished.windows, choice.batch),
         samples_ms=tuple(round(value, 4) for value in finished.samples_ms),
     )
 

@@ -38,12 +38,14 @@ def to_markdown(result: BenchResult) -> str:
 
 
 def device_lines(result: BenchResult) -> list[str]:
-    """Stages by the device's own clock, of every entry that has them."""
-    return [
+    """Stages by the device's own clock and power, of every entry that has them; that there is no power to be read."""
+    lines = [
         f"{entry.name}, by the device's clock, p50: {entry.device_words}"
         for entry in result.entries
         if entry.device_words
     ]
+    measured = [f"{entry.name}: {entry.power}" for entry in result.entries if entry.power]
+    return lines + (measured or ["power and energy: not measured, no INA3221 sensor here (a Jetson has one)"])
 
 
 def what_did_not_run(result: BenchResult) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from cdm_export.bench.power import Power
 from cdm_export.bench.statistics import Interval
 from runtimes.bundle import Verdict
 from runtimes.contract import Record, execution_name
@@ -48,6 +49,8 @@ class Entry(Record):
     """Largest anonymous memory of the process after a call, 10^6 bytes; None where the system does not tell."""
     peak_rss_mb: float
     """Largest resident memory of the process in its life, files mapped included, 10^6 bytes."""
+    power: Power | None = None
+    """While its calls ran; None where the machine has no sensor that is read."""
     samples_ms: tuple[float, ...]
     """``total`` of every timed call, in order."""
 
