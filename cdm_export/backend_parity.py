@@ -10,7 +10,7 @@ from cdm_export.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.parity import FrameParity, compare, compare_inputs, summarise
 from cdm_export.progress import Progress
 from runtimes.bundle import Verdict
-from runtimes.contract import ModelContract, Record
+from runtimes.contract import ModelContract, Record, execution_name
 from runtimes.measure import Measurement
 from runtimes.processing import preprocess
 from runtimes.worker import Job, run_job
@@ -23,6 +23,8 @@ class BackendParity(Record):
     """Name."""
     precision: str
     """Precision of the artefact, and of the gate."""
+    batch: int = 1
+    """Frames that went in at once."""
     description: dict[str, Any]
     """``Runtime.describe()`` in the process that ran."""
     verdict: Verdict
@@ -30,7 +32,17 @@ class BackendParity(Record):
     frames: tuple[FrameParity, ...]
     """One by one."""
     latency: Measurement | None
-    """Inference only, ms; None when not asked for."""
+    """Inference only, ms per call; None when not asked for."""
+
+    @property
+    def label(self) -> str:
+        """Precision, and the batch where it is not 1."""
+        return execution_name(self.precision, self.batch)
+
+    @property
+    def name(self) -> str:
+        """Backend and ``label``."""
+        return f"{self.backend} {self.label}"
 
 
 def check_backend(
@@ -48,14 +60,16 @@ def check_backend(
 ) -> BackendParity:
     """Run every reference frame and compare.
 
-    ``reference`` says in words what the frames were made with. ``keep``: folder that takes the raw outputs, named
-    ``BACKEND-PRECISION-INDEX.npy``. Raises what the backend raises; a gate that fails is not an error here but a
+    ``reference`` says in words what the frames were made with. A contract with a batch takes that many of them at once,
+    and there have to be as many: each is compared with its own reference. ``keep``: folder that takes the raw outputs,
+    named ``BACKEND-PRECISION-INDEX.npy``. Raises what the backend raises; a gate that fails is not an error here but a
     verdict.
     """
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
         folder = Path(temporary)
-        outputs = [(keep or folder) / f"{backend}-{precision}-{index}.npy" for index in range(len(references))]
-        progress.stage(f"{backend} {precision}: parity on {len(references)} frame(s)", len(references))
+        label = execution_name(precision, contract.batch)
+        outputs = [(keep or folder) / f"{backend}-{label}-{index}.npy" for index in range(len(references))]
+        progress.stage(f"{backend} {label}: parity on {len(references)} frame(s)", len(references))
         job = Job(
             backend=backend,
             path=str(artefact),
@@ -74,6 +88,7 @@ def check_backend(
     return BackendParity(
         backend=backend,
         precision=precision,
+        batch=contract.batch,
         description=outcome.description,
         verdict=summarise(backend, list(frames), reference),
         frames=frames,

@@ -12,12 +12,30 @@ from runtimes.nvidia import available_memory
 
 INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
 """Command that adds everything exporting needs."""
+REDUCED_PRECISION = "reduced precision"
+"""Subject of the finding on what the processor computes faster than float32."""
+_FAST = {
+    "BF16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "FP16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+    "INT8": {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"},
+}
+"""Instructions of which any one makes a precision fast; without them libraries compute in float32 with casts around."""
 _EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "scikit-image")
 
 
 def examine() -> list[Finding]:
     """Look at everything; never raises for what it finds."""
-    return [_machine(), _memory(), _disk(), _opencv(), *_backends(), _export(), *nvidia_findings(), *_conflicts()]
+    return [
+        _machine(),
+        _reduced_precision(),
+        _memory(),
+        _disk(),
+        _opencv(),
+        *_backends(),
+        _export(),
+        *nvidia_findings(),
+        *_conflicts(),
+    ]
 
 
 def _machine() -> Finding:
@@ -27,6 +45,20 @@ def _machine() -> Finding:
         "ok",
         f"{cpu_name()}, {usable_cpus()} usable processor(s), {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}{', ' + ' '.join(fast) if fast else ''}",
+    )
+
+
+def _reduced_precision() -> Finding:
+    fast = [name for name, flags in _FAST.items() if flags & cpu_features()]
+    slow = [name for name in _FAST if name not in fast]
+    if not slow:
+        return Finding(REDUCED_PRECISION, "ok", f"the processor has instructions for {', '.join(fast)}")
+    return Finding(
+        REDUCED_PRECISION,
+        "missing",
+        f"the processor has no instructions for {', '.join(slow)}: such graphs are right on it, and rarely faster than "
+        f"FP32{'; it has them for ' + ', '.join(fast) if fast else ''}",
+        "cdm-export bench BUNDLE",
     )
 
 

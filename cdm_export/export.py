@@ -28,9 +28,9 @@ from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Manifest, State
-from runtimes.contract import IMAGE, ModelContract, Size
+from runtimes.contract import IMAGE, ModelContract, Size, execution_name
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError
-from runtimes.sources import FrameSource, open_source
+from runtimes.sources import FrameSource, MirroredSource, open_source
 from runtimes.typed_graph import LowPrecision
 
 _REFERENCE = "eager float32 PyTorch"
@@ -67,6 +67,8 @@ class ExportRequest:
     """Metres; depth beyond is invalid; None for the variant's own."""
     low_precisions: tuple[LowPrecision, ...] = ("fp16",)
     """Graphs to make beside FP32; ``bf16`` has opset 22, is for TensorRT >= 10.13 and a candidate until there."""
+    batch: int = 1
+    """Frames at once of a second FP32 and a second FP16 graph; 1 makes none."""
     overwrite: bool = False
     """Replace an existing bundle."""
     coreml: CoremlRequest | None = None
@@ -96,6 +98,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         )
     if request.coreml is not None:
         check_coreml(request.coreml, request.low_precisions, request.int8 is not None)
+        if request.batch > 1:
+            progress.note(f"--batch {request.batch} is for the ONNX graphs: Core ML packages take one frame")
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
     if request.model is None:
@@ -105,8 +109,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     else:
         variant = get_variant(request.model)
     contract = _contract(request, variant)
-    source = _open(request.frames, request, contract)
-    _check_source(source, request)
+    source = _check_source(_open(request.frames, request, contract), request, progress)
     calibration = None
     if request.int8 is not None:
         calibration = _open(request.int8.calibration, request, contract)
@@ -131,13 +134,14 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             frames=tuple(str(reference.path) for reference in references),
             more_frames=tuple(str(frame.path) for frame in images.fed) if images else (),
             low_precisions=request.low_precisions,
+            batch=request.batch,
             folder=str(folder / "onnx"),
             outputs=str(outputs),
         )
         made = make_onnx(job, progress)
-        parities = {graph.precision: _check(graph, job, references, progress) for graph in made.graphs}
-        checked = list(itertools.chain.from_iterable(parities.values()))
-        artefacts = [_artefact(graph, made, folder, parities[graph.precision]) for graph in made.graphs]
+        parities = [_check(graph, job, references, progress) for graph in made.graphs]
+        checked = list(itertools.chain.from_iterable(parities))
+        artefacts = [_artefact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
         int8 = None
         if request.int8 is not None and calibration is not None:
             int8 = add_int8(job, made, request.int8, calibration, checked, folder, references, _REFERENCE, progress)
@@ -166,7 +170,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             packages.write_table(reports)
         if int8 is not None:
             int8.write_table(reports)
-        exact = [parity for parity in checked if parity.precision == "fp32"]
+        exact = [parity for parity in checked if parity.label == "fp32"]
         require_passed(exact, reports, request.out.name, contract.far)
         manifest = Manifest(
             schema_version=1,
@@ -177,7 +181,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             provenance=made.provenance,
             artefacts=tuple(artefacts),
             dropped=tuple(int8.dropped) if int8 is not None else (),
-            golden=golden_records(folder, references),
+            golden=golden_records(folder, references, request.batch),
             reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
         )
         shutil.rmtree(outputs)
@@ -191,15 +195,15 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
 
 def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], progress: Progress) -> list[BackendParity]:
     """Every backend that runs a graph here, and for typed graphs the typed network in PyTorch."""
-    outputs = Path(job.outputs)
+    outputs, contract = Path(job.outputs), job.contract.batched(graph.batch)
     parities = []
-    if graph.precision in job.low_precisions:
+    if graph.precision in job.low_precisions and graph.batch == 1:
         parities.append(check_outputs("torch", graph.precision, outputs, job.contract, references, _REFERENCE))
     for name, backend in BACKENDS.items():
         if _verifies(backend) and backend.installed and backend.precisions.get(graph.precision) == graph.precision:
             main = Path(job.folder) / graph.files[0]
             parities.append(
-                check_backend(name, main, job.contract, graph.precision, references, _REFERENCE, progress, keep=outputs)
+                check_backend(name, main, contract, graph.precision, references, _REFERENCE, progress, keep=outputs)
             )
     return parities
 
@@ -212,9 +216,10 @@ def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[Backend
     else:
         state = State.CANDIDATE  # no backend of this machine executed it
     return Artefact(
-        name=f"onnx/{graph.precision}",
+        name=f"onnx/{execution_name(graph.precision, graph.batch)}",
         format="onnx",
         precision=graph.precision,
+        batch=graph.batch,
         opset=graph.opset,
         main=f"onnx/{graph.files[0]}",
         files=tuple(publish.record(folder, folder / "onnx" / name) for name in graph.files),
@@ -266,10 +271,21 @@ def _open(name: str, request: ExportRequest, contract: ModelContract) -> FrameSo
     )
 
 
-def _check_source(source: FrameSource, request: ExportRequest) -> None:
+def _check_source(source: FrameSource, request: ExportRequest, progress: Progress) -> FrameSource:
+    """The source, with as many mirror images as make its frames fill a batch."""
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames: parity needs at least one")
     source.load(0)
+    filled = MirroredSource(source, request.batch)
+    if len(filled) < request.batch:
+        raise InputError(
+            f"--batch {request.batch} is checked on as many different frames, '{request.frames}' gives {len(source)} "
+            f"({len(filled)} with mirror images)",
+            "Give more: --frames FOLDER, or --frames synthetic:N.",
+        )
+    if len(filled) > len(source):
+        progress.note(f"a batch of {request.batch} is checked on {filled.description}")
+    return filled
 
 
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:

@@ -45,10 +45,10 @@ def write_reports(
         means = [float("inf") if frame.depth.mean is None else frame.depth.mean for frame in parity.frames]
         worst = means.index(max(means))
         arrays = load_reference(own.get(parity.precision, references)[worst].path)
-        name = f"{parity.backend}-{parity.precision}"
+        name = f"{parity.backend}-{parity.label}"
         candidate = np.load(outputs / f"{name}-{worst}.npy", allow_pickle=False)
         low, high = spread(arrays["depth"], arrays["valid"])
-        caption = f"{contract.model} {parity.precision} on {parity.backend}, frame {references[worst].name}"
+        caption = f"{contract.model} {parity.label} on {parity.backend}, frame {references[worst].name}"
         picture = error_picture(
             arrays["rgb"],
             arrays["depth"],
@@ -62,11 +62,7 @@ def write_reports(
 
 def failures(parities: list[BackendParity]) -> list[str]:
     """What did not pass, each with its figures."""
-    return [
-        f"{parity.backend} {parity.precision}: {parity.verdict}"
-        for parity in parities
-        if parity.verdict.verdict != "passed"
-    ]
+    return [f"{parity.name}: {parity.verdict}" for parity in parities if parity.verdict.verdict != "passed"]
 
 
 def require_passed(parities: list[BackendParity], reports: Path, name: str, far: float) -> None:

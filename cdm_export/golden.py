@@ -70,9 +70,12 @@ def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: ND
     save_arrays(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
 
 
-def golden_records(root: Path, frames: list[ReferenceFrame]) -> tuple[Golden, ...]:
-    """The frames under ``root`` that stay in a bundle, for its manifest: the first ones; all are verified."""
-    return tuple(Golden(name=frame.name, file=record(root, frame.path)) for frame in frames[:_KEPT])
+def golden_records(root: Path, frames: list[ReferenceFrame], least: int = 1) -> tuple[Golden, ...]:
+    """The frames under ``root`` that stay in a bundle, for its manifest: the first ones, at least ``least``; all are
+    verified.
+    """
+    kept = frames[: max(_KEPT, least)]
+    return tuple(Golden(name=frame.name, file=record(root, frame.path)) for frame in kept)
 
 
 def load_reference(path: Path) -> Arrays:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.batch_graph import export_batch
 from cdm_export.golden import load_reference, save_output
 from cdm_export.onnx_export import OPSET, OPSET_BF16, export_onnx
 from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import Provenance
-from runtimes.contract import ModelContract, Precision, Record
+from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.typed_graph import GraphAudit, LowPrecision, Rewrite, Typing
 
@@ -40,6 +41,8 @@ class MakeJob(Record):
     """The same, of another boundary: they get the reference's output, and nothing is measured on them."""
     low_precisions: tuple[LowPrecision, ...]
     """What to make beside FP32."""
+    batch: int
+    """Frames at once of a second FP32 and a second FP16 graph; 1 makes none."""
     folder: str
     """Existing folder that takes ``PRECISION.onnx``."""
     outputs: str
@@ -51,6 +54,8 @@ class MadeGraph(Record):
 
     precision: Precision
     """Of the graph."""
+    batch: int = 1
+    """Frames that go in at once."""
     opset: int
     """ONNX operator set."""
     files: tuple[str, ...]
@@ -71,7 +76,7 @@ class Made(Record):
     rewrites: dict[str, Rewrite]
     """Exact rewrites, and what each saved."""
     graphs: tuple[MadeGraph, ...]
-    """In order of making, FP32 first."""
+    """In order of making, FP32 first, those for a batch last."""
     peaks: dict[str, float | None]
     """Largest magnitude per module over all frames; empty when nothing was typed, None where it was not a number."""
 
@@ -103,15 +108,18 @@ def _work(text: str) -> Made:
     if "fp16" in job.low_precisions:
         peaks = _scan(boundary, job)
     graphs = [_fp32(boundary, job)]
+    batches = _batch(boundary, graphs[0], job)
     for precision in job.low_precisions:
         if len(graphs) > 1:  # typing is in place: the network is made again from its weights
             boundary = make_boundary(provenance.random_weights or Path(str(job.checkpoint)), contract)
             _specialise(boundary, contract)
-        graphs += _low(boundary, variant, peaks, precision, job)
+        made = _low(boundary, variant, peaks, precision, job)
+        graphs += made
+        batches += _batch(boundary, made[0], job)
     return Made(
         provenance=provenance,
         rewrites=rewrites,
-        graphs=tuple(graphs),
+        graphs=(*graphs, *batches),
         peaks={path: peak if np.isfinite(peak) else None for path, peak in peaks.items()},
     )
 
@@ -142,7 +150,7 @@ def _fp32(boundary: "nn.Module", job: MakeJob) -> MadeGraph:
 
     report({"stage": "export to ONNX, fp32", "steps": 0})
     path = Path(job.folder) / "fp32.onnx"
-    versions = export_onnx(boundary, job.contract, path)
+    versions = export_onnx(boundary, job.contract, path, external_data=job.batch > 1)  # a batch's graph shares them
     return _made("fp32", OPSET, path, versions, None, audit(path, None))
 
 
@@ -184,6 +192,21 @@ def _low(
         made = _made("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
         graphs.append(made.model_copy(update={"files": (second.name, f"{path.name}.data")}))
     return graphs
+
+
+def _batch(boundary: "nn.Module", single: MadeGraph, job: MakeJob) -> list[MadeGraph]:
+    """The graph for a batch beside the one for a frame; BF16 files are for engines, which take one frame."""
+    from cdm_export.precision.audit import audit
+
+    if job.batch == 1 or single.precision == "bf16":
+        return []
+    name = execution_name(single.precision, job.batch)
+    report({"stage": f"export to ONNX, {name}", "steps": 0})
+    path = Path(job.folder) / f"{name}.onnx"
+    versions = export_batch(boundary, job.contract.batched(job.batch), path, path.with_name(single.files[0]))
+    graph = audit(path, single.typing)
+    files = (path.name, *single.files[1:])
+    return [single.model_copy(update={"batch": job.batch, "files": files, "versions": versions, "graph": graph})]
 
 
 def _made(

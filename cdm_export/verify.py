@@ -14,12 +14,12 @@ from cdm_export.progress import Progress
 from runtimes import sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend
 from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
-from runtimes.contract import ModelContract
+from runtimes.contract import ModelContract, execution_name
 from runtimes.engines import find, why_none
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.opening import executable, reference_path
 from runtimes.selection import boundary_of, check_precision, choose, executions
-from runtimes.sources import open_source
+from runtimes.sources import MirroredSource, open_source
 from runtimes.worker import Job, run_job
 
 
@@ -58,13 +58,13 @@ class Verification:
     reference: str
     """What the frames were compared with."""
     required: tuple[tuple[str, str], ...]
-    """Backend and precision of those that have to pass: what was published, or asked for by name. A library's own
+    """Backend and label of those that have to pass: what was published, or asked for by name. A library's own
     reduced precision on a published graph is an offer: a failure is remembered, and ``auto`` leaves it alone."""
 
     @property
     def passed(self) -> bool:
         """Everything required passed, nothing died, and at least one ran."""
-        required = [parity for parity in self.parities if (parity.backend, parity.precision) in self.required]
+        required = [parity for parity in self.parities if (parity.backend, parity.label) in self.required]
         return not self.crashed and bool(required) and all(one.verdict.verdict == "passed" for one in required)
 
 
@@ -90,20 +90,24 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
         crashed: dict[str, str] = {}
         for backend in wanted:
             for artefact, precision in _runnable(bundle, backend, request):
-                name = f"{backend.name} {precision}"
-                if references.made_by == backend.name and precision == "fp32":
+                label = execution_name(precision, artefact.batch if artefact else 1)
+                name = f"{backend.name} {label}"
+                if references.made_by == backend.name and label == "fp32":
                     skipped[name] = "it is the reference here; compared with itself it would always pass"
                     continue
                 if artefact is not None and artefact.state is State.FAILED and request.precision == "auto":
                     skipped[name] = "it failed its gate where the bundle was made"
                     continue
+                if artefact is not None and artefact.batch > len(references.frames):
+                    skipped[name] = f"it takes {artefact.batch} different frames, there are {len(references.frames)}"
+                    continue
                 if artefact is None or artefact.precision == precision or request.precision != "auto":
-                    required.append((backend.name, precision))
+                    required.append((backend.name, label))
                 try:
                     own = references_of(bundle.manifest.boundary(artefact))
                     parities.append(_check(bundle, backend, artefact, precision, own, request, progress))
                 except BackendUnavailable as error:
-                    if request.backend != "auto" and (backend.name, precision) in required:
+                    if request.backend != "auto" and (backend.name, label) in required:
                         raise
                     skipped[name] = error.message
                 except BackendCrashed as error:
@@ -131,7 +135,12 @@ def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[
                 f"{request.precision}",
             )
         return [(None, "fp32")]
-    wanted = [pair for pair in executions(bundle, backend) if request.precision in ("auto", pair[1])]
+    wanted = [
+        pair
+        for batch in bundle.manifest.batches
+        for pair in executions(bundle, backend, batch)
+        if request.precision in ("auto", pair[1])
+    ]
     if not wanted and request.backend == backend.name:
         choose(bundle, backend.name, request.precision)  # says why
     if backend.engine:
@@ -172,7 +181,7 @@ def _check(
     parity = check_backend(
         backend.name,
         path,
-        bundle.manifest.boundary(artefact).contract,
+        bundle.manifest.boundary(artefact).contract.batched(artefact.batch if artefact else 1),
         precision,
         references.frames,
         references.words,
@@ -216,6 +225,7 @@ def _remember(
     local = sidecar.LocalVerdict(
         backend=backend.name,
         precision=precision,
+        batch=artefact.batch,
         artefact=engine.record.engine.sha256 if engine else artefact.identity,
         host=sidecar.host(backend),
         version=backend.version or "unknown",
@@ -235,12 +245,12 @@ def _references(
         return _References(golden, "PyTorch outputs stored in the bundle")
     if request.frames is None:
         return _computed(bundle, boundary, request, golden, folder, progress)
-    prepared = _prepared(boundary.contract, request, folder, progress)
+    prepared = _prepared(bundle, boundary.contract, request, folder, progress)
     return _computed(bundle, boundary, request, prepared, folder, progress)
 
 
 def _prepared(
-    contract: ModelContract, request: VerifyRequest, folder: Path, progress: Progress
+    bundle: Bundle, contract: ModelContract, request: VerifyRequest, folder: Path, progress: Progress
 ) -> list[ReferenceFrame]:
     assert request.frames is not None
     source = open_source(
@@ -252,7 +262,10 @@ def _prepared(
     )
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")
-    return prepare_frames(source, contract, folder / "frames", progress)
+    filled = MirroredSource(source, bundle.manifest.batches[-1])
+    if len(filled) > len(source):
+        progress.note(f"a batch of {bundle.manifest.batches[-1]} is verified on {filled.description}")
+    return prepare_frames(filled, contract, folder / "frames", progress)
 
 
 def first_frame(
@@ -262,7 +275,7 @@ def first_frame(
     boundary = boundary_of(bundle, *candidate)
     if request.frames is None:
         return _golden(bundle, boundary)[0]
-    return _prepared(boundary.contract, request, folder, progress)[0]
+    return _prepared(bundle, boundary.contract, request, folder, progress)[0]
 
 
 def bisect_pairs(

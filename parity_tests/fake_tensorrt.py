@@ -33,6 +33,8 @@ class FakeCudart:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.capturing: list[Callable[[], None]] | None = None
         self.calls: list[str] = []
+        self.clock = 0.0
+        self.events: dict[int, float | None] = {}
         self.fail: dict[str, int] = {}
 
     def submit(self, work: Callable[[], None]) -> None:
@@ -79,6 +81,7 @@ class FakeCudart:
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         assert stream == 77
+        self.clock += {1: 1.0, 2: 2.0}[kind]
         self.submit(lambda: ctypes.memmove(target, source, size) and None)
         return (0,)
 
@@ -103,6 +106,22 @@ class FakeCudart:
         return (0,)
 
     cudaGraphExecDestroy = cudaGraphDestroy
+
+    def cudaEventCreate(self):
+        self.events[100 + len(self.events)] = None
+        return (0, 99 + len(self.events))
+
+    def cudaEventRecord(self, event, stream):
+        assert stream == 77 and self.capturing is None, "an event inside a graph cannot be read"
+        self.events[event] = self.clock
+        return (0,)
+
+    def cudaEventElapsedTime(self, start, end):
+        return (0, self.events[end] - self.events[start])
+
+    def cudaEventDestroy(self, event):
+        del self.events[event]
+        return (0,)
 
     def cudaGraphLaunch(self, graph, stream):
         for work in self.graphs[graph]:
@@ -142,6 +161,7 @@ class FakeContext:
             for name, (shape, kind) in self.engine.tensors.items()
             if kind is DataType.FLOAT
         }
+        self.engine.cudart.clock += 10
         self.engine.compute(arrays)
 
 

@@ -15,9 +15,11 @@ from cdm_export.bench import bench as bench_module
 from cdm_export.bench.compare import compare_results
 from cdm_export.bench.environment import conditions, environment
 from cdm_export.bench.markdown import to_markdown
+from cdm_export.bench.power import PowerMeter, find_rails
 from cdm_export.bench.statistics import mean_interval, median_interval, paired_ratio, unpaired_ratio
 from cdm_export.progress import Silent
 from parity_tests.conftest import cli
+from parity_tests.test_power import orin_nano
 from runtimes import sidecar
 from runtimes.bundle import Bundle
 from runtimes.errors import BackendCrashed, InputError
@@ -90,7 +92,17 @@ def test_every_backend_here_is_timed(benched):
 def test_markdown_never_without_conditions(benched):
     text = to_markdown(benched[1])
     assert "| openvino fp32 |" in text and "passed where it was made" in text and "* cpu: " in text
+    assert "power and energy: not measured" in text
     assert "onnxruntime-cuda fp32: not run (" in text and "seeded random weights (seed 1)" in text
+
+
+def test_stages_of_a_device_are_shown(benched):
+    """Of a runtime that has them; the bars and the total stay what they were."""
+    entry = benched[1].entries[0]
+    timed = entry.model_copy(update={"stages": {**entry.stages, "engine": entry.stages["inference"]}})
+    text = to_markdown(benched[1].model_copy(update={"entries": (timed,)}))
+    assert f"{entry.name}, by the device's clock, p50: engine {entry.stages['inference'].p50:.3g} ms" in text
+    assert "by the device's clock" not in to_markdown(benched[1])
 
 
 def test_against_itself_is_noise_and_twice_as_slow_is_slower(benched):
@@ -155,10 +167,17 @@ def test_failed_artefact_is_skipped_and_said(small_bundle, tmp_path):
     assert "failed its parity gate" in result.skipped["openvino fp32"]
 
 
-def test_threads_and_idle(small_bundle):
+def test_threads_idle_and_power(small_bundle, tmp_path, monkeypatch):
+    orin_nano(tmp_path)
+    monkeypatch.setattr(bench_module, "PowerMeter", lambda: PowerMeter(find_rails(tmp_path)))
     result = bench_bundle(
-        BenchRequest(small_bundle, "onnxruntime", "fp32", threads=(1, 0), frames=2, idle_ms=1.0), Silent()
+        BenchRequest(small_bundle, "onnxruntime", "fp32", threads=(1, 0), frames=5, idle_ms=1.0), Silent()
     )
+    for entry in result.entries:
+        assert (
+            entry.power.joules_per_frame > 0.999 * 5.04e-3 * entry.mean[0]
+        )  # the board also takes power between stages
+        assert f"{entry.name}: {entry.power}" in to_markdown(result)
     assert [entry.name for entry in result.entries] == ["onnxruntime fp32 x1", "onnxruntime fp32"]
     assert result.entries[0].description["threads"] == 1
 

@@ -73,9 +73,32 @@ def test_first_call_is_eager_later_ones_are_the_graph(gpu):
             assert runtime.describe().executed["cuda_graph"] == "on, equal to the eager result"
             cudart.calls.clear()
     assert all(np.array_equal(result, expected(frame(seed))) for seed, result in enumerate(results))
-    assert cudart.calls == ["cudaGraphLaunch", "cudaStreamSynchronize"] * 2
+    copies = 0 if gpu.integrated else 1
+    assert cudart.calls == [
+        "cudaEventRecord", *["cudaMemcpyAsync"] * 2 * copies, "cudaEventRecord", "cudaGraphLaunch",
+        "cudaEventRecord", *["cudaMemcpyAsync"] * copies, "cudaEventRecord", "cudaStreamSynchronize",
+    ] * 2  # fmt: skip
     assert runtime.describe().executed["zero_copy"] == gpu.integrated
     runtime.close()
+
+
+def test_stages_are_timed_on_the_device_with_and_without_the_graph():
+    """Two inputs and an output; the fake's copies take 1 ms in and 2 ms out, its engine 10 ms."""
+    runtime, _, _ = opened()
+    for seed in range(2):
+        runtime(frame(seed))
+        assert runtime.device_stages() == {"host to device": 2.0, "engine": 10.0, "device to host": 2.0}
+    shared, _, _ = opened(gpu=ORIN)
+    shared(frame(0))
+    assert shared.device_stages() == {"engine": 10.0}
+
+
+def test_a_graph_that_does_nothing_is_not_used():
+    """What the eager run left on the device would be the right answer."""
+    runtime, cudart, _ = opened()
+    cudart.cudaGraphLaunch = lambda graph, stream: (0,)
+    runtime(frame(0))
+    assert "differs from the eager" in runtime.describe().executed["cuda_graph"]
 
 
 def test_integrated_gpu_copies_nothing():
@@ -108,7 +131,7 @@ def test_capture_that_fails_leaves_the_eager_way():
         assert np.array_equal(runtime(frame(seed))["inverse_depth_refined"], expected(frame(seed)))
     assert "error 801" in runtime.describe().executed["cuda_graph"]
     runtime.close()
-    assert not cudart.memory and not cudart.streams and not cudart.graphs
+    assert not cudart.memory and not cudart.streams and not cudart.graphs and not cudart.events
 
 
 def test_everything_is_given_back():
@@ -117,7 +140,7 @@ def test_everything_is_given_back():
     assert len(cudart.memory) == 6 and cudart.graphs
     runtime.close()
     runtime.close()
-    assert not cudart.memory and not cudart.streams and not cudart.graphs
+    assert not cudart.memory and not cudart.streams and not cudart.graphs and not cudart.events
     with pytest.raises(RuntimeMisuse, match="closed"):
         runtime(frame(0))
 

@@ -196,3 +196,14 @@ def test_bisect_looks_into_an_engine(bundle, target):
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     assert len(json.loads(done.stdout)["stages"]) > 10
+
+
+def test_device_times_its_own_stages(bundle, built, target):
+    """By events; together they fit into the time that the host waited."""
+    with cdm_export.open(bundle.path, target, "fp16") as refine:
+        contract = refine.contract
+        plane = (contract.camera.height, contract.camera.width)
+        timing = refine(cdm_export.Frame(np.zeros((*plane, 3), np.uint8), np.ones(plane, np.float32))).timing
+    assert "engine" in timing.device and all(milliseconds > 0 for milliseconds in timing.device.values())
+    assert sum(timing.device.values()) <= timing.inference
+    print({stage: f"{milliseconds:.3f} ms" for stage, milliseconds in timing.device.items()})

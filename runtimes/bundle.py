@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from runtimes.contract import ModelContract, Precision, Record
+from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.errors import BundleError
 from runtimes.hashing import cached_sha256, sha256_of
 from runtimes.quantisation import Dropped, Quantisation
@@ -150,11 +150,13 @@ class Artefact(Record):
     """One deployable form of the model."""
 
     name: str
-    """``format/precision``, unique in the bundle."""
+    """``format/precision``, with the batch where it is not 1; unique in the bundle."""
     format: Literal["onnx", "coreml"]
     """File format; decides which backends can run it."""
     precision: Precision
     """Precision of the graph and name of its gate."""
+    batch: int = Field(default=1, ge=1)
+    """Frames that go in at once; with more than one its boundary is ``ModelContract.batched``."""
     opset: int
     """ONNX operator set; of a Core ML package the version of its specification."""
     main: InsidePath
@@ -184,6 +186,11 @@ class Artefact(Record):
         if self.main not in paths and not (paths and all(path.startswith(f"{self.main}/") for path in paths)):
             raise ValueError(f"main file '{self.main}' is not among its files")
         return self
+
+    @property
+    def label(self) -> str:
+        """Precision, and the batch where it is not 1: ``fp16``, ``fp16-b4``."""
+        return execution_name(self.precision, self.batch)
 
     @property
     def identity(self) -> str:
@@ -231,7 +238,7 @@ class Manifest(Record):
     producer: str
     """Version of this package that made it."""
     contract: ModelContract
-    """What the tensors mean."""
+    """What the tensors mean; shapes are those of one frame at a time."""
     provenance: Provenance
     """Where the weights came from."""
     artefacts: tuple[Artefact, ...]
@@ -244,9 +251,14 @@ class Manifest(Record):
     """Parity report and pictures."""
 
     def boundary(self, artefact: Artefact | None) -> Boundary:
-        """How an artefact is fed: its own boundary, else the bundle's, which is also that of the reference (None)."""
+        """How an artefact is fed with one frame: its own boundary, else the bundle's, also the reference's (None)."""
         own = None if artefact is None else artefact.boundary
         return own or Boundary(contract=self.contract, golden=self.golden)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Frames at once that there are artefacts for, 1 first."""
+        return tuple(sorted({1, *(artefact.batch for artefact in self.artefacts)}))
 
     def files(self) -> Iterator[FileRecord]:
         """Every file the manifest vouches for."""

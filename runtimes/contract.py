@@ -46,6 +46,11 @@ QUANTISED: Precision = "fp16-w8a8"
 """Half whose layers read 8-bit activations and have 8-bit weights."""
 
 
+def execution_name(precision: str, batch: int) -> str:
+    """How an artefact or its execution is called: ``fp16``, or ``fp16-b4`` where four frames go in at once."""
+    return precision if batch == 1 else f"{precision}-b{batch}"
+
+
 class Size(NamedTuple):
     """Image size in pixels; printed and parsed as ``WIDTHxHEIGHT``."""
 
@@ -131,6 +136,19 @@ class ModelContract(Record):
     """Metres. Sensor readings beyond this are treated as missing."""
     far: float = Field(default=DEFAULT_FAR, gt=0)
     """Metres. Depth beyond this is invalid; without meaning for output that is not metric."""
+
+    @property
+    def batch(self) -> int:
+        """Frames that go in at once."""
+        return self.inputs[0].shape[0]
+
+    def batched(self, batch: int) -> "ModelContract":
+        """The same contract for ``batch`` frames at once."""
+
+        def resized(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(spec.model_copy(update={"shape": (batch, *spec.shape[1:])}) for spec in specs)
+
+        return self.model_copy(update={"inputs": resized(self.inputs), "outputs": resized(self.outputs)})
 
     @property
     def metric(self) -> bool:

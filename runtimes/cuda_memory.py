@@ -1,4 +1,6 @@
-"""What running an engine takes of CUDA: memory, one stream, one graph. Through cuda-python, else libcudart itself.
+"""What running an engine takes of CUDA: memory, one stream, one graph, marks in time.
+
+Through cuda-python, else libcudart itself.
 
 Both are asked in the same words: a function of the runtime's interface returns its error and its results. A Jetson has
 libcudart from JetPack; on other machines one of the two comes with pip.
@@ -56,7 +58,8 @@ class CudaPython:
             stream, mode = arguments
             arguments = (stream, cudart.cudaStreamCaptureMode(mode))
         error, *results = getattr(cudart, function)(*arguments)
-        return (int(error), *(int(result or 0) for result in results))  # what failed has None for results
+        # What failed has None for results; a handle becomes an integer, a time stays what it is.
+        return (int(error), *(result if isinstance(result, float) else int(result or 0) for result in results))
 
 
 _RESULTS: dict[str, tuple[Any, ...]] = {
@@ -65,6 +68,8 @@ _RESULTS: dict[str, tuple[Any, ...]] = {
     "cudaHostGetDevicePointer": (ctypes.c_void_p,),
     "cudaStreamCreateWithFlags": (ctypes.c_void_p,),
     "cudaStreamEndCapture": (ctypes.c_void_p,),
+    "cudaEventCreate": (ctypes.c_void_p,),
+    "cudaEventElapsedTime": (ctypes.c_float,),
     "cudaGraphInstantiateWithFlags": (ctypes.c_void_p,),
     "cudaMemGetInfo": (ctypes.c_size_t, ctypes.c_size_t),
     "cudaGetDeviceCount": (ctypes.c_int,),
@@ -86,6 +91,10 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cudaStreamSynchronize": (ctypes.c_void_p,),
     "cudaStreamBeginCapture": (ctypes.c_void_p, ctypes.c_int),
     "cudaStreamEndCapture": (ctypes.c_void_p,),
+    "cudaEventCreate": (),
+    "cudaEventRecord": (ctypes.c_void_p, ctypes.c_void_p),
+    "cudaEventElapsedTime": (ctypes.c_void_p, ctypes.c_void_p),
+    "cudaEventDestroy": (ctypes.c_void_p,),
     "cudaGraphInstantiateWithFlags": (ctypes.c_void_p, ctypes.c_ulonglong),
     "cudaGraphLaunch": (ctypes.c_void_p, ctypes.c_void_p),
     "cudaGraphDestroy": (ctypes.c_void_p,),
@@ -106,13 +115,13 @@ class LibCudart:
         self.name = "libcudart"
 
     def call(self, function: str, *arguments: Any) -> tuple[Any, ...]:
-        """Results come back in order, as integers."""
+        """Results come back in order, as integers; times as float."""
         given = [kind(value) for kind, value in zip(_ARGUMENTS[function], arguments, strict=True)]
         results = [kind() for kind in _RESULTS.get(function, ())]
         pointers = [ctypes.byref(result) for result in results]
         ordered = [*given, *pointers] if function in _RESULTS_LAST else [*pointers, *given]
         error = getattr(self._library, function)(*ordered)
-        return (int(error), *(int(result.value or 0) for result in results))
+        return (int(error), *(result.value or 0 for result in results))
 
 
 def _open_cudart() -> Any:
@@ -186,6 +195,20 @@ class Cuda:
     def wait(self) -> None:
         """Until everything given to the stream is done. Raises EngineRunError for what failed meanwhile."""
         self._do("cudaStreamSynchronize", self.stream)
+
+    def event(self) -> int:
+        """A mark that can be put into the stream again and again; the device notes the time when it gets there."""
+        event = int(self._do("cudaEventCreate")[0])
+        self._release.append(lambda: self._quietly("cudaEventDestroy", event))
+        return event
+
+    def mark(self, event: int) -> None:
+        """Put a mark after everything given to the stream so far."""
+        self._do("cudaEventRecord", event, self.stream)
+
+    def elapsed(self, start: int, end: int) -> float:
+        """Milliseconds between two marks by the device's clock; after ``wait``."""
+        return float(self._do("cudaEventElapsedTime", start, end)[0])
 
     def capture(self, work: Callable[[], None]) -> int:
         """What ``work`` gives to the stream, as a graph that ``launch`` repeats."""

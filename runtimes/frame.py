@@ -1,6 +1,6 @@
 """What goes in and what comes out: a camera frame, and refined depth with its health."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +60,12 @@ class Timing:
     """Network inputs -> raw output, transfers included."""
     postprocess: float
     """Raw output -> result at camera size."""
+    device: dict[str, float] = field(default_factory=dict)
+    """What of ``inference`` the device's own clock saw, by stage; empty where it has none that the runtime reads."""
 
     @property
     def total(self) -> float:
-        """Sum of the stages, ms."""
+        """Sum of the three stages, ms."""
         return self.preprocess + self.inference + self.postprocess
 
 

@@ -16,6 +16,7 @@ def open(
     backend: str = "auto",
     precision: str = "auto",
     *,
+    batch: int = 1,
     warmup: bool = True,
     threads: int = 0,
     max_depth: float | None = None,
@@ -24,9 +25,10 @@ def open(
 ) -> DepthPipeline:
     """Open a bundle for running.
 
-    ``backend`` and ``precision``: names, or ``auto`` for the fastest that passed its parity gate here. ``threads``: 0
-    for all usable processors. ``max_depth``, ``far``: metres, instead of the contract's. ``checkpoint``: only for the
-    ``torch`` reference. The pipeline belongs to the calling thread.
+    ``backend`` and ``precision``: names, or ``auto`` for the fastest that passed its parity gate here. ``batch``:
+    frames at once, of a bundle exported for that; they go through ``DepthPipeline.many``. ``threads``: 0 for all usable
+    processors. ``max_depth``, ``far``: metres, instead of the contract's. ``checkpoint``: only for the ``torch``
+    reference. The pipeline belongs to the calling thread.
 
     Raises BundleError (changed or unreadable bundle), InputError (names), ParityError (only failed artefacts),
     BackendUnavailable (nothing to run it with).
@@ -34,7 +36,7 @@ def open(
     opened = Bundle.open(bundle)
     return open_choice(
         opened,
-        choose(opened, backend, precision),
+        choose(opened, backend, precision, batch),
         warmup=warmup,
         threads=threads,
         max_depth=max_depth,
@@ -54,7 +56,7 @@ def open_choice(
     checkpoint: str | Path | None = None,
 ) -> DepthPipeline:
     """``open`` after the choice was made."""
-    contract = bundle.manifest.boundary(choice.artefact).contract
+    contract = bundle.manifest.boundary(choice.artefact).contract.batched(choice.batch)
     if choice.artefact is None:
         path = reference_path(bundle, checkpoint)
     else:

@@ -1,6 +1,7 @@
 """Frame in, depth out: the same processing around every backend, so that parity measures the backend alone."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -8,31 +9,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.contract import ModelContract
+from runtimes.errors import InputError
 from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.processing import at_camera_size, output, preprocess
+from runtimes.processing import at_camera_size, output, preprocess, stacked
 from runtimes.processing.depth import usable
-from runtimes.runtime import Description, Runtime
+from runtimes.runtime import Description, DeviceClock, Runtime
 
 
 class DepthPipeline:
-    """Processing + runtime. Call it with a ``Frame``; use it as a context manager or ``close()`` it."""
+    """Processing + runtime. Call it with a ``Frame``; use it as a context manager or ``close()`` it.
+
+    Opened with a batch it takes that many frames at once, through ``many``.
+    """
 
     def __init__(self, runtime: Runtime, contract: ModelContract | None = None) -> None:
         self.runtime = runtime
         self.contract = contract or runtime.contract
         """The runtime's contract, possibly with another ``max_depth`` or ``far``."""
-        self._image: NDArray[Any] | None = None
+        self._images: list[NDArray[Any] | None] = [None] * self.contract.batch
 
     def __call__(self, frame: Frame) -> DepthResult:
         """Refine one frame. Raises InputError when it does not fit the contract."""
+        return self.many([frame])[0]
+
+    def many(self, frames: Sequence[Frame]) -> list[DepthResult]:
+        """Refine as many frames as the artefact takes at once; the timing of each result is that of the whole call.
+
+        Raises InputError for another number of frames, or one that does not fit the contract.
+        """
+        if len(frames) != self.contract.batch:
+            raise InputError(
+                f"this artefact takes {self.contract.batch} frame(s) at once, got {len(frames)}",
+                "Open the bundle with the batch you call it with: cdm_export.open(BUNDLE, batch=...)",
+            )
         started = time.perf_counter()
-        inputs = preprocess(frame, self.contract, self._image)
-        self._image = inputs["image"]
+        prepared_frames = [
+            preprocess(frame, self.contract, image) for frame, image in zip(frames, self._images, strict=True)
+        ]
+        self._images = [inputs["image"] for inputs in prepared_frames]
+        inputs = stacked(prepared_frames)
         prepared = time.perf_counter()
         raw = self.runtime(inputs)[self.contract.outputs[0].name]
         inferred = time.perf_counter()
-        values, valid = output.interpret(at_camera_size(raw, self.contract), self.contract)
+        interpreted = [
+            output.interpret(at_camera_size(raw[index : index + 1], self.contract), self.contract)
+            for index in range(len(frames))
+        ]
         finished = time.perf_counter()
+        timing = Timing(
+            preprocess=1e3 * (prepared - started),
+            inference=1e3 * (inferred - prepared),
+            postprocess=1e3 * (finished - inferred),
+            device=self.runtime.device_stages() if isinstance(self.runtime, DeviceClock) else {},
+        )
+        return [self._result(frame, raw[index], *interpreted[index], timing) for index, frame in enumerate(frames)]
+
+    def _result(
+        self, frame: Frame, raw: NDArray[np.float32], values: NDArray[np.float32], valid: NDArray[np.bool_],
+        timing: Timing,
+    ) -> DepthResult:  # fmt: skip
         sensor_share = None
         if frame.depth is not None:
             sensor_share = _share(usable(frame.depth, self.contract.max_depth))
@@ -41,7 +76,7 @@ class DepthPipeline:
             valid=valid,
             semantics=self.contract.semantics,
             unit="m" if self.contract.metric else "",
-            timing=Timing(1e3 * (prepared - started), 1e3 * (inferred - prepared), 1e3 * (finished - inferred)),
+            timing=timing,
             health=Health(
                 non_finite_share=1 - _share(np.isfinite(raw)),
                 valid_share=_share(valid),
@@ -51,10 +86,11 @@ class DepthPipeline:
         )
 
     def warm_up(self) -> None:
-        """One call on an empty frame, so that the first real one is not the slow one."""
+        """One call on empty frames, so that the first real one is not the slow one."""
         camera = self.contract.camera
         plane = (camera.height, camera.width)
-        self(Frame(rgb=np.zeros((*plane, 3), np.uint8), depth=np.zeros(plane, np.float32)))
+        empty = Frame(rgb=np.zeros((*plane, 3), np.uint8), depth=np.zeros(plane, np.float32))
+        self.many([empty] * self.contract.batch)
 
     def describe(self) -> Description:
         """What the runtime says of itself."""

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,15 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the device; calling again is harmless."""
+        ...
+
+
+@runtime_checkable
+class DeviceClock(Protocol):
+    """A runtime whose device times its own stages."""
+
+    def device_stages(self) -> dict[str, float]:
+        """Milliseconds of the last call by stage, in order, by the device's clock."""
         ...
 
 

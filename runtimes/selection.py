@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from runtimes import engines, sidecar
 from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
 from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
+from runtimes.contract import execution_name
 from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 
 
@@ -23,8 +24,18 @@ class Choice:
     local: bool
     """Whether the verdict was made on this machine."""
 
+    @property
+    def batch(self) -> int:
+        """Frames at once."""
+        return self.artefact.batch if self.artefact else 1
+
+    @property
+    def name(self) -> str:
+        """Backend, precision, and the batch where it is not 1."""
+        return f"{self.backend.name} {execution_name(self.precision, self.batch)}"
+
     def __str__(self) -> str:
-        name = f"{self.backend.name} {self.precision}"
+        name = self.name
         if self.backend.format == "checkpoint":
             return f"{name}, the reference itself"
         if self.verdict is None:
@@ -33,13 +44,15 @@ class Choice:
         return f"{name}, parity {self.verdict} {where}"
 
 
-def executions(bundle: Bundle, backend: Backend) -> list[tuple[Artefact, str]]:
-    """What of a bundle a backend can run: artefact and the precision it is computed in."""
+def executions(bundle: Bundle, backend: Backend, batch: int = 1) -> list[tuple[Artefact, str]]:
+    """What of a bundle a backend can run: artefact and the precision it is computed in. Engines take one frame."""
+    if backend.engine and batch != 1:
+        return []
     return [
         (artefact, precision)
         for precision, typed in backend.precisions.items()
         for artefact in bundle.manifest.artefacts
-        if artefact.format == backend.format and artefact.precision == typed
+        if artefact.format == backend.format and artefact.precision == typed and artefact.batch == batch
     ]
 
 
@@ -56,8 +69,8 @@ def check_precision(bundle: Bundle, precision: str) -> None:
         raise InputError(f"this bundle has no {precision} artefact. {did_you_mean(precision, ['auto', *known])}")
 
 
-def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Choice:
-    """Pick what runs.
+def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch: int = 1) -> Choice:
+    """Pick what runs, of what takes ``batch`` frames at once.
 
     Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict and the bundle's boundary.
     Unless both are asked for by name, reduced precision is taken only where it was verified on this machine. Raises
@@ -66,14 +79,19 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     """
     wanted = [get_backend(backend)] if backend != "auto" else list(BACKENDS.values())
     check_precision(bundle, precision)
+    if batch not in bundle.manifest.batches:
+        there = ", ".join(map(str, bundle.manifest.batches))
+        raise InputError(
+            f"{bundle.path} takes {there} frame(s) at once, not {batch}", f"Export it again with --batch {batch}."
+        )
     if backend != "auto" and wanted[0].format == "checkpoint":
         return Choice(wanted[0], None, "fp32", None, False)
-    locals_ = sidecar.load(bundle)
+    locals_ = sidecar.load(bundle, batch)
     failed: list[str] = []
     unbuilt = False
     options: list[tuple[float, Choice]] = []
     for candidate in wanted:
-        for artefact, executed in executions(bundle, candidate):
+        for artefact, executed in executions(bundle, candidate, batch):
             if precision not in ("auto", executed):
                 continue
             if precision == "auto" and artefact.boundary is not None:
@@ -106,7 +124,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     if backend != "auto" and precision != "auto":
         raise BackendUnavailable(
             f"backend '{backend}' does not run {precision} of {bundle.path}; it runs "
-            + (", ".join(runnable for _, runnable in executions(bundle, wanted[0])) or "nothing of it"),
+            + (", ".join(runnable for _, runnable in executions(bundle, wanted[0], batch)) or "nothing of it"),
             who_runs(precision),
         )
     if backend != "auto":

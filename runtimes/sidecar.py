@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import Bundle, Verdict
 from runtimes.cache import write_atomically
-from runtimes.contract import Record
+from runtimes.contract import Record, execution_name
 from runtimes.engines import find, roots
 from runtimes.host import fingerprint
 from runtimes.nvidia import gpu_or_none
@@ -26,6 +26,8 @@ class LocalVerdict(Record):
     """Backend that ran."""
     precision: str
     """What it computed in."""
+    batch: int = 1
+    """Frames at once."""
     artefact: str
     """``identity`` of the artefact, or sha256 of the engine that ran; another one makes the verdict void."""
     host: str
@@ -35,7 +37,12 @@ class LocalVerdict(Record):
     verdict: Verdict
     """What came out."""
     p50_ms: float | None
-    """Median latency of inference, ms; None when it was not measured."""
+    """Median latency of inference, ms per call; None when it was not measured."""
+
+    @property
+    def label(self) -> str:
+        """Precision, and the batch where it is not 1."""
+        return execution_name(self.precision, self.batch)
 
 
 def host(backend: Backend) -> str:
@@ -46,12 +53,12 @@ def host(backend: Backend) -> str:
 
 
 def save(bundle: Bundle, local: LocalVerdict) -> Path | None:
-    """Write the verdict, replacing an older one of the same backend, version, host and precision.
+    """Write the verdict, replacing an older one of the same backend, version, host, precision and batch.
 
     Returns where; None when neither the bundle nor the cache can be written.
     """
     folder = re.sub(r"[^\w.+-]", "_", f"{local.backend}-{local.version}-{local.host}")
-    files = [place / folder / f"verdict-{local.precision}.json" for place in roots(bundle)]
+    files = [place / folder / f"verdict-{local.label}.json" for place in roots(bundle)]
     return _write_first(files, local.model_dump_json(indent=1))
 
 
@@ -78,13 +85,16 @@ def _write_first(files: list[Path], text: str) -> Path | None:
     return None
 
 
-def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
-    """Verdicts made on this host, with the libraries and artefacts as they are now, by (backend, precision).
+def load(bundle: Bundle, batch: int = 1) -> dict[tuple[str, str], LocalVerdict]:
+    """Verdicts made on this host, with the libraries and artefacts as they are now, by (backend, precision);
+    those of artefacts that take ``batch`` frames at once.
 
     Of two for the same, the newer counts.
     """
     current: dict[tuple[str, str], str] = {
-        (artefact.format, artefact.precision): artefact.identity for artefact in bundle.manifest.artefacts
+        (artefact.format, artefact.precision): artefact.identity
+        for artefact in bundle.manifest.artefacts
+        if artefact.batch == batch
     }
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in roots(bundle) for file in place.glob("*/verdict-*.json")):
@@ -94,7 +104,7 @@ def load(bundle: Bundle) -> dict[tuple[str, str], LocalVerdict]:
         except (OSError, ValidationError):
             continue  # half a file from a dying disk is no verdict
         known = BACKENDS.get(local.backend)
-        if known is None or (known.version or "unknown") != local.version:
+        if known is None or (known.version or "unknown") != local.version or local.batch != batch:
             continue
         if known.engine:
             engine = find(bundle, known, local.precision)

@@ -1,10 +1,13 @@
 """TensorRT and TensorRT-RTX: an engine that ``build`` made, on its own stream, from pinned buffers, as a CUDA graph.
 
+Every call is timed by events between its stages, which cost microseconds. Copies stay outside the graph for that.
+
 The driver is asked before the library is touched, and the engine's record compared before the library sees the engine:
 neither answers politely to what it cannot use.
 """
 
 import ctypes
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +43,11 @@ class _Bound:
     """Equal memory on an integrated GPU, a copy's target or source elsewhere."""
 
 
+_ENGINE = "engine"
+_STAGES = ("host to device", _ENGINE, "device to host")
+"""Between four marks; where memory is shared there are no copies, and the engine is all."""
+
+
 class TensorRt:
     """One engine with its context; outputs are fresh arrays."""
 
@@ -66,6 +74,7 @@ class TensorRt:
         self._scratch = 0
         self._cuda = Cuda(cudart)
         try:
+            self._marks = [self._cuda.event() for _ in range(len(_STAGES) + 1)]
             self._open(trt, plan)
         except BaseException:
             self.close()
@@ -76,16 +85,17 @@ class TensorRt:
         self._guard.check(inputs)
         for bound in self._inputs:
             np.copyto(bound.host, inputs[bound.name])
-        if self._graph is not None:
-            self._cuda.launch(self._graph)
-            self._cuda.wait()
-            return self._results()
-        self._enqueue()
-        self._cuda.wait()
-        results = self._results()
+        results = self._run()
         if self._graph_says == "not tried yet":
             self._try_graph(results)
         return results
+
+    def device_stages(self) -> dict[str, float]:
+        """Milliseconds of the last call by the device's clock: copies where there are any, and the engine."""
+        pairs = zip(_STAGES, itertools.pairwise(self._marks), strict=True)
+        return {
+            stage: self._cuda.elapsed(*marks) for stage, marks in pairs if stage == _ENGINE or not self._gpu.integrated
+        }
 
     def describe(self) -> Description:
         """The engine's evidence, and how it is launched."""
@@ -161,33 +171,48 @@ class TensorRt:
         device = self._cuda.seen_by_device(pinned) if shared else self._cuda.device_buffer(size)
         return _Bound(name, host, pinned, device)
 
-    def _enqueue(self) -> None:
-        """One frame's work, in the stream's order."""
-        if not self._gpu.integrated:
-            for bound in self._inputs:
-                self._cuda.to_device(bound.device, bound.pinned, bound.host.nbytes)
-        if not self._context.execute_async_v3(self._cuda.stream):
-            raise EngineRunError(f"the engine did not run: {self._log.said()}", "See: cdm-export doctor")
+    def _run(self) -> dict[str, NDArray[np.float32]]:
+        """What lies in the inputs' pinned buffers, through the engine, to the end."""
+        start, copied, computed, end = self._marks
+        self._cuda.mark(start)
+        self._to_device(self._inputs)
+        self._cuda.mark(copied)
+        if self._graph is None:
+            self._execute()
+        else:
+            self._cuda.launch(self._graph)
+        self._cuda.mark(computed)
         if not self._gpu.integrated:
             for bound in self._outputs:
                 self._cuda.to_host(bound.pinned, bound.device, bound.host.nbytes)
+        self._cuda.mark(end)
+        self._cuda.wait()
+        return self._results()
+
+    def _to_device(self, bounds: list[_Bound]) -> None:
+        if not self._gpu.integrated:
+            for bound in bounds:
+                self._cuda.to_device(bound.device, bound.pinned, bound.host.nbytes)
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._cuda.stream):
+            raise EngineRunError(f"the engine did not run: {self._log.said()}", "See: cdm-export doctor")
 
     def _try_graph(self, eager: dict[str, NDArray[np.float32]]) -> None:
         """Capture what was just run and run it once more: it is used only when it gives the very same numbers."""
         try:
-            graph = self._cuda.capture(self._enqueue)
+            self._graph = self._cuda.capture(self._execute)
             for bound in self._outputs:
                 bound.host.fill(np.nan)
-            self._cuda.launch(graph)
-            self._cuda.wait()
+            self._to_device(self._outputs)  # what the eager run left there must not pass for the graph's
+            again = self._run()
         except CdmExportError as error:
-            self._graph_says = f"off: {error.message}"
+            self._graph, self._graph_says = None, f"off: {error.message}"
             return
-        again = self._results()
         if all(np.array_equal(eager[name], again[name], equal_nan=True) for name in eager):
-            self._graph, self._graph_says = graph, "on, equal to the eager result"
+            self._graph_says = "on, equal to the eager result"
         else:
-            self._graph_says = "off: its result differs from the eager one"
+            self._graph, self._graph_says = None, "off: its result differs from the eager one"
 
     def _results(self) -> dict[str, NDArray[np.float32]]:
         return {bound.name: bound.host.copy() for bound in self._outputs}

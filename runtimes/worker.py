@@ -11,6 +11,8 @@ from runtimes.backends import get_backend, load_runtime
 from runtimes.contract import ModelContract, Record
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.measure import Measurement, measure
+from runtimes.processing import stacked
+from runtimes.runtime import Tensors
 
 
 class Job(Record):
@@ -27,11 +29,11 @@ class Job(Record):
     threads: int
     """Compute threads; 0 for the default."""
     frames: tuple[str, ...]
-    """npz files that hold the inputs by name."""
+    """npz files that hold the inputs by name; at least as many as go in at once."""
     outputs: tuple[str, ...]
     """npy files to write the raw output to, one per frame."""
     timed: bool = False
-    """Measure latency on the first frame afterwards."""
+    """Measure latency on the first frames afterwards."""
 
 
 class Outcome(Record):
@@ -52,15 +54,23 @@ def run_job(job: Job, on_frame: Callable[[], None] = lambda: None) -> Outcome:
 def _work(text: str) -> Outcome:
     job = Job.model_validate_json(text)
     runtime = load_runtime(get_backend(job.backend), Path(job.path), job.contract, job.precision, job.threads)
-    first: dict[str, Any] = {}
-    for frame, output in zip(job.frames, job.outputs, strict=True):
-        with np.load(frame, allow_pickle=False) as arrays:
-            inputs = {spec.name: arrays[spec.name] for spec in job.contract.inputs}
+    batch, first = job.contract.batch, None
+    for start in range(0, len(job.frames), batch):
+        # The last call is filled up from the beginning: every frame of a call is another one.
+        indices = [(start + place) % len(job.frames) for place in range(batch)]
+        inputs = stacked([_inputs(job, job.frames[index]) for index in indices])
         first = first or inputs
-        np.save(output, runtime(inputs)[job.contract.outputs[0].name], allow_pickle=False)
-        report({"frame": frame})
+        raw = runtime(inputs)[job.contract.outputs[0].name]
+        for place, output in enumerate(job.outputs[start : start + batch]):
+            np.save(output, raw[place : place + 1], allow_pickle=False)
+            report({"frame": job.frames[start + place]})
     latency = measure({job.backend: lambda: runtime(first)})[job.backend] if job.timed and first else None
     return Outcome(description=asdict(runtime.describe()), latency=latency)
+
+
+def _inputs(job: Job, frame: str) -> Tensors:
+    with np.load(frame, allow_pickle=False) as arrays:
+        return {spec.name: arrays[spec.name] for spec in job.contract.inputs}
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from cdm_export.bench.environment import conditions, environment
+from cdm_export.bench.power import PowerMeter
 from cdm_export.bench.race import Finished, Pace, Race, race
 from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.progress import Progress
 from runtimes import sidecar
-from runtimes.backends import BACKENDS, get_backend
-from runtimes.bundle import Bundle, Provenance
-from runtimes.contract import Size
+from runtimes.backends import BACKENDS, Backend, get_backend
+from runtimes.bundle import Artefact, Bundle, Provenance
+from runtimes.contract import Size, execution_name
 from runtimes.errors import BackendUnavailable, InputError, ParityError
 from runtimes.isolated import Child
 from runtimes.selection import Choice, check_precision, choose, executions
@@ -59,11 +60,12 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
     choices, skipped = _choices(bundle, request)
     candidates = {_name(choice, threads): (choice, threads) for choice in choices for threads in request.threads}
     before = conditions()
-    raced = race(
-        {name: partial(_start, name, bundle, request, frames, *candidate) for name, candidate in candidates.items()},
-        Pace(request.frames, request.seconds, request.idle_ms),
-        progress,
-    )
+    with PowerMeter() as meter:
+        raced = race(
+            {name: partial(_start, name, bundle, request, frames, *one) for name, one in candidates.items()},
+            Pace(request.frames, request.seconds, request.idle_ms),
+            progress,
+        )
     after = conditions()
     failed: dict[str, str] = {}
     for name, error in raced.failed.items():
@@ -90,7 +92,8 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
         complete=raced.complete,
         baseline=baseline,
         entries=tuple(
-            _entry(*candidates[name], finished, raced.finished[baseline]) for name, finished in raced.finished.items()
+            _entry(*candidates[name], finished, raced.finished[baseline], meter)
+            for name, finished in raced.finished.items()
         ),
         skipped=skipped,
         failed=failed,
@@ -113,15 +116,15 @@ def _choices(bundle: Bundle, request: BenchRequest) -> tuple[list[Choice], dict[
             continue
         if backend.verifies_only and request.backend != backend.name:
             continue  # its speed says nothing
-        for _, precision in executions(bundle, backend):
+        for artefact, precision in _runnable(bundle, backend):
             if request.precision not in ("auto", precision):
                 continue
-            name = f"{backend.name} {precision}"
+            name = f"{backend.name} {execution_name(precision, artefact.batch)}"
             if not backend.installed:
                 skipped[name] = f"not installed; add it with: {backend.install}"
                 continue
             try:
-                choices.append(choose(bundle, backend.name, precision))
+                choices.append(choose(bundle, backend.name, precision, artefact.batch))
             except (ParityError, BackendUnavailable) as error:
                 if request.backend != "auto" and request.precision != "auto":
                     raise
@@ -129,8 +132,12 @@ def _choices(bundle: Bundle, request: BenchRequest) -> tuple[list[Choice], dict[
     return choices, skipped
 
 
+def _runnable(bundle: Bundle, backend: Backend) -> list[tuple[Artefact, str]]:
+    return [pair for batch in bundle.manifest.batches for pair in executions(bundle, backend, batch)]
+
+
 def _name(choice: Choice, threads: int) -> str:
-    return f"{choice.backend.name} {choice.precision}" + (f" x{threads}" if threads else "")
+    return choice.name + (f" x{threads}" if threads else "")
 
 
 def _start(
@@ -140,6 +147,7 @@ def _start(
         bundle=str(bundle.path),
         backend=choice.backend.name,
         precision=choice.precision,
+        batch=choice.batch,
         threads=threads,
         checkpoint=str(request.checkpoint) if request.checkpoint else None,
         frames=frames,
@@ -149,15 +157,17 @@ def _start(
 
 def _baseline(candidates: dict[str, tuple[Choice, int]], raced: Race) -> str:
     names = list(raced.finished)
-    wanted = [name for name in names if (candidates[name][0].backend.name, candidates[name][0].precision) == _BASELINE]
-    return (wanted or names)[0]
+    single = [name for name in names if candidates[name][0].batch == 1]
+    wanted = [name for name in single if (candidates[name][0].backend.name, candidates[name][0].precision) == _BASELINE]
+    return (wanted or single or names)[0]
 
 
-def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished) -> Entry:
+def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished, meter: PowerMeter) -> Entry:
     runner = finished.runner
     return Entry(
         backend=choice.backend.name,
         precision=choice.precision,
+        batch=choice.batch,
         threads=threads,
         description=runner.opened["description"],
         verdict=choice.verdict,
@@ -166,9 +176,10 @@ def _entry(choice: Choice, threads: int, finished: Finished, baseline: Finished)
         first_ms=runner.opened["first_ms"],
         stages=finished.stages,
         mean=mean_interval(finished.samples_ms),
-        ratio=paired_ratio(finished.samples_ms, baseline.samples_ms),
+        ratio=paired_ratio([ms / choice.batch for ms in finished.samples_ms], baseline.samples_ms),
         rss_anon_mb=runner.rss_anon_mb,
         peak_rss_mb=runner.peak_rss_mb,
+        power=meter.power(finished.windows, choice.batch),
         samples_ms=tuple(round(value, 4) for value in finished.samples_ms),
     )
 
@@ -183,8 +194,8 @@ def _remember(bundle: Bundle, result: BenchResult, progress: Progress) -> None:
     """Keep the result for ``report``, and give ``auto`` the latencies of what was verified here."""
     if sidecar.save_bench(bundle, result.model_dump_json(indent=1)) is None:
         progress.note("the result could not be stored: neither the bundle nor the cache can be written")
-    known = sidecar.load(bundle)
+    known = {batch: sidecar.load(bundle, batch) for batch in bundle.manifest.batches}
     for entry in result.entries:
-        local = known.get((entry.backend, entry.precision))
+        local = known[entry.batch].get((entry.backend, entry.precision))
         if local is not None and not entry.threads:
             sidecar.save(bundle, local.model_copy(update={"p50_ms": entry.stages["inference"].p50}))

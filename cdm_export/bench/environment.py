@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "governor": _read(_CPUS / "cpu0/cpufreq/scaling_governor"),
         "gpu": _command("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
-        "power_mode": _command("nvpmodel", "-q"),
+        "power_mode": _power_mode(_command("nvpmodel", "-q")),
         "system": f"{platform.system()} {platform.machine()}",
         "container": _container(),
         "python": platform.python_version(),
@@ -85,6 +85,12 @@ def _container() -> str | None:
     if Path("/.dockerenv").exists():
         return "docker"
     return _read(Path("/run/systemd/container"))
+
+
+def _power_mode(told: str | None) -> str | None:
+    """Name of a Jetson's mode, from a line such as ``NV Power Mode: MAXN``."""
+    found = re.search(r"Power Mode:\s*(\S+)", told or "")
+    return found[1] if found else None
 
 
 def _revision() -> str | None:

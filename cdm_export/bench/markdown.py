@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cdm_export.bench.result import BenchResult, Entry
+from cdm_export.bench.result import STAGES, BenchResult, Entry, per_frame_note
 
 HEAD = "| backend | p50 | p90 | p99 | max | frames/s | against {baseline} | cold start | memory | parity |"
 
@@ -21,17 +21,31 @@ def to_markdown(result: BenchResult) -> str:
             f"| {entry.frames_per_second:.3g} | {ratio:.3f} ({low:.3f}..{high:.3f}) "
             f"| {(entry.open_ms + entry.first_ms) / 1e3:.2f} s | {memory:.0f} MB | {parity_words(entry)} |"
         )
-    lines += ["", "| backend | preprocess p50 | inference p50 | postprocess p50 | mean of the total (95 %) | frames |"]
+    lines += ["", "| backend | preprocess p50 | inference p50 | postprocess p50 | mean of the total (95 %) | calls |"]
     lines += ["|---|---|---|---|---|---|"]
     for entry in result.entries:
-        stages = " | ".join(_ms(entry.stages[stage].p50) for stage in ("preprocess", "inference", "postprocess"))
+        stages = " | ".join(_ms(entry.stages[stage].p50) for stage in STAGES)
         mean, low, high = entry.mean
         calls = entry.stages["total"].calls
         lines.append(f"| {entry.name} | {stages} | {_ms(mean)} ({_ms(low)}..{_ms(high)}) | {calls} |")
     lines.append("")
+    if note := per_frame_note(result.entries):
+        lines.append(f"* {note}")
+    lines += [f"* {line}" for line in device_lines(result)]
     lines += [f"* {line}" for line in what_did_not_run(result)]
     lines += [f"* {line}" for line in environment_lines(result.environment)]
     return "\n".join(lines) + "\n"
+
+
+def device_lines(result: BenchResult) -> list[str]:
+    """Stages by the device's own clock and power, of every entry that has them; that there is no power to be read."""
+    lines = [
+        f"{entry.name}, by the device's clock, p50: {entry.device_words}"
+        for entry in result.entries
+        if entry.device_words
+    ]
+    measured = [f"{entry.name}: {entry.power}" for entry in result.entries if entry.power]
+    return lines + (measured or ["power and energy: not measured, no INA3221 sensor here (a Jetson has one)"])
 
 
 def what_did_not_run(result: BenchResult) -> list[str]:

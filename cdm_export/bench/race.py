@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from cdm_export.bench.power import Window
 from cdm_export.progress import Progress
 from runtimes.errors import CdmExportError
 from runtimes.isolated import Child
@@ -36,6 +37,8 @@ class Runner:
     """``open_ms``, ``first_ms`` and ``description``."""
     calls: list[dict[str, float]] = field(default_factory=list)
     """Milliseconds by stage, warm-up included."""
+    windows: list[Window] = field(default_factory=list)
+    """When each of ``calls`` began and ended."""
     rss_anon_mb: float | None = None
     """Largest anonymous memory after a frame, 10^6 bytes."""
     peak_rss_mb: float = 0.0
@@ -43,7 +46,9 @@ class Runner:
 
     def frame(self, number: int) -> float:
         """Refine a frame; its total, ms. Raises as ``Child.receive``."""
+        began = time.perf_counter()
         answer = self.child.ask({"round": number})
+        self.windows.append((began, time.perf_counter()))
         self.calls.append(answer["stages"])
         self.peak_rss_mb = max(self.peak_rss_mb, answer["peak_rss_mb"])
         if answer["rss_anon_mb"] is not None:
@@ -61,6 +66,8 @@ class Finished:
     """By stage and ``total``, full rounds only, so that pairs stay pairs."""
     samples_ms: tuple[float, ...]
     """``total`` of every full round."""
+    windows: tuple[Window, ...]
+    """When the calls of every full round began and ended."""
 
 
 @dataclass(frozen=True)
@@ -127,4 +134,5 @@ def _finished(runner: Runner, turns: Turns, name: str, rounds: int) -> Finished:
         )
         for stage in runner.calls[0]
     }
-    return Finished(runner, stages, tuple(turns.timed[name][:rounds]))
+    windows = tuple(runner.windows[warm : warm + rounds])
+    return Finished(runner, stages, tuple(turns.timed[name][:rounds]), windows)

@@ -1,15 +1,20 @@
 """What ``bench`` writes: figures with the conditions they hold under."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from cdm_export.bench.power import Power
 from cdm_export.bench.statistics import Interval
 from runtimes.bundle import Verdict
-from runtimes.contract import Record
+from runtimes.contract import Record, execution_name
 from runtimes.errors import InputError
 from runtimes.measure import Measurement
+
+STAGES = ("preprocess", "inference", "postprocess")
+"""Of every call; together they are its ``total``."""
 
 
 class Entry(Record):
@@ -19,6 +24,8 @@ class Entry(Record):
     """Name."""
     precision: str
     """What it computed in."""
+    batch: int = 1
+    """Frames at once; latencies are those of the whole batch."""
     threads: int
     """Compute threads asked for; 0 for the library's default on all usable processors."""
     description: dict[str, Any]
@@ -32,27 +39,43 @@ class Entry(Record):
     first_ms: float
     """First frame after that; with ``open_ms`` the cold start."""
     stages: dict[str, Measurement]
-    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per frame."""
+    """``preprocess``, ``inference`` (transfers included), ``postprocess`` and ``total``, ms per call; with a device
+    that times itself also its own stages, which are part of ``inference``."""
     mean: Interval
     """Mean of ``total`` with its 95 % interval, ms."""
     ratio: Interval
-    """``total`` over the baseline's, paired by round, median with its 95 % interval; 1 for the baseline itself."""
+    """``total`` per frame over the baseline's, paired by round, median with its 95 % interval; 1 for the baseline."""
     rss_anon_mb: float | None
-    """Largest anonymous memory of the process after a frame, 10^6 bytes; None where the system does not tell."""
+    """Largest anonymous memory of the process after a call, 10^6 bytes; None where the system does not tell."""
     peak_rss_mb: float
     """Largest resident memory of the process in its life, files mapped included, 10^6 bytes."""
+    power: Power | None = None
+    """While its calls ran; None where the machine has no sensor that is read."""
     samples_ms: tuple[float, ...]
-    """``total`` of every timed frame, in order."""
+    """``total`` of every timed call, in order."""
 
     @property
     def name(self) -> str:
-        """Backend, precision and, when it was asked for, threads."""
-        return f"{self.backend} {self.precision}" + (f" x{self.threads}" if self.threads else "")
+        """Backend, precision, batch where it is not 1 and, when it was asked for, threads."""
+        label = execution_name(self.precision, self.batch)
+        return f"{self.backend} {label}" + (f" x{self.threads}" if self.threads else "")
+
+    @property
+    def device_words(self) -> str:
+        """Median of every stage that the device timed; empty when it timed none."""
+        named = [stage for stage in self.stages if stage not in (*STAGES, "total")]
+        return ", ".join(f"{stage} {self.stages[stage].p50:.3g} ms" for stage in named)
 
     @property
     def frames_per_second(self) -> float:
-        """1 / mean of ``total``."""
-        return 1e3 / self.mean[0]
+        """Frames of a call / mean of ``total``."""
+        return 1e3 * self.batch / self.mean[0]
+
+
+def per_frame_note(entries: Sequence[Entry]) -> str:
+    """What latencies mean where some are those of a batch; empty where none are."""
+    batches = [entry.name for entry in entries if entry.batch > 1]
+    return f"latency of {', '.join(batches)} is that of the whole batch; the ratio is per frame" if batches else ""
 
 
 class BenchResult(Record):

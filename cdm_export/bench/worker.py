@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from cdm_export.bench.result import STAGES
 from cdm_export.golden import load_reference, raw_frame
 from runtimes.contract import Record
+from runtimes.frame import Timing
 from runtimes.isolated import report, requests, serve
 from runtimes.opening import open as open_bundle
 from runtimes.pipeline import DepthPipeline
@@ -23,6 +25,8 @@ class BenchJob(Record):
     """Backend name."""
     precision: str
     """What to compute in."""
+    batch: int = 1
+    """Frames at once."""
     threads: int
     """Compute threads; 0 for the default."""
     checkpoint: str | None
@@ -36,12 +40,19 @@ class Done(Record):
 
 
 def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str]) -> Done:
-    """Open cold and report how long that took; then refine the golden frames ``paths`` in turn, one per request."""
+    """Open cold and report how long that took; then refine the golden frames ``paths`` in turn, one per request,
+    or as many as go in at once.
+    """
     frames = [raw_frame(load_reference(Path(path))) for path in paths]
     started = time.perf_counter()
     with open_pipeline() as pipeline:
         opened = time.perf_counter()
-        pipeline(frames[0])
+        batch = pipeline.contract.batch
+
+        def refine(number: int) -> Timing:
+            return pipeline.many([frames[(number * batch + place) % len(frames)] for place in range(batch)])[0].timing
+
+        refine(0)
         first = time.perf_counter()
         report(
             {
@@ -51,8 +62,9 @@ def serve_frames(open_pipeline: Callable[[], DepthPipeline], paths: Sequence[str
             }
         )
         for request in requests():
-            timing = pipeline(frames[request["round"] % len(frames)]).timing
-            report({"stages": {**asdict(timing), "total": timing.total}, **_memory()})
+            timing = refine(request["round"])
+            stages = {stage: getattr(timing, stage) for stage in STAGES} | timing.device
+            report({"stages": {**stages, "total": timing.total}, **memory()})
     return Done()
 
 
@@ -61,13 +73,19 @@ def _work(text: str) -> Done:
 
     def open_pipeline() -> DepthPipeline:
         return open_bundle(
-            job.bundle, job.backend, job.precision, warmup=False, threads=job.threads, checkpoint=job.checkpoint
+            job.bundle,
+            job.backend,
+            job.precision,
+            batch=job.batch,
+            warmup=False,
+            threads=job.threads,
+            checkpoint=job.checkpoint,
         )
 
     return serve_frames(open_pipeline, job.frames)
 
 
-def _memory() -> dict[str, float | None]:
+def memory() -> dict[str, float | None]:
     """Anonymous memory now, and the largest resident memory ever, 10^6 bytes."""
     anonymous = None
     try:

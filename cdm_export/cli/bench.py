@@ -90,15 +90,16 @@ def _print(result: "BenchResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cdm_export.bench.markdown import parity_words, what_did_not_run
+    from cdm_export.bench.markdown import device_lines, parity_words, what_did_not_run
+    from cdm_export.bench.result import per_frame_note
 
     console = Console(highlight=False)
     console.print(f"{result.model}, camera {result.camera}, network {result.network}, {result.weights}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ms per frame", no_wrap=True)
+    table.add_column("ms", no_wrap=True)
     for title in ("p50", "p90", "p99", "max", "frames/s", "ratio", "95 %"):
         table.add_column(title, justify="right")
-    for entry in sorted(result.entries, key=lambda entry: entry.mean[0]):
+    for entry in sorted(result.entries, key=lambda entry: entry.mean[0] / entry.batch):
         total, (ratio, low, high) = entry.stages["total"], entry.ratio
         table.add_row(
             entry.name,
@@ -109,6 +110,8 @@ def _print(result: "BenchResult") -> None:
         )
     console.print(table)
     console.print(f"ratio: against {result.baseline}, round by round", markup=False)
+    if note := per_frame_note(result.entries):
+        console.print(note, markup=False)
     for entry in result.entries:
         memory = entry.peak_rss_mb if entry.rss_anon_mb is None else entry.rss_anon_mb
         console.print(
@@ -116,7 +119,7 @@ def _print(result: "BenchResult") -> None:
             f"{(entry.open_ms + entry.first_ms) / 1e3:.2f} s; {memory:.0f} MB; parity {parity_words(entry)}",
             markup=False,
         )
-    for line in what_did_not_run(result):
+    for line in (*device_lines(result), *what_did_not_run(result)):
         console.print(line, markup=False)
     if not result.complete:
         console.print("interrupted: fewer rounds than asked for", style="yellow")

@@ -72,6 +72,10 @@ def command(
     keep_slower: Annotated[
         bool, typer.Option("--keep-slower", help="Keep int8 for processors, marked, although it is not faster here.")
     ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", metavar="N", min=2, help="FP32 and FP16 graphs for N frames at once too."),
+    ] = None,
     frames: Annotated[
         str, typer.Option("--frames", help="Frames to verify on: folder, frames.json, synthetic:N[:SEED] or sample.")
     ] = "sample",
@@ -112,6 +116,7 @@ def command(
         max_depth=max_depth,
         far=far,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
+        batch=batch or 1,
         overwrite=overwrite,
         coreml=_coreml(targets, coreml_target, coreml_input, coreml_weights),
         int8=_int8(precisions, calibration, keep_slower),
@@ -122,7 +127,7 @@ def command(
         print_json(_summary(bundle, parities))
     elif not quiet:
         for parity in parities:
-            print(f"{parity.backend} {parity.precision}: {parity.verdict}")
+            print(f"{parity.name}: {parity.verdict}")
         for dropped in bundle.manifest.dropped:
             print(f"not published: {dropped.name}: {dropped.reason}")
         for artefact in bundle.manifest.artefacts:
@@ -137,10 +142,10 @@ def command(
         )
     if failed := failures(parities):
         first = next(parity for parity in parities if parity.verdict.verdict != "passed")
+        where = f"cdm-export verify {bundle.path} --bisect --backend {first.backend} --precision {first.precision}"
         raise ParityError(
             f"published, but what failed will not run: {'; '.join(failed)}",
-            f"Where the error begins: cdm-export verify {bundle.path} --bisect --backend {first.backend} "
-            f"--precision {first.precision}",
+            f"Where the error begins: {where}" if first.batch == 1 else "Run it one frame at a time, which passed.",
         )
 
 

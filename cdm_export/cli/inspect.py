@@ -29,7 +29,7 @@ def command(
 
     opened = Bundle.open(bundle, full=full)
     manifest = opened.manifest
-    here = sidecar.load(opened)
+    here = [local for batch in manifest.batches for local in sidecar.load(opened, batch).values()]
     built = engines.scan(opened)
     if as_json:
         print_json(
@@ -37,7 +37,7 @@ def command(
                 "identity": opened.identity,
                 "integrity": _integrity(full),
                 "manifest": manifest.model_dump(mode="json"),
-                "verified_here": [local.model_dump(mode="json") for local in here.values()],
+                "verified_here": [local.model_dump(mode="json") for local in here],
                 "engines": [{"path": str(engine.path), **engine.record.model_dump(mode="json")} for engine in built],
             }
         )
@@ -72,7 +72,8 @@ def command(
         size = sum(record.size for record in artefact.files) / 1e6
         producers = ", ".join(f"{name} {version}" for name, version in artefact.producers.items())
         opset = f"{'opset' if artefact.format == 'onnx' else 'specification'} {artefact.opset}"
-        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}, {opset}, {size:,.1f} MB")
+        batch = f", {artefact.batch} frames at once" if artefact.batch > 1 else ""
+        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}{batch}, {opset}, {size:,.1f} MB")
         console.print(f"  made with {producers}", markup=False)
         if artefact.name == "onnx/fp32":
             _print_rewrites(console, artefact.rewrites)
@@ -88,9 +89,9 @@ def command(
             console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
     for dropped in manifest.dropped:
         console.print(f"[bold]{dropped.name}[/] {'failed' if dropped.failed else 'dropped'}: {dropped.reason}")
-    for local in here.values():
+    for local in here:
         latency = f", {local.p50_ms:.0f} ms" if local.p50_ms is not None else ""
-        console.print(f"  {local.backend} {local.precision}: {local.verdict} on this machine{latency}", markup=False)
+        console.print(f"  {local.backend} {local.label}: {local.verdict} on this machine{latency}", markup=False)
 
     for engine in built:
         console.print(f"[bold]engine[/] {engine.path.parent}", soft_wrap=True)

@@ -70,9 +70,10 @@ def command(
     elif not quiet:
         print(f"compared with: {verification.reference}")
         for parity in verification.parities:
-            latency = f"; {parity.latency.p50:.0f} ms" if parity.latency else ""
-            optional = "" if (parity.backend, parity.precision) in verification.required else "; optional"
-            print(f"{parity.backend} {parity.precision}: {parity.verdict}{latency}{optional}")
+            at_once = f" for {parity.batch} frames" if parity.batch > 1 else ""
+            latency = f"; {parity.latency.p50:.0f} ms{at_once}" if parity.latency else ""
+            optional = "" if (parity.backend, parity.label) in verification.required else "; optional"
+            print(f"{parity.name}: {parity.verdict}{latency}{optional}")
         for name, why in verification.skipped.items():
             print(f"{name}: not run ({why})")
         for why in verification.crashed.values():

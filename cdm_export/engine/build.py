@@ -109,6 +109,8 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
 
         require_cuda()  # before minutes of building, not after
     bundle = Bundle.open(request.bundle)
+    if batches := [batch for batch in bundle.manifest.batches if batch > 1]:
+        progress.note(f"engines take one frame: the graphs for {batches[0]} at once are not built")
     planned = attempts(bundle, backend, request.precision, request.remedies)
     likely = [*won_before(bundle, backend), *planned] if request.precision == "auto" else planned
     root = _writable_root(bundle)

@@ -6,6 +6,7 @@ from runtimes.backends import Backend
 from runtimes.bundle import Artefact, Bundle
 from runtimes.contract import Precision
 from runtimes.errors import InputError, did_you_mean
+from runtimes.selection import executions
 from runtimes.typed_graph import Typing
 
 ATTENTION_BROKEN = "fusion-breaker"
@@ -78,9 +79,7 @@ def _order(precision: str) -> tuple[tuple[Precision, str], ...]:
 
 
 def _attempt(bundle: Bundle, backend: Backend, precision: Precision, remedy: str) -> Attempt:
-    wanted = backend.precisions[precision]
-    found = (one for one in bundle.manifest.artefacts if one.format == backend.format and one.precision == wanted)
-    artefact = next(found, None)
+    artefact = next((found for found, computed in executions(bundle, backend) if computed == precision), None)
     if artefact is None:
         return Attempt(precision, remedy, None, None)
     integers = tuple(artefact.quantisation.steps) if artefact.quantisation else ()

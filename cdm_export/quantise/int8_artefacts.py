@@ -45,8 +45,10 @@ class Int8Artefacts:
     """The part of it that the caller judges: one backend that passes is enough for processors."""
     dropped: list[Dropped] = field(default_factory=list)
     """What is not in the bundle."""
+    made: MadeInt8 | None = None
+    """What other formats take integers from; None when nothing could be made."""
     quantisation: Quantisation | None = None
-    """Everything that was measured, the speed too; None when nothing could be made."""
+    """Everything that was measured, the speed too; None likewise."""
 
     def write_table(self, reports: Path) -> None:
         """``int8.json``: calibration, trials, sensitivity, kept parts, parity and speed, published or not."""
@@ -102,7 +104,7 @@ def add_int8(
             folder=job.folder,
         )
         try:
-            int8 = make_int8(int8_job, progress)
+            int8 = result.made = make_int8(int8_job, progress)
         except ParityError as error:
             progress.note(f"int8 is not published: {error.message}")
             result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))

@@ -9,9 +9,10 @@ from typing import Any
 import cv2
 
 import cdm_export
-from cdm_export.bench.markdown import environment_lines, parity_words, what_did_not_run
-from cdm_export.bench.result import BenchResult, load_result
+from cdm_export.bench.markdown import device_lines, environment_lines, parity_words, what_did_not_run
+from cdm_export.bench.result import BenchResult, load_result, per_frame_note
 from cdm_export.report.charts import Point, latency_bars, scatter
+from cdm_export.report.issues import known_issues
 from cdm_export.report.sizes import SizeRow, compare_sizes
 from runtimes import engines, sidecar
 from runtimes.bundle import Bundle, Verdict
@@ -45,6 +46,7 @@ class _Row:
     verdict: Verdict
     where: str
     p50_ms: float | None
+    """Of one frame."""
 
 
 def write_page(request: ReportRequest) -> Path:
@@ -85,10 +87,12 @@ def write_page(request: ReportRequest) -> Path:
         error_unit="mm" if contract.metric else "share of the range",
         bars=latency_bars(result.entries) if result else [],
         plot=scatter(points),
-        not_run=what_did_not_run(result) if result else [],
+        per_frame_note=per_frame_note(result.entries) if result else "",
+        remarks=[*device_lines(result), *what_did_not_run(result)] if result else [],
         environment=environment_lines(result.environment) if result else [],
         rows=rows,
         fastest=_fastest(rows),
+        issues=known_issues(bundle),
         sizes=_sizes(bundle, request.beside),
         pictures=list(_pictures(bundle)),
         artefacts=[_artefact(artefact) for artefact in manifest.artefacts],
@@ -133,9 +137,12 @@ def _verdicts(bundle: Bundle) -> Iterator[_Row]:
     """Those of the machine that made the bundle, then those made here."""
     for artefact in bundle.manifest.artefacts:
         for verdict in artefact.verdicts:
-            yield _Row(f"{verdict.backend} {artefact.precision}", verdict, "where it was made", None)
-    for local in sidecar.load(bundle).values():
-        yield _Row(f"{local.backend} {local.precision}", local.verdict, "on this machine", local.p50_ms)
+            yield _Row(f"{verdict.backend} {artefact.label}", verdict, "where it was made", None)
+    for batch in bundle.manifest.batches:
+        for local in sidecar.load(bundle, batch).values():
+            yield _Row(
+                f"{local.backend} {local.label}", local.verdict, "on this machine", local.p50_ms if batch == 1 else None
+            )
 
 
 def _fastest(rows: list[_Row]) -> _Row | None:

@@ -1,5 +1,6 @@
 """The closed set of processing primitives a contract can name; numpy and OpenCV only."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,13 @@ def preprocess(
         resize = depth.INPUTS[contract.depth_input]
         inputs["inverse_depth"] = resize(frame.depth, contract.network, contract.max_depth)
     return inputs
+
+
+def stacked(inputs: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+    """Network inputs of one frame each, float32 [1, C, h, w] -> [B, C, h, w] by name; of a single one, as they are."""
+    if len(inputs) == 1:
+        return dict(inputs[0])
+    return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
 
 
 def at_camera_size(raw: NDArray[np.float32], contract: ModelContract) -> NDArray[np.float32]:

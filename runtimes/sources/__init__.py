@@ -14,12 +14,14 @@ from runtimes.sources.fit import AtCameraSize, fit_frame
 from runtimes.sources.folder import FolderSource
 from runtimes.sources.frames_json import FramesJsonSource
 from runtimes.sources.images import load_pair, read_color, read_depth, require_scale
+from runtimes.sources.mirror import MirroredSource
 from runtimes.sources.sample import SampleSource, sample_truth
 from runtimes.sources.synthetic import SyntheticSource
 
 __all__ = [
     "DEFAULT_DEPTH_SCALE",
     "FrameSource",
+    "MirroredSource",
     "SourceFrame",
     "check_depth",
     "fit_frame",

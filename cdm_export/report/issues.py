@@ -1,0 +1,91 @@
+"""What is known to be wrong: of this bundle's artefacts and engines, of the libraries and the machine that run them.
+
+Nothing is judged here: states and verdicts say why themselves, faults of TensorRT come from
+``engine/known_issues.py`` and everything about the machine from ``doctor``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cdm_export.doctor import REDUCED_PRECISION, examine
+from cdm_export.engine.known_issues import KNOWN_ISSUES
+from cdm_export.engine.records import machine_of
+from runtimes import engines, sidecar
+from runtimes.backends import BACKENDS
+from runtimes.bundle import Bundle, State
+from runtimes.engine_record import Machine
+from runtimes.nvidia import gpu_or_none
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing to know before trusting or blaming a figure."""
+
+    subject: str
+    """Artefact, engine, library or part of the machine."""
+    fault: str
+    """What is wrong, and how it is known."""
+    remedy: str = ""
+    """What to do; empty when nothing is."""
+
+
+def known_issues(bundle: Bundle) -> list[Issue]:
+    """Everything known of a bundle here, nearest to the bundle first."""
+    return [*_artefacts(bundle), *_verdicts_here(bundle), *_engines(bundle), *_tensorrt_here(bundle), *_machine()]
+
+
+def tensorrt_faults(machine: Machine, precisions: set[str]) -> list[Issue]:
+    """Known faults of a TensorRT release in the precisions that a bundle has."""
+    return [
+        Issue(
+            f"TensorRT {machine.version}, {', '.join(concerned)}",
+            f"{issue.fault}; known since {issue.first} ({issue.source})",
+            issue.remedy,
+        )
+        for issue in KNOWN_ISSUES
+        if (concerned := sorted(name for name in precisions if issue.concerns(machine, name)))
+    ]
+
+
+_STATES = {
+    State.FAILED: "failed its gate, and is never run",
+    State.DROPPED: "accurate, but not worth having: left out of every choice",
+}
+
+
+def _artefacts(bundle: Bundle) -> Iterator[Issue]:
+    for artefact in bundle.manifest.artefacts:
+        if artefact.state in _STATES:
+            broken = [f"{one.backend}: {one.reason}" for one in artefact.verdicts if one.verdict != "passed"]
+            yield Issue(artefact.name, "; ".join([_STATES[artefact.state], *broken]))
+
+
+def _verdicts_here(bundle: Bundle) -> Iterator[Issue]:
+    for batch in bundle.manifest.batches:
+        for local in sidecar.load(bundle, batch).values():
+            if local.verdict.verdict != "passed":
+                fault = f"{local.verdict.verdict} on this machine: {local.verdict.reason}"
+                yield Issue(f"{local.backend} {local.label}", fault, "auto leaves it alone.")
+
+
+def _engines(bundle: Bundle) -> Iterator[Issue]:
+    for record in (engine.record for engine in engines.scan(bundle)):
+        if record.state is State.FAILED:
+            why = record.self_test.reason if record.self_test else "it does not run"
+            yield Issue(f"engine {record.precision}, {record.machine}", f"failed its self-test: {why}")
+
+
+def _tensorrt_here(bundle: Bundle) -> Iterator[Issue]:
+    """Of the release that built an engine, and of the one that would build the next."""
+    made = {artefact.precision for artefact in bundle.manifest.artefacts if artefact.format == "onnx"}
+    precisions: set[str] = {name for name, typed in BACKENDS["tensorrt"].precisions.items() if typed in made}
+    machines = [engine.record.machine for engine in engines.scan(bundle)]
+    if version := BACKENDS["tensorrt"].version:
+        machines.append(machine_of("tensorrt", version, gpu_or_none()))
+    yield from dict.fromkeys(issue for machine in machines for issue in tensorrt_faults(machine, precisions))
+
+
+def _machine() -> Iterator[Issue]:
+    for finding in examine():
+        if finding.status == "problem" or (finding.subject == REDUCED_PRECISION and finding.status != "ok"):
+            yield Issue(finding.subject, finding.detail, finding.command)

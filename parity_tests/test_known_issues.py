@@ -1,0 +1,87 @@
+"""What the page says is wrong is what states, verdicts, the table of TensorRT's faults and the doctor say."""
+
+import re
+
+import pytest
+
+from cdm_export import doctor
+from cdm_export.engine.known_issues import concerning
+from cdm_export.report import issues
+from parity_tests.engine_bundle import make_bundle
+from runtimes import sidecar
+from runtimes.backends import BACKENDS
+from runtimes.bundle import MANIFEST, Bundle, State, Verdict
+from runtimes.engine_record import Machine
+from runtimes.host import fingerprint
+
+
+def verdict(backend, outcome, reason):
+    return Verdict(
+        backend=backend,
+        verdict=outcome,
+        reason=reason,
+        frames=1,
+        mean=0.1,
+        p99=0.1,
+        max=0.1,
+        mean_mm=1.0,
+        reference="r",
+    )
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """A machine nothing is wrong with."""
+    monkeypatch.setattr(issues, "examine", list)
+
+
+def test_states_say_why(quiet, tmp_path):
+    bundle = make_bundle(tmp_path / "x", {"fp16": State.FAILED, "fp16-attn32": State.DROPPED})
+    fp32, fp16, third = bundle.manifest.artefacts
+    fp16 = fp16.model_copy(update={"verdicts": (verdict("onnxruntime", "failed", "kitchen: p99 9e-03 > 0.005"),)})
+    manifest = bundle.manifest.model_copy(update={"artefacts": (fp32, fp16, third)})
+    (bundle.path / MANIFEST).write_text(manifest.model_dump_json())
+    failed, dropped = issues.known_issues(Bundle.open(bundle.path))
+    assert failed.subject == "onnx/fp16" and "onnxruntime: kitchen: p99 9e-03 > 0.005" in failed.fault
+    assert dropped.subject == "onnx/fp16-attn32" and "not worth having" in dropped.fault
+
+
+def test_what_failed_here_is_named(quiet, tmp_path):
+    bundle = make_bundle(tmp_path / "x")
+    assert issues.known_issues(bundle) == []
+    sidecar.save(
+        bundle,
+        sidecar.LocalVerdict(
+            backend="openvino", precision="fp32", artefact=bundle.manifest.artefacts[0].identity, host=fingerprint(),
+            version=BACKENDS["openvino"].version, p50_ms=None,
+            verdict=verdict("openvino", "failed", "mean 0.1 > 5e-06"),
+        ),
+    )  # fmt: skip
+    (issue,) = issues.known_issues(bundle)
+    assert issue.subject == "openvino fp32" and "mean 0.1 > 5e-06" in issue.fault and "auto" in issue.remedy
+
+
+def test_faults_of_tensorrt_are_those_a_build_warns_of():
+    machine = Machine(backend="tensorrt", version="10.3.0", system="L4T36.4.3", gpu=None)
+    (issue,) = issues.tensorrt_faults(machine, {"fp32", "fp16", "bf16"})
+    assert issue.subject == "TensorRT 10.3.0, bf16, fp16"
+    (warned,) = concerning(machine, "fp16")
+    assert warned.fault in issue.fault and warned.source in issue.fault and issue.remedy == warned.remedy
+    assert issues.tensorrt_faults(machine.model_copy(update={"version": "10.12.0"}), {"fp16"}) == []
+
+
+@pytest.mark.parametrize(
+    ("features", "status", "words"),
+    [
+        ({"avx2"}, "missing", "no instructions for BF16, FP16, INT8"),
+        ({"avx2", "avx512_vnni"}, "missing", "no instructions for BF16, FP16: .* it has them for INT8"),
+        ({"avx512_bf16", "avx512_fp16", "avx512_vnni"}, "ok", "BF16, FP16, INT8"),
+    ],
+)
+def test_doctor_and_page_agree_on_the_processor(tmp_path, monkeypatch, features, status, words):
+    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(features))
+    (finding,) = (one for one in doctor.examine() if one.subject == doctor.REDUCED_PRECISION)
+    assert finding.status == status
+    assert re.search(words, finding.detail)
+    shown = [issue for issue in issues.known_issues(make_bundle(tmp_path / "x")) if issue.subject == finding.subject]
+    assert [issue.fault for issue in shown] == ([] if status == "ok" else [finding.detail])

@@ -1,0 +1,19 @@
+"""Multiply-adds counted in the graph are those PyTorch does."""
+
+import pytest
+import torch
+
+from benchmarks.onnx_macs import count_macs
+from cdm_export.onnx_export import export_onnx
+from cdm_export.transforms import specialise
+from parity_tests.test_transforms import multiply_adds
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_graph_and_network_agree(mini_variant, contract, tmp_path, batch):
+    contract = contract.batched(batch)
+    network = mini_variant.on_boundary(mini_variant.build(), "bgr").eval().requires_grad_(False)
+    specialise(network, contract.network.height // 14, contract.network.width // 14)
+    export_onnx(network, contract, tmp_path / "x.onnx")
+    expected = multiply_adds(network, [torch.zeros(spec.shape) for spec in contract.inputs])
+    assert expected > 1e6 and count_macs(tmp_path / "x.onnx") == expected
