@@ -22,6 +22,8 @@ from runtimes.errors import BackendUnavailable, InputError
 
 _WIDEST = 1400
 """Pixels; wider pictures are scaled down."""
+_PARTS = 16
+"""Most sensitive parts of an INT8 network that are shown."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def write_page(request: ReportRequest) -> Path:
         for entry in (result.entries if result else ())
         if entry.verdict is not None
     ]
+    quantisation = next((one.quantisation for one in manifest.artefacts if one.quantisation), None)
     text = template.render(
         version=cdm_export.__version__,
         bundle=bundle,
@@ -96,6 +99,8 @@ def write_page(request: ReportRequest) -> Path:
         sizes=_sizes(bundle, request.beside),
         pictures=list(_pictures(bundle)),
         artefacts=[_artefact(artefact) for artefact in manifest.artefacts],
+        quantisation=quantisation,
+        sensitive=list(quantisation.sensitivity.items())[:_PARTS] if quantisation else [],
         engines=[engine.record for engine in engines.scan(bundle)],
         megabytes=sum({record.path: record.size for one in manifest.artefacts for record in one.files}.values()) / 1e6,
     )
