@@ -62,7 +62,7 @@ def near_edges(depth: Image, valid: Mask) -> Mask:
 
 
 def _of_depth(reference: Image, valid: Mask, far: float) -> Yardstick:
-    bounds = itertools.pairwise((*_RANGES, math.inf))
+    bounds = itertools.pairwise((*(bound for bound in _RANGES if bound < far), math.inf))
     bins = {
         f"{low:g}-{f'{high:g}' if math.isfinite(high) else f'{far:g}'} m": (reference >= low) & (reference < high)
         for low, high in bounds

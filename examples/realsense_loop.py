@@ -228,6 +228,8 @@ def main(arguments: list[str] | None = None) -> Statistics:
     parser.add_argument("--no-preview", action="store_true")
     parser.add_argument("--save", type=Path, help="folder for refined frames")
     given = parser.parse_args(arguments)
+    if given.fps < 1:
+        parser.error(f"--fps {given.fps}: at least 1 frame per second")
     shows: list[Callable[[cdm_export.Frame, cdm_export.DepthResult], bool]] = []
     if given.save:
         shows.append(saver(given.save))

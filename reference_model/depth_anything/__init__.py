@@ -78,7 +78,7 @@ def _contract(kind: Kind) -> Callable[..., ModelContract]:
             depth_input=None,
             output_resize=kind.output_resize,
             max_depth=max_depth,
-            far=far or kind.max_depth or DEFAULT_FAR,
+            far=far if far is not None else kind.max_depth or DEFAULT_FAR,
         )
 
     return contract
