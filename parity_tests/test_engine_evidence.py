@@ -111,3 +111,28 @@ def test_unfused_attention_is_a_warning_with_its_cost():
 def test_fusion_that_was_to_be_broken_and_was_not():
     assert judged([layer(), MHA], fusion_broken=True)[0].broken
     assert judged([layer()], fusion_broken=True)[1][2] == "proven"
+
+
+def test_integer_products():
+    """What reads integers may add Half to them; what should and does not is right but slower, in float32 wrong."""
+    names = ("blocks.0.mlp.fc1/MatMul", "blocks.0.mlp.fc2/MatMul")
+    integer = EngineLayer(names[0], "gemm", ("Int8",), ("Half",), (names[0],), 0)
+    added = EngineLayer(names[1], "runtime_fusion", ("Int8", "Half"), ("Half",), (names[1],), 0)
+    modules = [name.rpartition("/")[0] for name in names]
+
+    def outcomes(*layers):
+        evidence = gather(
+            layers, "engine inspector", "int8-fp16", TYPING, ATTENTIONS[:1], tf32=False, fusion_broken=False,
+            integers=modules,
+        )  # fmt: skip
+        return {claim.claim: claim.outcome for claim in evidence.claims}, evidence
+
+    claim = "every quantised product reads Int8"
+    told, evidence = outcomes(MHA, integer, added)
+    assert set(told.values()) == {"proven"} and claim in told and evidence.float32_products == ()
+    told, evidence = outcomes(MHA, integer, layer(names[1]))
+    assert told[claim] == "disproven" and not evidence.broken and [one.claim for one in evidence.costly] == [claim]
+    assert "blocks.0.mlp.fc2" in evidence.costly[0].detail
+    _, evidence = outcomes(MHA, integer, layer(names[1], type_="Float"))
+    assert evidence.broken
+    assert outcomes()[0][claim] == "not visible"

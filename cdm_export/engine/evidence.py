@@ -22,11 +22,11 @@ def gather(
     source: EvidenceSource,
     precision: str,
     typing: Typing | None,
-    integers: Sequence[str],
     attentions: Sequence[Attention],
     *,
     tf32: bool,
     fusion_broken: bool,
+    integers: Sequence[str] = (),
 ) -> Evidence:
     """Judge an engine. ``tf32``: as the builder's configuration reports it. ``typing``: the graph's islands.
     ``integers``: modules whose products the graph quantises.

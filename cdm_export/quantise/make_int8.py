@@ -138,7 +138,7 @@ def _work(text: str) -> MadeInt8:
             source=job.source,
             observer=found.observer,
             smoothed=found.form == "smoothed",
-            strengths=store.found.strengths,
+            strengths=store.found.strengths if found.form == "smoothed" else {},
             steps=steps,
             kept=kept,
             trials=found.trials,
