@@ -121,6 +121,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         )
     with publish.staging(request.out) as folder:
         references = prepare_frames(source, contract, folder / "golden", progress)
+        ranges = folder / "calibration"
+        frames = prepare_frames(calibration, contract, ranges, progress) if calibration is not None else []
         outputs = folder / "outputs"
         for made_here in (outputs, folder / "onnx"):
             made_here.mkdir()
@@ -143,8 +145,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         checked = list(itertools.chain.from_iterable(parities))
         artefacts = [_artefact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
         int8 = None
-        if request.int8 is not None and calibration is not None:
-            int8 = add_int8(job, made, request.int8, calibration, checked, folder, references, _REFERENCE, progress)
+        if request.int8 is not None:
+            int8 = add_int8(job, made, request.int8, frames, checked, folder, references, _REFERENCE, progress)
             artefacts += int8.artefacts
             checked += int8.required
         packages = None
@@ -185,6 +187,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
         )
         shutil.rmtree(outputs)
+        shutil.rmtree(ranges, ignore_errors=True)
         kept = {folder / record.path for record in manifest.files()}
         for surplus in set((folder / "golden").iterdir()) - kept:
             surplus.unlink()

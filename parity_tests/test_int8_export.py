@@ -87,6 +87,7 @@ class TestBundle:
         bundle, _ = exported
         table = json.loads((bundle.path / "reports" / "int8.json").read_text())
         assert len(table["quantisation"]["trials"]) == 6
+        assert sorted(path.name for path in bundle.path.iterdir()) == ["golden", "manifest.json", "onnx", "reports"]
         shares = [trial["share_of_gate"] for trial in table["quantisation"]["sensitivity"].values()]
         assert shares == sorted(shares, reverse=True) and len(shares) > 30
         assert {row["precision"] for row in table["parity"]} == {"int8", "int8-fp16"}

@@ -1,13 +1,12 @@
 """The INT8 part of an export: calibration frames, two graphs, their parity, and the guard: what does not pay goes."""
 
 import json
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend
-from cdm_export.golden import ReferenceFrame, prepare_frames
+from cdm_export.golden import ReferenceFrame
 from cdm_export.make_onnx import Made, MadeGraph, MakeJob
 from cdm_export.progress import Progress
 from cdm_export.quantise.guard import Way, compare_speed
@@ -80,7 +79,7 @@ def add_int8(
     job: MakeJob,
     made: Made,
     request: Int8Request,
-    source: FrameSource,
+    frames: list[ReferenceFrame],
     parities: list[BackendParity],
     folder: Path,
     references: list[ReferenceFrame],
@@ -89,26 +88,24 @@ def add_int8(
 ) -> Int8Artefacts:
     """Make both graphs of one export in ``folder/onnx``, verify them, and drop the processors' one unless it is faster.
 
-    ``parities``: of the other graphs; those that passed are what INT8 has to beat.
+    ``frames``: to calibrate on. ``parities``: of the other graphs; those that passed are what INT8 has to beat.
     """
     result = Int8Artefacts()
-    with tempfile.TemporaryDirectory(prefix="cdm-export-") as scratch:
-        frames = prepare_frames(source, job.contract, Path(scratch) / "frames", progress)
-        int8_job = Int8Job(
-            contract=job.contract,
-            checkpoint=job.checkpoint,
-            random_weights=made.provenance.random_weights,
-            weights=made.provenance.sha256,
-            source=request.calibration,
-            frames=tuple(str(frame.path) for frame in frames),
-            folder=job.folder,
-        )
-        try:
-            int8 = result.made = make_int8(int8_job, progress)
-        except ParityError as error:
-            progress.note(f"int8 is not published: {error.message}")
-            result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
-            return result
+    int8_job = Int8Job(
+        contract=job.contract,
+        checkpoint=job.checkpoint,
+        random_weights=made.provenance.random_weights,
+        weights=made.provenance.sha256,
+        source=request.calibration,
+        frames=tuple(str(frame.path) for frame in frames),
+        folder=job.folder,
+    )
+    try:
+        int8 = result.made = make_int8(int8_job, progress)
+    except ParityError as error:
+        progress.note(f"int8 is not published: {error.message}")
+        result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
+        return result
     processors, device = int8.graphs
     quantisation = int8.quantisation
     checker = _Checker(job, references, reference, progress)
