@@ -13,6 +13,7 @@ from runtimes.backends import BACKENDS
 from runtimes.bundle import MANIFEST, Bundle, State, Verdict
 from runtimes.engine_record import Machine
 from runtimes.host import fingerprint
+from runtimes.quantisation import Dropped
 
 
 def verdict(backend, outcome, reason):
@@ -39,11 +40,13 @@ def test_states_say_why(quiet, tmp_path):
     bundle = make_bundle(tmp_path / "x", {"fp16": State.FAILED, "fp16-attn32": State.DROPPED})
     fp32, fp16, third = bundle.manifest.artefacts
     fp16 = fp16.model_copy(update={"verdicts": (verdict("onnxruntime", "failed", "kitchen: p99 9e-03 > 0.005"),)})
-    manifest = bundle.manifest.model_copy(update={"artefacts": (fp32, fp16, third)})
+    gone = Dropped(name="onnx/int8", reason="onnxruntime int8 takes 80.0 ms a frame", failed=False)
+    manifest = bundle.manifest.model_copy(update={"artefacts": (fp32, fp16, third), "dropped": (gone,)})
     (bundle.path / MANIFEST).write_text(manifest.model_dump_json())
-    failed, dropped = issues.known_issues(Bundle.open(bundle.path))
+    failed, dropped, absent = issues.known_issues(Bundle.open(bundle.path))
     assert failed.subject == "onnx/fp16" and "onnxruntime: kitchen: p99 9e-03 > 0.005" in failed.fault
     assert dropped.subject == "onnx/fp16-attn32" and "not worth having" in dropped.fault
+    assert absent.subject == "onnx/int8" and "not in the bundle: onnxruntime int8 takes 80.0 ms" in absent.fault
 
 
 def test_what_failed_here_is_named(quiet, tmp_path):

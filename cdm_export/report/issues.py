@@ -57,7 +57,12 @@ def _artefacts(bundle: Bundle) -> Iterator[Issue]:
     for artefact in bundle.manifest.artefacts:
         if artefact.state in _STATES:
             broken = [f"{one.backend}: {one.reason}" for one in artefact.verdicts if one.verdict != "passed"]
-            yield Issue(artefact.name, "; ".join([_STATES[artefact.state], *broken]))
+            speed = artefact.quantisation.speed if artefact.quantisation else None
+            slow = [str(speed)] if artefact.state is State.DROPPED and speed else []
+            yield Issue(artefact.name, "; ".join([_STATES[artefact.state], *slow, *broken]))
+    for dropped in bundle.manifest.dropped:
+        outcome = "failed its gate" if dropped.failed else "accurate, but not worth having"
+        yield Issue(dropped.name, f"{outcome}, and is not in the bundle: {dropped.reason}")
 
 
 def _verdicts_here(bundle: Bundle) -> Iterator[Issue]:
