@@ -146,7 +146,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         artefacts = [_artefact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
         int8 = None
         if request.int8 is not None:
-            int8 = add_int8(job, made, request.int8, frames, checked, folder, references, _REFERENCE, progress)
+            singles = [parity for parity in checked if parity.batch == 1]
+            int8 = add_int8(job, made, request.int8, frames, singles, folder, references, _REFERENCE, progress)
             artefacts += int8.artefacts
             checked += int8.required
         packages = None
