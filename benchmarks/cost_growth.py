@@ -178,16 +178,18 @@ def table(result: dict[str, Any]) -> str:
     threads = machine["usable_cpus"]
     rows = [
         "| network | frames | GMAC per frame | "
-        + " | ".join(f"{backend} | ms per frame | of the peak | memory" for backend in BACKENDS)
+        + " | ".join(f"{backend}: ms per frame | of the peak | memory" for backend in BACKENDS)
         + " |",
-        "|---|---|---|" + "---|" * 4 * len(BACKENDS),
+        "|---|---|---|" + "---|" * 3 * len(BACKENDS),
     ]
     for point in result["points"]:
         batch = point["batch"]
         cells = []
         for backend in BACKENDS:
             path = point["paths"][backend]
-            cells += [f"{path['p50_ms']:.0f} ms", f"{path['p50_ms'] / batch:.0f}", f"{path['share_of_peak'][0]:.0%}"]
+            middle, low, high = path["share_of_peak"]
+            cells.append(f"{path['p50_ms'] / batch:.0f}")
+            cells.append(f"{middle:.0%} ({low:.0%} to {high:.0%})")
             cells.append(f"{path['rss_anon_mb']} MB")
         size = f"{point['model']} {point['input_size']} ({point['network']})"
         rows.append(f"| {size} | {batch} | {point['macs'] / batch / 1e9:.1f} | {' | '.join(cells)} |")
@@ -196,14 +198,20 @@ def table(result: dict[str, Any]) -> str:
         f"{model} " + ", ".join(f"{growth(result, model, backend):.2f} ({backend})" for backend in BACKENDS)
         for model in dict.fromkeys(point["model"] for point in result["points"])
     )
-    load = [machine[when].get("load_1min") for when in ("before", "after")]
+    load = [machine[when]["load_1min"] for when in ("before", "after")]
     rows += [
         "",
         f"{threads} cores of {machine['cpu']} ({', '.join(machine['cpu_features'])}), FP32, median of "
-        f"{result['rounds']} rounds in turn, load {load[0]} before and {load[1]} after. "
-        f"Peak: a float32 product of side {GEMM_SIDE} in the same rounds, {peaks}; shares go by counted multiply-adds, "
-        f"round by round. A frame's time grows with the network's pixels to the power of: {slopes}.",
+        f"{result['rounds']} rounds in turn, 95 % intervals, load {load[0]} before and {load[1]} after.",
+        f"Peak: a float32 product of side {GEMM_SIDE} in the same rounds, {peaks}.",
+        f"A frame's time grows with the network's pixels to the power of: {slopes}.",
     ]
+    if load[0] > threads:
+        rows += [
+            "",
+            "**The machine was busy with other work**: times are longer than its own and shares wide. Multiply-adds "
+            "and memory do not mind; for times, run it on an idle machine.",
+        ]
     return "\n".join(rows)
 
 

@@ -1,4 +1,4 @@
-"""Write the README's tables from committed results: ``python -m benchmarks.readme``; ``--check`` only compares."""
+"""Write the tables of README and docs from committed results: ``python -m benchmarks.readme``; ``--check`` compares."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.coreml_packages import coreml_packages
+from benchmarks.cost_growth import cost_growth
 from benchmarks.half_paths import half_paths
 from benchmarks.peers import peers
 from benchmarks.rewrites import rewrites
@@ -83,20 +84,25 @@ SECTIONS = {
     "coreml packages": coreml_packages,
     "peers": peers,
 }
+"""Of the README."""
+
+PAGES = {README: SECTIONS, README.with_name("docs") / "cost_growth.md": {"cost growth": cost_growth}}
+"""Tables by page."""
 
 
-def generated(text: str) -> str:
-    """The README's text with every generated section made anew."""
-    for name, make in SECTIONS.items():
+def generated(page: Path) -> str:
+    """The page's text with every generated section made anew."""
+    text = page.read_text()
+    for name, make in PAGES[page].items():
         block = f"<!-- generated: {name} -->\n{make()}\n<!-- end -->"
         text, count = re.subn(rf"<!-- generated: {name} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)  # type: ignore[misc]
-        assert count == 1, f"README has {count} sections '{name}'"
+        assert count == 1, f"{page.name} has {count} sections '{name}'"
     return text
 
 
 if __name__ == "__main__":
-    old = README.read_text()
-    new = generated(old)
-    if "--check" in sys.argv[1:]:
-        sys.exit("README.md differs from the results: python -m benchmarks.readme" if new != old else 0)
-    README.write_text(new)
+    for page in PAGES:
+        new = generated(page)
+        if "--check" in sys.argv[1:] and new != page.read_text():
+            sys.exit(f"{page.name} differs from the results: python -m benchmarks.readme")
+        page.write_text(new)

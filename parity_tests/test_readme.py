@@ -2,14 +2,15 @@
 
 import re
 
+import pytest
 import typer.main
 
-from benchmarks.readme import README, generated
+from benchmarks.readme import PAGES, README, generated
 
 
-def test_tables_are_those_of_the_results():
-    text = README.read_text()
-    assert generated(text) == text, "run: python -m benchmarks.readme"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_results(page):
+    assert generated(page) == page.read_text(), "run: python -m benchmarks.readme"
 
 
 def test_every_command_and_option_named_exists():
