@@ -198,7 +198,7 @@ def table(result: dict[str, Any]) -> str:
         f"{model} " + ", ".join(f"{growth(result, model, backend):.2f} ({backend})" for backend in BACKENDS)
         for model in dict.fromkeys(point["model"] for point in result["points"])
     )
-    load = [machine[when]["load_1min"] for when in ("before", "after")]
+    load = [machine[when].get("load_1min", 0.0) for when in ("before", "after")]
     rows += [
         "",
         f"{threads} cores of {machine['cpu']} ({', '.join(machine['cpu_features'])}), FP32, median of "
