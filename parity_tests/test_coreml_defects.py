@@ -65,9 +65,9 @@ def test_a_planted_defect_fails_and_is_found(together, edited, plant):
     assert report.operation.module.startswith(report.first)
 
 
-def test_nothing_is_found_where_nothing_is_wrong(together, bundle):
-    opened = Bundle.open(bundle)
-    frame = ReferenceFrame("it", bundle / opened.manifest.golden[0].file.path)
+def test_nothing_is_found_where_nothing_is_wrong(together, coreml_bundle):
+    opened = Bundle.open(coreml_bundle)
+    frame = ReferenceFrame("it", coreml_bundle / opened.manifest.golden[0].file.path)
     for precision in ("fp32", "fp16"):
         report = bisect_bundle(opened, ("coreml-reference", precision), ("torch", "fp32"), frame, Silent())
         assert report.passed and report.operation is None, report.summary
