@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from cdm_export.bench.environment import environment
 from cdm_export.onnx_export import export_onnx
 from cdm_export.parity import compare
-from cdm_export.transforms import specialise
-from reference_model.config import PATCH
+from cdm_export.transforms import specialise_for
 from reference_model.registry import get_variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.contract import DEFAULT_FAR, ModelContract, Size
@@ -149,7 +148,7 @@ def _from_pytorch(
         name: run_reference(boundary, contract, inputs)[contract.outputs[0].name] for name, inputs in frames.items()
     }
     export_onnx(boundary, contract, folder / "untouched.onnx")
-    specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
+    specialise_for(contract, boundary)
     export_onnx(boundary, contract, folder / "fp32.onnx")
     return references, weights
 

@@ -26,8 +26,7 @@ from cdm_export.bench.statistics import median_interval
 from cdm_export.cli.console import progress
 from cdm_export.golden import save_frame
 from cdm_export.onnx_export import export_onnx
-from cdm_export.transforms import specialise
-from reference_model.config import PATCH
+from cdm_export.transforms import specialise_for
 from reference_model.random_weights import seeded_network
 from reference_model.registry import get_variant
 from runtimes.contract import ModelContract, Size
@@ -128,7 +127,7 @@ def make_graph(point: Point, folder: Path) -> None:
         return
     variant, contract = get_variant(point.model), point.contract
     network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
-    specialise(network, contract.network.height // PATCH, contract.network.width // PATCH)
+    specialise_for(contract, network)
     export_onnx(network, contract, path.with_suffix(".partial"))
     path.with_suffix(".partial").rename(path)
 

@@ -118,15 +118,14 @@ def export_half(model: str, onnx: str, camera: str = str(CAMERA), input_size: st
     A stand-in for ``onnx/fp16.onnx`` of a bundle, and quick.
     """
     from cdm_export.onnx_export import export_onnx
-    from cdm_export.transforms import specialise
-    from reference_model.config import PATCH
+    from cdm_export.transforms import specialise_for
     from reference_model.random_weights import seeded_network
     from reference_model.registry import get_variant
 
     variant = get_variant(model)
     contract = variant.contract(model, Size.parse(camera), int(input_size))
     network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
-    specialise(network, contract.network.height // PATCH, contract.network.width // PATCH)
+    specialise_for(contract, network)
     network.half()
     network.register_forward_pre_hook(lambda module, inputs: tuple(tensor.half() for tensor in inputs))
     network.register_forward_hook(lambda module, inputs, output: output.float())

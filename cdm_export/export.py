@@ -28,7 +28,7 @@ from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Manifest, State
-from runtimes.contract import IMAGE, ModelContract, Size, execution_name
+from runtimes.contract import IMAGE, ModelContract, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from runtimes.sources import FrameSource, MirroredSource, open_source
 from runtimes.typed_graph import LowPrecision
@@ -219,21 +219,7 @@ def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[Backend
         state = State.PUBLISHED
     else:
         state = State.CANDIDATE  # no backend of this machine executed it
-    return Artefact(
-        name=f"onnx/{execution_name(graph.precision, graph.batch)}",
-        format="onnx",
-        precision=graph.precision,
-        batch=graph.batch,
-        opset=graph.opset,
-        main=f"onnx/{graph.files[0]}",
-        files=tuple(publish.record(folder, folder / "onnx" / name) for name in graph.files),
-        producers=graph.versions,
-        rewrites=made.rewrites,
-        typing=graph.typing,
-        graph=graph.graph,
-        state=state,
-        verdicts=tuple(parity.verdict for parity in parities),
-    )
+    return graph.artefact(folder, made.rewrites, state, (parity.verdict for parity in parities))
 
 
 def _verifies(backend: Backend) -> bool:

@@ -127,15 +127,13 @@ def _traced(
     """The network made again from its weights, rewritten and smoothed; and what each rewrite saved."""
     from cdm_export.coreml_export import coreml_rules, trace
     from cdm_export.quantise.smoothing import fold_all
-    from cdm_export.transforms import specialise
-    from reference_model.config import PATCH
+    from cdm_export.transforms import specialise_for
     from reference_model.torch_runtime import make_boundary
 
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
     contract = job.contract
     boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
-    rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
-    savings = specialise(boundary, rows, columns, coreml_rules(target))
+    savings = specialise_for(contract, boundary, coreml_rules(target))
     if scales:
         fold_all(boundary.get_submodule(NETWORK), scales)
     rewrites = {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}

@@ -5,21 +5,24 @@ all its memory is returned before the first backend verifies. Freeing it inside 
 the allocator.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export import publish
 from cdm_export.batch_graph import export_batch
 from cdm_export.golden import load_reference, save_output
 from cdm_export.onnx_export import OPSET, OPSET_BF16, export_onnx
 from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
-from runtimes.bundle import Provenance
+from runtimes.bundle import Artefact, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.isolated import report, run_isolated, serve
+from runtimes.quantisation import Quantisation
 from runtimes.typed_graph import GraphAudit, LowPrecision, Rewrite, Typing
 
 if TYPE_CHECKING:
@@ -66,6 +69,32 @@ class MadeGraph(Record):
     """How it was typed; None for FP32."""
     graph: GraphAudit
     """What came out."""
+
+    def artefact(
+        self,
+        folder: Path,
+        rewrites: dict[str, Rewrite],
+        state: State,
+        verdicts: Iterable[Verdict],
+        quantisation: Quantisation | None = None,
+    ) -> Artefact:
+        """For the manifest of the bundle in ``folder``."""
+        return Artefact(
+            name=f"onnx/{execution_name(self.precision, self.batch)}",
+            format="onnx",
+            precision=self.precision,
+            batch=self.batch,
+            opset=self.opset,
+            main=f"onnx/{self.files[0]}",
+            files=tuple(publish.record(folder, folder / "onnx" / name) for name in self.files),
+            producers=self.versions,
+            rewrites=rewrites,
+            typing=self.typing,
+            graph=self.graph,
+            quantisation=quantisation,
+            state=state,
+            verdicts=tuple(verdicts),
+        )
 
 
 class Made(Record):
@@ -125,10 +154,9 @@ def _work(text: str) -> Made:
 
 
 def _specialise(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
-    from cdm_export.transforms import specialise
-    from reference_model.config import PATCH
+    from cdm_export.transforms import specialise_for
 
-    savings = specialise(boundary, contract.network.height // PATCH, contract.network.width // PATCH)
+    savings = specialise_for(contract, boundary)
     found = {name: saving for name, saving in savings.items() if saving.modules}
     return {name: Rewrite.model_validate(vars(saving)) for name, saving in found.items()}
 

@@ -18,10 +18,9 @@ from cdm_export.make_coreml import CoremlJob, Integers, make_coreml
 from cdm_export.parity import compare
 from cdm_export.progress import Silent
 from cdm_export.quantise.smoothing import smoothable
-from cdm_export.transforms import RULES, specialise
+from cdm_export.transforms import RULES, specialise_for
 from parity_tests.coreml_bundle import OUTPUT, package
 from parity_tests.coreml_operation import random
-from reference_model.config import PATCH
 from reference_model.variant import NETWORK
 from runtimes.bundle import Bundle
 from runtimes.contract import QUANTISED, ModelContract, Semantics, Size, TensorSpec
@@ -165,8 +164,7 @@ def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_varian
     manifest = Bundle.open(coreml_bundle).manifest
     contract, layer = manifest.contract, "pretrained.blocks.0.attn.qkv"
     boundary = mini_variant.on_boundary(mini_variant.build(), contract.channel_order)
-    rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
-    specialise(boundary, rows, columns, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    specialise_for(contract, boundary, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
     scales = {
         target.path: (0.5, 2.0) * (target.divided[0].shape[0] // 2)
         for target in smoothable(boundary.get_submodule(NETWORK))

@@ -164,16 +164,14 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
     import torch
 
     from cdm_export.coreml_export import coreml_rules, trace
-    from cdm_export.transforms import specialise
-    from reference_model.config import PATCH
+    from cdm_export.transforms import specialise_for
     from reference_model.torch_runtime import load_boundary
     from runtimes.coreml_target import get_target
 
     assert job.weights is not None
     contract = job.contract
     boundary = load_boundary(Path(job.weights), contract)
-    rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
-    specialise(boundary, rows, columns, coreml_rules(get_target(job.target)))
+    specialise_for(contract, boundary, coreml_rules(get_target(job.target)))
     module = trace(boundary, contract).program.module()
     seen: dict[str, Tensor] = {}
 

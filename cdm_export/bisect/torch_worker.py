@@ -61,10 +61,9 @@ def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":
         return boundary, nullcontext()
     from cdm_export.precision.rounded import RoundedProducts
     from cdm_export.precision.typed_modules import type_network
-    from cdm_export.transforms import specialise
-    from reference_model.config import PATCH
+    from cdm_export.transforms import specialise_for
 
-    specialise(boundary, job.contract.network.height // PATCH, job.contract.network.width // PATCH)
+    specialise_for(job.contract, boundary)
     type_network(boundary.get_submodule(NETWORK), job.typing)
     return boundary, RoundedProducts()
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.golden import ReferenceFrame
 from cdm_export.make_onnx import Made, MadeGraph, MakeJob
@@ -12,7 +11,7 @@ from cdm_export.progress import Progress
 from cdm_export.quantise.guard import Way, compare_speed
 from cdm_export.quantise.make_int8 import Int8Job, MadeInt8, make_int8
 from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Artefact, State
+from runtimes.bundle import Artefact, State, Verdict
 from runtimes.contract import Precision
 from runtimes.errors import BackendUnavailable, InputError, ParityError
 from runtimes.quantisation import Dropped, Quantisation
@@ -134,14 +133,14 @@ def add_int8(
             progress.note(f"int8 pays on this machine: {speed}")
     result.quantisation = quantisation
     if state is not State.DROPPED or request.keep_slower:
-        result.artefacts.append(_artefact(processors, int8, folder, found, state, quantisation))
+        result.artefacts.append(processors.artefact(folder, int8.rewrites, state, _verdicts(found), quantisation))
     on_device = checker.check(device, "int8-fp16")
     result.verified += on_device
     result.required += on_device
     # Its speed is known where `build` makes an engine of it.
     failed = any(parity.verdict.verdict != "passed" for parity in on_device)
     state = State.FAILED if failed else State.CANDIDATE
-    result.artefacts.append(_artefact(device, int8, folder, on_device, state, int8.quantisation))
+    result.artefacts.append(device.artefact(folder, int8.rewrites, state, _verdicts(on_device), int8.quantisation))
     return result
 
 
@@ -198,26 +197,5 @@ def _file_of(parity: BackendParity, made: Made, int8: MadeGraph) -> str:
     return next(graph.files[0] for graph in (*made.graphs, int8) if graph.precision == typed)
 
 
-def _artefact(
-    graph: MadeGraph,
-    made: MadeInt8,
-    folder: Path,
-    parities: list[BackendParity],
-    state: State,
-    quantisation: Quantisation,
-) -> Artefact:
-    return Artefact(
-        name=f"onnx/{graph.precision}",
-        format="onnx",
-        precision=graph.precision,
-        opset=graph.opset,
-        main=f"onnx/{graph.files[0]}",
-        files=tuple(publish.record(folder, folder / "onnx" / name) for name in graph.files),
-        producers=graph.versions,
-        rewrites=made.rewrites,
-        typing=graph.typing,
-        graph=graph.graph,
-        quantisation=quantisation,
-        state=state,
-        verdicts=tuple(parity.verdict for parity in parities),
-    )
+def _verdicts(parities: list[BackendParity]) -> list[Verdict]:
+    return [parity.verdict for parity in parities]

@@ -93,8 +93,7 @@ def identity_of(job: Int8Job) -> CalibrationIdentity:
 def _work(text: str) -> MadeInt8:
     from cdm_export.quantise.calibration import CalibrationStore
     from cdm_export.quantise.layers import groups, quantisable, step_of
-    from cdm_export.transforms import RULES, specialise
-    from reference_model.config import PATCH
+    from cdm_export.transforms import RULES, specialise_for
     from reference_model.reference import exact_float32
     from reference_model.torch_runtime import make_boundary
 
@@ -103,9 +102,8 @@ def _work(text: str) -> MadeInt8:
     exact_float32()
     report({"stage": "quantising: weights", "steps": 0})
     boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
-    rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
     rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
-    savings = specialise(boundary, rows, columns, rules)
+    savings = specialise_for(contract, boundary, rules)
     network = boundary.get_submodule(NETWORK)
     layers = quantisable(network, variant)
     parts = groups(network, layers, variant)

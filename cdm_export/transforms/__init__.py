@@ -21,6 +21,8 @@ from cdm_export.transforms import (
     two_token_attention,
 )
 from cdm_export.transforms.saving import Saving
+from reference_model.config import PATCH
+from runtimes.contract import ModelContract
 
 Rule = Callable[[nn.Module, int, int], Saving]
 """``apply(network, rows, columns)``."""
@@ -48,6 +50,11 @@ away."""
 
 NEEDS = {"fusion_projection": ("two_token_attention",)}
 """Rules that find nothing to rewrite unless others came before."""
+
+
+def specialise_for(contract: ModelContract, network: nn.Module, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
+    """``specialise`` for the patch grid of a contract's network."""
+    return specialise(network, contract.network.height // PATCH, contract.network.width // PATCH, rules)
 
 
 def specialise(network: nn.Module, rows: int, columns: int, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
