@@ -52,10 +52,10 @@ def main(
     quantisation = table["quantisation"]
     result: dict[str, Any] = {
         "what": f"INT8 of {model} at {camera}",
-        "verified_on": "the sample frame" if frames == "sample" else f"{table['parity'][0]['frames']} real frames",
+        "verified_on": f"{table['parity'][0]['frames']} {_kind(frames)} frames",
         "weights": "trained, ships with the package" if trained else "seeded, with planted outlier channels",
         "network": manifest["contract"]["network"],
-        "calibration": f"{len(quantisation['calibration']['frames'])} frames of {calibration.partition(':')[0]}",
+        "calibration": f"{len(quantisation['calibration']['frames'])} {_kind(calibration)} frames",
         "megabytes": {name: round(size, 1) for name, size in sizes.items()},
         "kept_megabytes": quantisation["kept_megabytes"],
         "chosen": f"{'smoothed' if quantisation['smoothed'] else 'plain'} {quantisation['observer']}",
@@ -70,6 +70,10 @@ def main(
     }
     (RESULTS / f"int8-{model}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(int8())
+
+
+def _kind(source: str) -> str:
+    return "rendered" if source.startswith("synthetic") else "real"
 
 
 def plant_outliers(checkpoint: Path) -> None:
@@ -105,7 +109,7 @@ def int8() -> str:
         for form in ("plain", "smoothed"):
             errors = [result["trials"][f"{form} {observer}"]["mean"] for observer in observers]
             named = {"plain": "as it is", "smoothed": "smoothed"}[form]
-            rows.append(f"| {model}, {result['weights'].split(',')[0]}, {named} | {' | '.join(map(_figure, errors))} |")
+            rows.append(f"| {model}, {result['weights']}, {named} | {' | '.join(map(_figure, errors))} |")
     rows += [
         "",
         "| after the search | products | not INT8 | size of fp32 | mean error | p99 error | INT8 / fastest other |",

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.coreml_packages import coreml_packages
 from benchmarks.cost_growth import cost_growth
 from benchmarks.half_paths import half_paths
+from benchmarks.int8 import int8
 from benchmarks.peers import peers
 from benchmarks.rewrites import rewrites
 from benchmarks.rtx_layers import rtx_layers
@@ -86,7 +87,8 @@ SECTIONS = {
 }
 """Of the README."""
 
-PAGES = {README: SECTIONS, README.with_name("docs") / "cost_growth.md": {"cost growth": cost_growth}}
+_DOCS = README.with_name("docs")
+PAGES = {README: SECTIONS, _DOCS / "cost_growth.md": {"cost growth": cost_growth}, _DOCS / "int8.md": {"int8": int8}}
 """Tables by page."""
 
 
