@@ -112,21 +112,32 @@ def int8() -> str:
             rows.append(f"| {model}, {result['weights']}, {named} | {' | '.join(map(_figure, errors))} |")
     rows += [
         "",
-        "| after the search | products | not INT8 | size of fp32 | mean error | p99 error | INT8 / fastest other |",
+        "| after the search | products | not INT8 | size of fp32 | mean | p99 | gate | INT8 / fastest other |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    rows.append("|---|---|---|---|---|---|---|")
     for model, result in results.items():
+        sizes, speed = result["megabytes"], result["speed"]
         for parity in result["parity"]:
-            name, sizes = parity["precision"], result["megabytes"]
-            share = f"{sizes[name] / sizes['fp32']:.2f}" if name in sizes else ""
-            speed = result["speed"]
+            name = parity["precision"]
             raced = speed and speed["int8"] == f"{parity['backend']} {name}"
-            ratio = f"{speed['ratio']:.2f} ({speed['other']})" if raced else ""
-            rows.append(
-                f"| {model}, {parity['backend']} {name} | {result['products']} | {len(result['kept'])} parts | {share} "
-                f"| {_figure(parity['mean'])} | {_figure(parity['p99'])} "
-                f"| {ratio} |"
-            )
+            cells = [
+                f"{model}, {parity['backend']} {name}",
+                str(result["products"]),
+                f"{len(result['kept'])} parts",
+                f"{sizes[name] / sizes['fp32']:.2f}",
+                _figure(parity["mean"]),
+                _figure(parity["p99"]),
+                parity["verdict"],
+                f"{speed['ratio']:.2f} ({speed['other']})" if raced else "",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    rows.append("")
+    for model, result in results.items():
+        machine = result["environment"]
+        rows.append(
+            f"{model}: ranges from {result['calibration']}, verified on {result['verified_on']}, on "
+            f"{machine['usable_cpus']} cores of {machine['cpu']} ({', '.join(machine['cpu_features'])})."
+        )
     return "\n".join(rows)
 
 

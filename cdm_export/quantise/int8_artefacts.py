@@ -112,6 +112,9 @@ def add_int8(
     passed = [parity for parity in found if parity.verdict.verdict == "passed"]
     result.verified += found
     result.required += passed or found
+    for parity in found if passed else ():
+        if parity not in passed:
+            progress.note(f"{parity.name} will not be run, others do: {parity.verdict}")
     state = State.PUBLISHED if passed else State.FAILED
     if passed:
         ways = [
