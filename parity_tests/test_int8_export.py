@@ -215,6 +215,7 @@ class TestGuard:
         Bundle.open(bundle.path, full=True)
         assert "onnx/int8 dropped" in cli("inspect", bundle.path).stdout
 
+    @pytest.mark.slow
     def test_what_misses_its_gate_is_told_and_the_rest_published(self, export_again, monkeypatch):
         def refuse(job, progress):
             raise ParityError("int8 misses its gate although 20 of 40 parts are not quantised")
