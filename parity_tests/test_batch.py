@@ -112,6 +112,7 @@ def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     assert not executions(bundle, BACKENDS["tensorrt"], BATCH)
 
 
+@pytest.mark.slow
 def test_bench_counts_frames(bundle):
     result = bench_bundle(BenchRequest(bundle.path, "onnxruntime", "fp32", frames=3), Silent())
     one, three = result.entries

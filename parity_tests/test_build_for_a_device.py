@@ -33,6 +33,8 @@ RUNTIME = """
 int cudaSetDevice(int device) { return STARTS; }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) { *stream = (void *)7; return 0; }
 int cudaStreamDestroy(void *stream) { return 0; }
+int cudaEventCreate(void **event) { *event = (void *)9; return 0; }
+int cudaEventDestroy(void *event) { return 0; }
 """
 LIBRARY = 'from tensorrt_rtx_bindings import *\n__version__ = "10.3.0"\n'
 

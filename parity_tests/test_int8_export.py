@@ -158,6 +158,7 @@ class TestGuard:
         assert not self.COMPARED.model_copy(update={"ratio": 0.97, "interval": (0.9, 1.01)}).faster
         assert self.COMPARED.model_copy(update={"ratio": 0.8, "interval": (0.7, 0.9)}).faster
 
+    @pytest.mark.slow
     def test_a_race_between_real_paths(self, exported):
         bundle, _ = exported
         contract = bundle.manifest.contract
@@ -256,6 +257,7 @@ class TestBadInput:
             assert done.returncode == 2 and told in done.stderr, done.stderr
             assert not (tmp_path / "no.bundle").exists()
 
+    @pytest.mark.slow
     def test_interrupted_search_goes_on(self, tmp_path):
         """Ctrl-C in the search: exit code 130, nothing left behind, and the next export knows the trials."""
         command = [

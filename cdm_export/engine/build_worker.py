@@ -109,7 +109,7 @@ def _work(text: str) -> BuildOutcome:
     report({"version": str(trt.__version__)})
     if job.integers and not api.is_strongly_typed(trt):
         raise EngineBuildError(
-            f"{trt.__name__} {trt.__version__} has no strong types, and {job.precision} is a strongly typed graph",
+            f"{job.backend} {trt.__version__} has no strong types, and {job.precision} is a strongly typed graph",
             "Build fp16, or use TensorRT 10.3 or newer.",
         )
     tables: list[str] = []
