@@ -50,6 +50,7 @@ def frames(bundle):
     return [raw_frame(load_reference(bundle.file(golden.file))) for golden in bundle.manifest.golden]
 
 
+@pytest.mark.slow
 def test_both_graphs_are_published_and_share_their_weights(exported):
     bundle, done = Bundle.open(exported[0], full=True), exported[1]
     by_name = {artefact.name: artefact for artefact in bundle.manifest.artefacts}
@@ -65,6 +66,7 @@ def test_both_graphs_are_published_and_share_their_weights(exported):
     assert "onnxruntime fp16-b3: passed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_every_element_is_its_own_frame(bundle, frames, backend):
     """And what lies beside it does not matter."""
@@ -81,6 +83,7 @@ def test_every_element_is_its_own_frame(bundle, frames, backend):
             three(frames[0])
 
 
+@pytest.mark.slow
 def test_elements_in_the_wrong_order_fail(bundle, tmp_path):
     artefact = next(one for one in bundle.manifest.artefacts if one.label == "fp32-b3")
     model = onnx.load(bundle.artefact_file(artefact))
@@ -97,6 +100,7 @@ def test_elements_in_the_wrong_order_fail(bundle, tmp_path):
     assert [frame.verdict for frame in parity.frames] == ["failed", "failed", "passed"]
 
 
+@pytest.mark.slow
 def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     done = cli("verify", bundle.path, "--backend", "onnxruntime", "--json")
     report = json.loads(done.stdout)
@@ -133,6 +137,7 @@ def test_too_few_frames_are_refused_and_say_how_many(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_batch_nobody_exported_is_refused(bundle):
     with pytest.raises(InputError, match=r"takes 1, 3 frame\(s\) at once, not 2"):
         cdm_export.open(bundle.path, batch=2)

@@ -39,6 +39,7 @@ def artefact(bundle, precision):
     return next(one for one in bundle.manifest.artefacts if one.precision == precision)
 
 
+@pytest.mark.slow
 class TestBundle:
     def test_both_graphs_passed_and_only_one_may_be_chosen(self, exported):
         bundle, printed = exported
@@ -100,6 +101,7 @@ class TestBundle:
         assert str(quantisation.speed) in printed
 
 
+@pytest.mark.slow
 class TestRunning:
     @pytest.mark.parametrize(
         ("backend", "kernels"), [("onnxruntime", r"MatMulIntegerToFloat"), ("openvino", r"^[iu]8 ")]
@@ -131,6 +133,7 @@ class TestRunning:
         assert done.returncode == 0 and "openvino int8, parity passed" in re.sub(r"\s+", " ", done.stdout + done.stderr)
 
 
+@pytest.mark.slow
 class TestTensorRtRtx:
     def test_integer_products_and_fused_attention(self, exported, tmp_path):
         pytest.importorskip("tensorrt_rtx_bindings")
@@ -205,6 +208,7 @@ class TestGuard:
 
         return export
 
+    @pytest.mark.slow
     def test_what_is_slower_is_dropped_with_both_figures(self, export_again, monkeypatch):
         monkeypatch.setattr("cdm_export.quantise.int8_artefacts.compare_speed", lambda *arguments: self.COMPARED)
         bundle = export_again(Silent())

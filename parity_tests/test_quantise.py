@@ -191,26 +191,22 @@ class TestGraph:
         assert np.abs(got - simulated).mean() <= 0.5 * error
 
     @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
-    @pytest.mark.parametrize(
-        ("plant", "told"),
-        [
+    def test_planted_defects_and_other_plans_are_told(self, exported):
+        path, steps, _ = exported
+        right = path.read_bytes()
+        for plant, told in (
             (lambda graph: _zero_point(graph, 3), "not symmetric int8"),
-            (lambda graph: _restored_into_sum(graph), "is read by Add"),
+            (_restored_into_sum, "is read by Add"),
             (lambda graph: _step(graph, -1.0), "step that is not positive"),
-            (lambda graph: _floats_again(graph), "is not quantised"),
-        ],
-    )
-    def test_planted_defects_are_told(self, exported, plant, told):
-        path, steps, _ = exported
-        model = onnx.load(path)
-        plant(model.graph)
-        onnx.save(model, path)
-        with pytest.raises(CdmExportError, match=told):
-            check_rules(path, steps)
-
-    @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
-    def test_more_or_less_than_planned_is_told(self, exported):
-        path, steps, _ = exported
+            (_floats_again, "is not quantised"),
+        ):
+            path.write_bytes(right)
+            model = onnx.load(path)
+            plant(model.graph)
+            onnx.save(model, path)
+            with pytest.raises(CdmExportError, match=told):
+                check_rules(path, steps)
+        path.write_bytes(right)
         with pytest.raises(CdmExportError, match=r"blocks.1.attn.proj is not quantised"):
             check_rules(path, [*steps, "depth_pretrained.blocks.1.attn.proj"])
         with pytest.raises(CdmExportError, match="is quantised and should not be"):
