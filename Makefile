@@ -36,8 +36,8 @@ demo: $(READY)
 test: $(RTX) $(COREML)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu and not mac'
 
-# Minutes of compute and gigabytes of memory: the large models.
-test-slow: $(READY)
+# Minutes of compute, gigabytes of memory: large models, and whole exports of INT8, batches and w8a8.
+test-slow: $(RTX) $(COREML)
 	$(BIN)/python -m pytest -m slow
 
 # A Jetson's view of us: base dependencies + onnxruntime, on every Python of PYTHONS that is here.
