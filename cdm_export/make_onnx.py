@@ -129,7 +129,7 @@ def _work(text: str) -> Made:
     frames = (*job.frames, *job.more_frames)
     report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(frames)})
     for frame in frames:
-        raw = run_reference(boundary, contract, _inputs(frame, contract))[contract.outputs[0].name]
+        raw = run_reference(boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
         save_output(Path(frame), Path(frame), contract, raw)
         report({"step": frame})
     rewrites = _specialise(boundary, contract)
@@ -168,7 +168,7 @@ def _scan(boundary: "nn.Module", job: MakeJob) -> dict[str, float]:
     report({"stage": "ranges of every module", "steps": len(job.frames)})
     with RangeScan() as scan:
         for frame in job.frames:
-            run_reference(boundary, job.contract, _inputs(frame, job.contract))
+            run_reference(boundary, job.contract, inputs_of(frame, job.contract))
             report({"step": frame})
     return scan.peaks
 
@@ -179,7 +179,7 @@ def _fp32(boundary: "nn.Module", job: MakeJob) -> MadeGraph:
     report({"stage": "export to ONNX, fp32", "steps": 0})
     path = Path(job.folder) / "fp32.onnx"
     versions = export_onnx(boundary, job.contract, path, external_data=job.batch > 1)  # a batch's graph shares them
-    return _made("fp32", OPSET, path, versions, None, audit(path, None))
+    return made_graph("fp32", OPSET, path, versions, None, audit(path, None))
 
 
 def _low(
@@ -205,7 +205,7 @@ def _low(
     report({"stage": f"{precision} in PyTorch, with arithmetic that overflows", "steps": len(job.frames)})
     for index, frame in enumerate(job.frames):
         with RoundedProducts():
-            raw = run_reference(boundary, job.contract, _inputs(frame, job.contract))
+            raw = run_reference(boundary, job.contract, inputs_of(frame, job.contract))
         np.save(Path(job.outputs) / f"torch-{precision}-{index}.npy", raw[job.contract.outputs[0].name])
         report({"step": frame})
     report({"stage": f"export to ONNX, {precision}", "steps": 0})
@@ -213,11 +213,11 @@ def _low(
     opset = OPSET if precision == "fp16" else OPSET_BF16
     # In a file of their own, so that the second graph can share them.
     versions = export_onnx(boundary, job.contract, path, opset=opset, external_data=True)
-    graphs = [_made(precision, opset, path, versions, typing, audit(path, typing))]
+    graphs = [made_graph(precision, opset, path, versions, typing, audit(path, typing))]
     if precision == "fp16":
         second, retyped = path.with_name("fp16-attn32.onnx"), attention_in_fp32(typing, cores)
         write_with_fp32_attention(path, second, cores)
-        made = _made("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
+        made = made_graph("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
         graphs.append(made.model_copy(update={"files": (second.name, f"{path.name}.data")}))
     return graphs
 
@@ -237,7 +237,7 @@ def _batch(boundary: "nn.Module", single: MadeGraph, job: MakeJob) -> list[MadeG
     return [single.model_copy(update={"batch": job.batch, "files": files, "versions": versions, "graph": graph})]
 
 
-def _made(
+def made_graph(
     precision: Precision,
     opset: int,
     path: Path,
@@ -245,6 +245,7 @@ def _made(
     typing: Typing | None,
     graph: GraphAudit,
 ) -> MadeGraph:
+    """The account of a graph that was written to ``path``, with its weights' file where it has one."""
     data = path.with_name(f"{path.name}.data")
     return MadeGraph(
         precision=precision,
@@ -287,14 +288,15 @@ def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Prov
         }
     )
     network = seeded_network(variant, seed)
-    inputs = _inputs(job.frames[0], job.contract)
+    inputs = inputs_of(job.frames[0], job.contract)
     tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in job.contract.inputs)
     weights = calibrate_range(network, variant, job.contract.channel_order, tensors, seed)
     identity = state_dict_sha256(network)
     return network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, licence="")
 
 
-def _inputs(frame: str, contract: ModelContract) -> dict[str, NDArray[np.float32]]:
+def inputs_of(frame: str, contract: ModelContract) -> dict[str, NDArray[np.float32]]:
+    """The network's inputs of a frame on disk, by name."""
     arrays = load_reference(Path(frame))
     return {spec.name: arrays[spec.name] for spec in contract.inputs}
 

@@ -40,6 +40,11 @@ def name_after_modules(model: "onnx_ir.Model") -> None:
     model.graph.doc_string = None
 
 
+def planned(module: str) -> str:
+    """Path in the network as planned: casting modules (``typed_modules.py``) hold the original as ``module``."""
+    return ".".join(part for part in module.split(".") if part != "module")
+
+
 def _module_path(node: "onnx_ir.Node") -> str:
     """Path of the innermost module a node came from; empty for the boundary and for what the exporter added."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))

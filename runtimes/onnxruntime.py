@@ -32,7 +32,16 @@ class OnnxRuntime:
 
     reuses_outputs = False
 
-    def __init__(self, session: Any, contract: ModelContract, backend: Backend, precision: str, threads: int) -> None:
+    def __init__(
+        self,
+        session: Any,
+        contract: ModelContract,
+        backend: Backend,
+        precision: str,
+        threads: int,
+        profile: "tempfile.TemporaryDirectory[str] | None" = None,
+    ) -> None:
+        """``profile``: where the session writes what its first call does, when it was opened to."""
         self.contract = contract
         self._session = session
         self._backend = backend
@@ -40,14 +49,17 @@ class OnnxRuntime:
         self._threads = threads
         self._guard = CallGuard(contract)
         self._names = [spec.name for spec in contract.outputs]
+        self._profile = profile
         self._kernels: dict[str, int] | None = None
 
     def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once."""
         self._guard.check(inputs)
         outputs = self._session.run(self._names, dict(inputs))
-        if self._kernels is None and self._precision in INTEGER:
+        if self._profile is not None:
             self._kernels = products_by_kernel(self._session)
+            self._profile.cleanup()
+            self._profile = None
         return dict(zip(self._names, outputs, strict=True))
 
     def describe(self) -> Description:
@@ -76,6 +88,9 @@ class OnnxRuntime:
         """Drop the session."""
         self._guard.close()
         self._session = None
+        if self._profile is not None:
+            self._profile.cleanup()
+            self._profile = None
 
 
 def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> OnnxRuntime:
@@ -102,9 +117,11 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         find_gpu()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     disabled = []
+    profile = None
     if precision in INTEGER:
+        profile = tempfile.TemporaryDirectory(prefix="cdm-export-")  # goes with the runtime, whatever becomes of it
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "cdm-export-profile")
+        options.profile_file_prefix = str(Path(profile.name) / "profile")
         # It joins product and bias before integer products are looked for, and then none is found (seen in 1.31: all
         # weights restored to floats, 2.5 times as slow). Delete when an int8 graph's profile shows
         # MatMulIntegerToFloat without it.
@@ -122,7 +139,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     require_provider(session, wanted)
     _check_boundary(session, contract, path)
     _check_contract(session, contract, path)
-    return OnnxRuntime(session, contract, backend, precision, threads)
+    return OnnxRuntime(session, contract, backend, precision, threads, profile)
 
 
 def _with_options(wanted: str, path: Path, precision: str) -> list[tuple[str, dict[str, str]]]:
@@ -184,11 +201,7 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 def products_by_kernel(session: Any) -> dict[str, int]:
     """Calls of every kernel that multiplies matrices or convolves, from the profile a session was opened with."""
-    path = Path(session.end_profiling())
-    try:
-        events = json.loads(path.read_text())
-    finally:
-        path.unlink()
+    events = json.loads(Path(session.end_profiling()).read_text())
     names = Counter(
         str(event["args"]["op_name"])
         for event in events

@@ -32,7 +32,9 @@ def decide(
     bundle: Bundle, backend: Backend, holder: FoundEngine, rival: FoundEngine, progress: Progress
 ) -> tuple[FoundEngine, str]:
     """Time both, a golden frame of each in turn; the better one, and how it went. The rival's record says so too."""
-    ways = [Way(backend.name, engine.record.precision, engine.path) for engine in (holder, rival)]
+    ways = [
+        Way(backend=backend.name, precision=engine.record.precision, file=engine.path) for engine in (holder, rival)
+    ]
     golden = [bundle.file(item.file) for item in bundle.manifest.golden]
     speed = compare_speed(ways, bundle.manifest.contract, golden, progress)
     faster = speed is not None and speed.faster

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_export.onnx_names import planned
 from runtimes.errors import CdmExportError
 from runtimes.typed_graph import GraphAudit, Typing
 
@@ -35,14 +36,14 @@ def audit(path: Path, typing: Typing | None) -> GraphAudit:
         nodes[node.op_type][kind] += 1
         module = node.name.rpartition("/")[0]
         if node.op_type == "Cast":
-            why = typing.reason(_plain(module)) if typing else None
+            why = typing.reason(planned(module)) if typing else None
             casts[why or "unexplained"] += 1
             if why is None:
                 wrong.append(f"{node.name} is explained by nothing")
         elif kind == "UNDEFINED":
             wrong.append(f"{node.name} has no known type")
         elif node.op_type in _PRODUCTS and (kind in _WIDE) != (
-            typing is None or typing.computes_in_fp32(_plain(module))
+            typing is None or typing.computes_in_fp32(planned(module))
         ):
             wrong.append(f"{node.name} computes in {kind}")
     if wrong:
@@ -58,11 +59,6 @@ def audit(path: Path, typing: Typing | None) -> GraphAudit:
         casts=dict(casts.most_common()),
         weights_mb={kind: round(size / 1e6, 3) for kind, size in weights.most_common()},
     )
-
-
-def _plain(module: str) -> str:
-    """Path in the network as planned: casting modules (``typed_modules.py``) hold the original as ``module``."""
-    return ".".join(part for part in module.split(".") if part != "module")
 
 
 def _types(model: "onnx.ModelProto") -> dict[str, str]:

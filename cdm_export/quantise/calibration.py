@@ -28,7 +28,7 @@ class Calibration(Record):
     smoothed: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Bounds by observer and layer, after smoothing."""
     peaks: dict[str, float | None] = Field(default_factory=dict)
-    """Largest magnitude per module after smoothing, as ``RangeScan`` has it; None where it was no number."""
+    """Largest magnitude per module in the form that was chosen (``RangeScan``); None where it was no number."""
     trials: dict[str, Trial] = Field(default_factory=dict)
     """Simulated so far, by what was quantised."""
 

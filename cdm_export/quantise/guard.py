@@ -1,7 +1,6 @@
 """INT8 is kept where it is faster than whatever else passed its gate: a frame of each in turn, each in its process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +20,7 @@ _SECONDS = 6.0
 """Timed seconds of each path."""
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(Record):
     """Backend, precision and file: one way to run the network."""
 
     backend: str
@@ -39,14 +37,10 @@ class Way:
 class GuardJob(Record):
     """What a process opens."""
 
-    backend: str
-    """Backend name."""
-    precision: str
-    """What to compute in."""
-    file: str
-    """What to open."""
+    way: Way
+    """How to run."""
     contract: ModelContract
-    """Its boundary."""
+    """The boundary."""
     frames: tuple[str, ...]
     """Reference frames, npz."""
 
@@ -57,13 +51,7 @@ def compare_speed(
     """The fastest INT8 path against the fastest other one; None when either kind has none that ran to the end."""
     starts = {}
     for path in paths:
-        job = GuardJob(
-            backend=path.backend,
-            precision=path.precision,
-            file=str(path.file),
-            contract=contract,
-            frames=tuple(map(str, frames)),
-        )
+        job = GuardJob(way=path, contract=contract, frames=tuple(map(str, frames)))
         starts[str(path)] = partial(Child, "cdm_export.quantise.guard", job, f"'{path}'")
     finished = race(starts, Pace(seconds=_SECONDS), progress).finished
     kinds = {str(path): path.precision in INTEGER for path in paths}
@@ -89,10 +77,10 @@ def compare_speed(
 
 def _work(text: str) -> Done:
     job = GuardJob.model_validate_json(text)
+    way, contract = job.way, job.contract
 
     def open_pipeline() -> DepthPipeline:
-        backend = get_backend(job.backend)
-        return DepthPipeline(load_runtime(backend, Path(job.file), job.contract, job.precision), job.contract)
+        return DepthPipeline(load_runtime(get_backend(way.backend), way.file, contract, way.precision), contract)
 
     return serve_frames(open_pipeline, job.frames)
 

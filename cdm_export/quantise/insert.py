@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.onnx_names import planned
 from runtimes.errors import CdmExportError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def insert_pairs(
 
     left = dict(steps)
     for node in list(model.graph):
-        path = plain(node.name or "")
+        path = planned((node.name or "").rpartition("/")[0])
         if node.op_type not in PRODUCTS or path not in steps:
             continue
         if left.pop(path, None) is None:
@@ -87,11 +88,6 @@ def integer_weights(
         per_channel = weight_steps(layer.weight)  # type: ignore[arg-type]
         made[path] = (integers(layer.weight, per_channel).numpy(), per_channel.numpy())  # type: ignore[arg-type]
     return made
-
-
-def plain(node: str) -> str:
-    """Path of a node's module in the network as planned: casting modules hold the original as ``module``."""
-    return ".".join(part for part in node.rpartition("/")[0].split(".") if part != "module")
 
 
 def _constant(model: "onnx_ir.Model", name: str, array: "NDArray[np.generic]") -> "onnx_ir.Value":

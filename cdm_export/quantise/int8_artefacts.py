@@ -118,14 +118,18 @@ def add_int8(
     state = State.PUBLISHED if passed else State.FAILED
     if passed:
         ways = [
-            Way(parity.backend, parity.precision, Path(job.folder) / _file_of(parity, made, processors))
+            Way(
+                backend=parity.backend,
+                precision=parity.precision,
+                file=Path(job.folder) / _file_of(parity, made, processors),
+            )
             for parity in (*parities, *checker.hints(made, processors), *passed)
             if parity.verdict.verdict == "passed" and parity.backend != "torch"
         ]
         speed = compare_speed(ways, job.contract, [frame.path for frame in references], progress)
         quantisation = quantisation.model_copy(update={"speed": speed})
         if speed is None or not speed.faster:
-            reason = "no INT8 path ran to the end" if speed is None else str(speed)
+            reason = "it, or everything it is raced against, did not run to the end" if speed is None else str(speed)
             progress.note(f"int8 does not pay on this machine: {reason}")
             state = State.DROPPED
             if not request.keep_slower:

@@ -77,6 +77,12 @@ def round_up(steps: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(np.maximum(raised, np.float16(2.0**-24)), np.float32))
 
 
+def rounded(weight: Tensor) -> Tensor:
+    """Weights as their integers times their steps, float32: what a quantised graph computes with."""
+    steps = weight_steps(weight)
+    return integers(weight, steps).float() * steps.reshape(-1, *[1] * (weight.ndim - 1))
+
+
 def integers(weight: Tensor, steps: Tensor) -> Tensor:
     """Weights as int8, -127..127, in their own shape."""
     scaled = weight.detach().float() / steps.reshape(-1, *[1] * (weight.ndim - 1))

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.golden import load_reference
-from cdm_export.make_onnx import MadeGraph
+from cdm_export.make_onnx import MadeGraph, inputs_of, made_graph
 from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import RandomWeights
-from runtimes.contract import ModelContract, Record
+from runtimes.contract import ModelContract, Precision, Record
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.quantisation import CalibrationIdentity, Quantisation
 from runtimes.typed_graph import Rewrite, Typing
@@ -70,7 +69,6 @@ class MadeInt8(Record):
 
 def make_int8(job: Int8Job, progress: Progress) -> MadeInt8:
     """Run the job. Raises ParityError when no choice of parts meets the gate, InputError for a foreign cache."""
-
     what = "PyTorch, quantising the model,"
     return MadeInt8.model_validate(run_isolated("cdm_export.quantise.make_int8", job, what, relay(progress)))
 
@@ -81,10 +79,9 @@ def identity_of(job: Int8Job) -> CalibrationIdentity:
 
     digests = []
     for frame in job.frames:
-        arrays = load_reference(Path(frame))
         digest = hashlib.sha256()
-        for spec in job.contract.inputs:
-            digest.update(np.ascontiguousarray(arrays[spec.name]).tobytes())
+        for array in inputs_of(frame, job.contract).values():
+            digest.update(np.ascontiguousarray(array).tobytes())
         digests.append(digest.hexdigest())
     processing = hashlib.sha256(job.contract.model_dump_json().encode()).hexdigest()
     return CalibrationIdentity(weights=job.weights, frames=tuple(digests), processing=processing, procedure=PROCEDURE)
@@ -158,7 +155,6 @@ class _Session:
         self._layers = layers
         self._store = store
         self._form = "plain"
-        self._references: list[NDArray[np.float32]] = []
 
     def calibrate(self) -> None:
         """Bounds before smoothing, scales, bounds after; what is known already is not measured again."""
@@ -201,12 +197,12 @@ class _Session:
 
         frames = self._searched()
         report({"stage": "quantising: PyTorch on the frames of the search", "steps": len(frames)})
-        self._references = [self._forward(frame) for frame in frames]
+        references = [self._forward(frame) for frame in frames]
         report({"stage": "quantising: which parts bear it", "steps": planned(parts)})
         return search(
             forms,
             parts,
-            self._references,
+            references,
             self._job.contract,
             self._simulate,
             self._store,
@@ -265,9 +261,7 @@ class _Session:
         from reference_model.reference import run_reference
 
         contract = self._job.contract
-        arrays = load_reference(Path(frame))
-        inputs = {spec.name: arrays[spec.name] for spec in contract.inputs}
-        return run_reference(self._boundary, contract, inputs)[contract.outputs[0].name]
+        return run_reference(self._boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
 
 
 def _write(
@@ -290,24 +284,18 @@ def _write(
     linear_layout.apply(network, 0, 0)
     insert = partial(insert_pairs, steps=steps, weights=weights)
     graphs = []
-    for precision, opset, typed in (("int8", OPSET, None), ("int8-fp16", OPSET_FP16, typing)):
+    twins: tuple[tuple[Precision, int, Typing | None], ...] = (
+        ("int8", OPSET, None),
+        ("int8-fp16", OPSET_FP16, typing),
+    )
+    for precision, opset, typed in twins:
         report({"stage": f"export to ONNX, {precision}", "steps": 0})
         if typed is not None:
             type_network(network, typed)
         path = Path(job.folder) / f"{precision}.onnx"
         versions = export_onnx(boundary, job.contract, path, opset=opset, change=insert)
         check_rules(path, steps)
-        data = path.with_name(f"{path.name}.data")
-        graphs.append(
-            MadeGraph(
-                precision=precision,  # type: ignore[arg-type]
-                opset=opset,
-                files=(path.name, data.name) if data.exists() else (path.name,),
-                versions=versions,
-                typing=typed,
-                graph=audit(path, typed),
-            )
-        )
+        graphs.append(made_graph(precision, opset, path, versions, typed, audit(path, typed)))
     return tuple(graphs)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cdm_export.quantise.insert import PRODUCTS, plain
+from cdm_export.onnx_names import planned
+from cdm_export.quantise.insert import PRODUCTS
 from runtimes.errors import CdmExportError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def check_rules(path: Path, layers: Iterable[str]) -> None:
         axis = next((attribute.i for attribute in held.attribute if attribute.name == "axis"), 1)
         if held.input[0] not in constants or axis != PRODUCTS[node.op_type] or not _per_channel(held, constants, axis):
             wrong.append(f"{node.name} has no integer weights with a step per output channel")
-        done.append(plain(node.name))
+        done.append(planned(node.name.rpartition("/")[0]))
     wrong += [f"{path} is not quantised" for path in sorted(set(layers) - set(done))]
     wrong += [f"{path} is quantised and should not be" for path in sorted(set(done) - set(layers))]
     if wrong:

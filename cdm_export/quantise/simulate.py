@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cdm_export.quantise.layers import Quantisable, integers, weight_steps
+from cdm_export.quantise.layers import Quantisable, rounded
 
 
 @contextmanager
@@ -18,18 +18,14 @@ def quantised(layers: Mapping[str, Quantisable], steps: Mapping[str, float]) -> 
     """
 
     def round_input(step: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        def rounded(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        def round_one(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             return (torch.fake_quantize_per_tensor_affine(inputs[0], step, 0, -128, 127), *inputs[1:])
 
-        return rounded
+        return round_one
 
     with ExitStack() as stack:
         for path, layer in layers.items():
             stack.callback(layer.register_forward_pre_hook(round_input(steps[path])).remove)
             stack.callback(setattr, layer, "weight", layer.weight)
-            per_channel = weight_steps(layer.weight)
-            weight = integers(layer.weight, per_channel).float() * per_channel.reshape(
-                -1, *[1] * (layer.weight.ndim - 1)
-            )
-            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.weight = nn.Parameter(rounded(layer.weight), requires_grad=False)
         yield

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cdm_export.quantise.layers import LARGEST, integers, weight_steps
+from cdm_export.quantise.layers import LARGEST, rounded
 from cdm_export.transforms.attention import AttentionAround
 from reference_model.vit import Block, SwiGlu
 
@@ -74,9 +74,7 @@ def _error(weight: Tensor, scales: Tensor, largest: Tensor, rows: Tensor, exact:
     if step == 0:
         return 0.0
     activations = (rows / scales / step).round().clamp(-LARGEST, LARGEST) * step
-    steps = weight_steps(weight * scales)
-    quantised = integers(weight * scales, steps).float() * steps[:, None]
-    return float(((activations @ quantised.t()) - exact).double().pow(2).sum())
+    return float(((activations @ rounded(weight * scales).t()) - exact).double().pow(2).sum())
 
 
 @torch.no_grad()
