@@ -2,12 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pytest
 
 from cdm_export import publish
-from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State
+from cdm_export.backend_parity import BackendParity
+from cdm_export.engine import build
+from runtimes import engines, nvidia, sidecar
+from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from runtimes.measure import measure
 from runtimes.typed_graph import Island, Typing
 
 SIDE, HEADS = 64, 2
@@ -142,3 +148,24 @@ def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: s
     )
     (path / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     return Bundle.open(path)
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks is told of a GPU; nothing must be run on it."""
+    gpu = nvidia.Gpu(name="Test", compute_capability="8.9", integrated=False, memory=1, cuda="13.0")
+    for place in (build, engines, sidecar):
+        monkeypatch.setattr(place, "gpu_or_none", lambda: gpu)
+    monkeypatch.setattr(build, "free_memory", lambda gpu: 0)
+    monkeypatch.setattr("runtimes.cuda_memory.require_cuda", lambda: None)
+
+
+def self_test(backend: str, precision: str, outcome: Literal["passed", "failed"]) -> BackendParity:
+    """What ``check_backend`` would say."""
+    verdict = Verdict(
+        backend=backend, verdict=outcome, reason="" if outcome == "passed" else "p99 too large", frames=1,
+        mean=1e-7, p99=1e-7, max=1e-7, mean_mm=1e-4, reference="r",
+    )  # fmt: skip
+    return BackendParity(
+        backend=backend, precision=precision, description={}, verdict=verdict, frames=(),
+        latency=measure({"x": lambda: None}, budget=0)["x"],
+    )  # fmt: skip

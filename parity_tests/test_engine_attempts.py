@@ -6,11 +6,10 @@ import pytest
 
 from cdm_export.engine import build as module
 from cdm_export.progress import Silent
-from parity_tests.engine_bundle import make_bundle
-from runtimes import engines, nvidia, sidecar
-from runtimes.bundle import State, Verdict
+from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
+from runtimes import engines
+from runtimes.bundle import State
 from runtimes.errors import EngineBuildError, ParityError
-from runtimes.measure import measure
 from runtimes.selection import choose
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -33,25 +32,13 @@ def test_errors_of_all_attempts_are_told(bundle, monkeypatch):
 
 def test_self_test_decides(bundle, monkeypatch):
     """A GPU that is claimed, a self-test that says what the test wants: what is published, kept aside, remembered."""
-    from cdm_export.backend_parity import BackendParity
 
-    gpu = nvidia.Gpu(name="Test", compute_capability="8.9", integrated=False, memory=1, cuda="13.0")
-    for place in (module, engines, sidecar):
-        monkeypatch.setattr(place, "gpu_or_none", lambda: gpu)
-    monkeypatch.setattr(module, "free_memory", lambda gpu: 0)
-    monkeypatch.setattr("runtimes.cuda_memory.require_cuda", lambda: None)
+    pretend_gpu(monkeypatch)
 
     def judge(backend, path, contract, precision, *rest, **options):
         assert path.is_file() and (path.parent / engines.RECORD).is_file()
         outcome = "passed" if precision == "fp32" else "failed"
-        verdict = Verdict(
-            backend=backend, verdict=outcome, reason="" if outcome == "passed" else "p99 too large", frames=1,
-            mean=1e-7, p99=1e-7, max=1e-7, mean_mm=1e-4, reference="r",
-        )  # fmt: skip
-        return BackendParity(
-            backend=backend, precision=precision, description={}, verdict=verdict, frames=(),
-            latency=measure({"x": lambda: None}, budget=0)["x"],
-        )  # fmt: skip
+        return self_test(backend, precision, outcome)
 
     monkeypatch.setattr(module, "check_backend", judge)
     with pytest.raises(ParityError, match=r"p99 too large\); kept aside in .*fp16-failed"):

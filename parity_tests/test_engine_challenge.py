@@ -6,14 +6,12 @@ import shutil
 import pytest
 
 from cdm_export import publish
-from cdm_export.backend_parity import BackendParity
 from cdm_export.engine import build as module
 from cdm_export.engine import challenge
 from cdm_export.progress import Silent
-from parity_tests.engine_bundle import make_bundle
-from runtimes import engines, nvidia, sidecar
-from runtimes.bundle import MANIFEST, Bundle, State, Verdict
-from runtimes.measure import measure
+from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
+from runtimes import engines
+from runtimes.bundle import MANIFEST, Bundle, State
 from runtimes.quantisation import SpeedComparison
 from runtimes.selection import choose
 
@@ -41,23 +39,12 @@ def bundle(tmp_path):
 @pytest.fixture
 def device(monkeypatch):
     """A GPU that is claimed; self-tests pass unless ``failing`` names the precision; ``ratio`` decides the race."""
-    gpu = nvidia.Gpu(name="Test", compute_capability="8.9", integrated=False, memory=1, cuda="13.0")
-    for place in (module, engines, sidecar):
-        monkeypatch.setattr(place, "gpu_or_none", lambda: gpu)
-    monkeypatch.setattr(module, "free_memory", lambda gpu: 0)
-    monkeypatch.setattr("runtimes.cuda_memory.require_cuda", lambda: None)
+    pretend_gpu(monkeypatch)
     state = {"ratio": 1.0, "failing": "", "raced": []}
 
     def judge(backend, path, contract, precision, *rest, **options):
         outcome = "failed" if precision == state["failing"] else "passed"
-        verdict = Verdict(
-            backend=backend, verdict=outcome, reason="" if outcome == "passed" else "p99 too large", frames=1,
-            mean=1e-7, p99=1e-7, max=1e-7, mean_mm=1e-4, reference="r",
-        )  # fmt: skip
-        return BackendParity(
-            backend=backend, precision=precision, description={}, verdict=verdict, frames=(),
-            latency=measure({"x": lambda: None}, budget=0)["x"],
-        )  # fmt: skip
+        return self_test(backend, precision, outcome)
 
     def race(ways, contract, frames, progress):
         state["raced"].append([way.precision for way in ways])

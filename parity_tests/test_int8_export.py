@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -106,13 +107,15 @@ class TestRunning:
     @pytest.mark.parametrize(
         ("backend", "kernels"), [("onnxruntime", r"MatMulIntegerToFloat"), ("openvino", r"^[iu]8 ")]
     )
-    def test_products_are_integer_products(self, exported, backend, kernels):
+    def test_products_are_integer_products(self, exported, backend, kernels, tmp_path, monkeypatch):
         """By the library's own account, not by what was asked for."""
         from runtimes.backends import get_backend, load_runtime
         from runtimes.hashing import sha256_of
 
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         bundle, _ = exported
         one = artefact(bundle, "int8")
+        load_runtime(get_backend(backend), bundle.artefact_file(one), bundle.manifest.contract, "int8", 1).close()
         runtime = load_runtime(get_backend(backend), bundle.artefact_file(one), bundle.manifest.contract, "int8", 1)
         golden = np.load(bundle.file(bundle.manifest.golden[0].file))
         inputs = {spec.name: golden[spec.name] for spec in bundle.manifest.contract.inputs}
@@ -122,6 +125,7 @@ class TestRunning:
         linear = sum("attn." in path or "mlp." in path for path in one.quantisation.steps)
         assert sum(count for name, count in products.items() if re.search(kernels, name)) >= linear, products
         runtime.close()
+        assert list(tmp_path.iterdir()) == [], "a profile was left behind"
         assert sha256_of(bundle.path / one.main) == one.files[0].sha256
 
     def test_verify_run_and_bisect(self, exported, tmp_path):
