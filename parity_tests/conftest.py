@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from parity_tests.coreml_bundle import coreml_bundle, edited, together  # noqa: F401 fixtures
+from parity_tests.once import once
 from runtimes.contract import ModelContract, Size
 from runtimes.frame import Frame
 
@@ -107,23 +108,26 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real exported bundle: cdm-vits, seeded weights, camera 160x120, network 98x70. Copy it before changing it."""
-    folder = tmp_path_factory.mktemp("bundle")
-    out = folder / "small.bundle"
-    done = cli(
-        "export", "--random-weights", 1, "--model", "cdm-vits", "--camera", "160x120", "--input-size", 70,
-        "--frames", "synthetic:2", "--precision", "fp32", "-o", out, "--quiet",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return out
+
+    def export(out: Path) -> None:
+        done = cli(
+            "export", "--random-weights", 1, "--model", "cdm-vits", "--camera", "160x120", "--input-size", 70,
+            "--frames", "synthetic:2", "--precision", "fp32", "-o", out, "--quiet",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "small.bundle", export)
 
 
 @pytest.fixture(scope="session")
 def typed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model, which keeps well inside every gate, with FP16 and BF16 graphs; network 126x98."""
-    out = tmp_path_factory.mktemp("typed") / "typed.bundle"
-    done = cli(
-        "export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 98, "--frames", "sample", "--fit",
-        "--precision", "fp32,fp16,bf16", "-o", out, "--quiet",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return out
+
+    def export(out: Path) -> None:
+        done = cli(
+            "export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 98, "--frames", "sample", "--fit",
+            "--precision", "fp32,fp16,bf16", "-o", out, "--quiet",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "typed.bundle", export)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from parity_tests.once import once
+
 OUTPUT = "inverse_depth_refined"
 COMPRESSED = ("fp16-w8", "fp16-p4")
 _ISOLATED = (
@@ -42,17 +44,18 @@ def coreml_bundle(mini_variant, tmp_path_factory):
     from reference_model.registry import VARIANTS
     from runtimes.contract import Size
 
-    out = tmp_path_factory.mktemp("coreml") / "mini.bundle"
-    request = ExportRequest(
-        out=out, camera=Size(160, 120), random_weights=8, model="cdm-mini", fit=True, input_size=98,
-        coreml=CoremlRequest("macos15", COMPRESSED, image=True),
-    )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, mini_variant.name, mini_variant)
-        for module in _ISOLATED:
-            patch.setattr(importlib.import_module(module), "run_isolated", in_process)
-        export_bundle(request, Silent())
-    return out
+    def export(out: Path) -> None:
+        request = ExportRequest(
+            out=out, camera=Size(160, 120), random_weights=8, model="cdm-mini", fit=True, input_size=98,
+            coreml=CoremlRequest("macos15", COMPRESSED, image=True),
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(VARIANTS, mini_variant.name, mini_variant)
+            for module in _ISOLATED:
+                patch.setattr(importlib.import_module(module), "run_isolated", in_process)
+            export_bundle(request, Silent())
+
+    return once(tmp_path_factory, "mini.bundle", export)
 
 
 def package(bundle: Path, precision: str = "fp32") -> Path:

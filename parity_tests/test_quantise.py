@@ -56,7 +56,7 @@ class TestLayers:
         layers = quantisable(boundary.network, mini_variant)
         assert {f"pretrained.blocks.{index}.attn.qkv" for index in range(4)} <= set(layers)
         assert {"depth_head_rgbd.projects.2", "depth_head_rgbd.scratch.layer4_rn"} <= set(layers)
-        assert not any("patch_embed" in path or "norm" in path or "crossAtts" in path for path in layers)
+        assert not any("patch_embed" in path or "norm" in path or path.endswith(".core") for path in layers)
         assert mini_variant.last_convolution not in layers
         assert "depth_head_rgbd.projects.0" not in layers, "8 channels out"
         assert not any("refinenet4.resConfUnit1" in path for path in layers), "the forward never reads it"
@@ -73,6 +73,7 @@ class TestLayers:
         assert sorted(path for paths in parts.values() for path in paths) == sorted(layers)
         assert len(parts["depth_pretrained.blocks.2"]) == 4
         assert "depth_head_rgbd.scratch.refinenet1" in parts
+        assert parts["crossAtts.2"] == tuple(f"crossAtts.2.{name}" for name in ("query", "key", "value"))
 
     @given(st.floats(1e-12, 6e4))
     def test_steps_are_half_numbers_rounded_up(self, value):
@@ -189,6 +190,16 @@ class TestGraph:
         assert error > 1e-3 * simulated.std(), "nothing was quantised"
         # A value at the border between two integers may fall on either side of it, and so do all that follow from it.
         assert np.abs(got - simulated).mean() <= 0.5 * error
+
+    @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
+    def test_a_layer_that_runs_twice_is_stored_once(self, exported):
+        graph = onnx.load(exported[0]).graph
+        products = [node for node in graph.node if node.name.startswith("crossAtts.2.query/MatMul")]
+        makers = {node.output[0]: node for node in graph.node}
+        colour, depth = ([makers[name] for name in node.input] for node in products)
+        assert colour[0].input[0] != depth[0].input[0], "each reads its own token"
+        assert colour[1].output[0] != depth[1].output[0], "builders fold a restoring node into its one reader"
+        assert colour[1].input[0] == depth[1].input[0] == "crossAtts.2.query.integers"
 
     @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
     def test_planted_defects_and_other_plans_are_told(self, exported):

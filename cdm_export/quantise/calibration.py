@@ -10,8 +10,8 @@ from runtimes.contract import Record
 from runtimes.errors import InputError
 from runtimes.quantisation import CalibrationIdentity, Trial
 
-PROCEDURE = 1
-"""Raised whenever observers, smoothing or search change."""
+PROCEDURE = 2
+"""Raised whenever what may be quantised, observers, smoothing or search change."""
 
 
 class Calibration(Record):

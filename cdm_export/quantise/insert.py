@@ -1,6 +1,7 @@
 """Q/DQ pairs into an exported graph: on what enters a product, and integers with a DQ instead of its weights."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,43 +28,44 @@ def insert_pairs(
     """Rewrite a graph whose nodes are named after their modules, in place.
 
     ``steps``: of what enters each layer, by path. ``weights``: integers with the output channels first, and their
-    steps [out]. Everything takes the type that the layer computes in. Raises CdmExportError unless every layer is
-    found exactly once.
+    steps [out]. Everything takes the type that the layer computes in. A layer that runs twice has a pair for each of
+    its inputs; its integers are stored once. Raises CdmExportError for a layer that is not found.
     """
     import onnx_ir as ir
 
-    left = dict(steps)
+    times: Counter[str] = Counter()
+    constants: dict[str, Sequence[ir.Value]] = {}
     for node in list(model.graph):
         path = planned((node.name or "").rpartition("/")[0])
         if node.op_type not in PRODUCTS or path not in steps:
             continue
-        if left.pop(path, None) is None:
-            raise CdmExportError(f"the graph has two products of {path}")
+        times[path] += 1
+        number = "" if times[path] == 1 else f"_{times[path]}"
         entering, weight = node.inputs[0], node.inputs[1]
         assert entering is not None and weight is not None and weight.const_value is not None
-        kind = weight.const_value.dtype.numpy()
-        zero = _constant(model, f"{path}.zero", np.array(0, np.int8))
-        step = _constant(model, f"{path}.step", np.array(steps[path], kind))
-        quantise = ir.node("QuantizeLinear", [entering, step, zero], name=f"{path}/QuantizeLinear")
-        restore = ir.node("DequantizeLinear", [quantise.outputs[0], step, zero], name=f"{path}/DequantizeLinear")
-        values, per_channel = weights[path]
         axis = PRODUCTS[node.op_type]
-        if axis:
-            values = np.ascontiguousarray(values.T)
-        held = ir.node(
-            "DequantizeLinear",
-            [
-                _constant(model, f"{path}.integers", values),
+        if path not in constants:
+            kind = weight.const_value.dtype.numpy()
+            values, per_channel = weights[path]
+            constants[path] = (
+                _constant(model, f"{path}.step", np.array(steps[path], kind)),
+                _constant(model, f"{path}.zero", np.array(0, np.int8)),
+                _constant(model, f"{path}.integers", np.ascontiguousarray(values.T) if axis else values),
                 _constant(model, f"{path}.steps", per_channel.astype(kind)),
                 _constant(model, f"{path}.zeros", np.zeros(len(per_channel), np.int8)),
-            ],
-            {"axis": axis},
-            name=f"{path}.weight/DequantizeLinear",
+            )
+        step, zero, *held_constants = constants[path]
+        quantise = ir.node("QuantizeLinear", [entering, step, zero], name=f"{path}/QuantizeLinear{number}")
+        restore = ir.node(
+            "DequantizeLinear", [quantise.outputs[0], step, zero], name=f"{path}/DequantizeLinear{number}"
+        )
+        held = ir.node(
+            "DequantizeLinear", held_constants, {"axis": axis}, name=f"{path}.weight/DequantizeLinear{number}"
         )
         for made, like, name in (
-            (quantise, entering, f"{path}.quantised"),
-            (restore, entering, f"{path}.restored"),
-            (held, weight, f"{path}.weight.restored"),
+            (quantise, entering, f"{path}.quantised{number}"),
+            (restore, entering, f"{path}.restored{number}"),
+            (held, weight, f"{path}.weight.restored{number}"),
         ):
             made.outputs[0].name = name
             made.outputs[0].shape = like.shape
@@ -73,8 +75,8 @@ def insert_pairs(
         node.replace_input_with(1, held.outputs[0])
         if not weight.uses() and weight.name and weight.name in model.graph.initializers:
             del model.graph.initializers[weight.name]
-    if left:
-        raise CdmExportError(f"the graph has no product of {next(iter(left))}, which was to be quantised")
+    if missing := next((path for path in steps if not times[path]), None):
+        raise CdmExportError(f"the graph has no product of {missing}, which was to be quantised")
 
 
 def integer_weights(

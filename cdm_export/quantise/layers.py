@@ -14,8 +14,6 @@ LARGEST = 127
 """Of a weight's integers; -128 is not used, so that they are symmetric. Activations saturate at -128 and 127."""
 _LEAST_WIDTH = 16
 """Channels in and out under which integer kernels do not pay (NVIDIA's Model Optimizer has the same rule)."""
-_NEVER = (PatchEmbed, ClosedFormPairFusion)
-"""The first products see pixels and readings, and the fusion adds two attentions: few products, much to lose."""
 
 Quantisable = nn.Linear | nn.Conv2d | PhaseConvolution
 """Modules with one product: activations come in, ``weight`` has the output channels on its first axis."""
@@ -27,7 +25,8 @@ def quantisable(network: nn.Module, variant: Variant) -> dict[str, Quantisable]:
     Matrix products of attention, LayerNorm and sums are none of them; the last convolution writes the depth. What the
     forward never reads is in no graph.
     """
-    never = [path for path, module in network.named_modules() if isinstance(module, _NEVER)]
+    # The first products see pixels and readings: little to gain, much to lose.
+    never = [path for path, module in network.named_modules() if isinstance(module, PatchEmbed)]
     return {
         path: module
         for path, module in network.named_modules()
@@ -40,8 +39,9 @@ def quantisable(network: nn.Module, variant: Variant) -> dict[str, Quantisable]:
 
 
 def groups(network: nn.Module, layers: dict[str, Quantisable], variant: Variant) -> dict[str, tuple[str, ...]]:
-    """Layers by the part of the network they are in: an encoder's block, or a stage of the decoder."""
-    blocks = [
+    """Layers by the part of the network they are in: an encoder's block, a fusion, or a stage of the decoder."""
+    wholes = [path for path, module in network.named_modules() if isinstance(module, ClosedFormPairFusion)]
+    wholes += [
         f"{path}.blocks.{index}"
         for path, module in network.named_modules()
         if isinstance(module, DinoV2)
@@ -52,7 +52,7 @@ def groups(network: nn.Module, layers: dict[str, Quantisable], variant: Variant)
         parts = path.split(".")
         prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
         stage = next((name for name in prefixes if any(section.holds(name) for section in variant.sections)), path)
-        found.setdefault(next((block for block in blocks if within(path, block)), stage), []).append(path)
+        found.setdefault(next((whole for whole in wholes if within(path, whole)), stage), []).append(path)
     return {name: tuple(paths) for name, paths in found.items()}
 
 

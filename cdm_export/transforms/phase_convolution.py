@@ -6,7 +6,8 @@ r x r fine pixels around it read those four and no others:
     y = conv_3x3(transposed(x) + b)   ->   y = crop(shuffle_r(conv_2x2(pad(x)))) + m
 
 Every fine pixel is one of r^2 phases, with 2x2 weights of its own. The corners reach half a coarse pixel beyond the
-image, which is cropped. m is the response to b alone: a map, because at the border the zero padding sees no b.
+image, which is cropped. m is the response to b alone. At the border the zero padding sees no b, so m has nine values
+per channel: corners, edges, interior. These are stored; runtimes spread them over the map when they load the graph.
 """
 
 import torch
@@ -20,17 +21,24 @@ from reference_model.dpt import DptHead
 class PhaseConvolution(nn.Module):
     """[B, C, h, w] -> [B, F, r h, r w]."""
 
-    def __init__(self, factor: int, weight: Tensor, offset: Tensor) -> None:
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, factor: int, weight: Tensor, offset: Tensor, rows: Tensor, columns: Tensor) -> None:
+        """``offset``: m of [1, F, 3, 3]; ``rows`` [r h] and ``columns`` [r w]: which of it a fine pixel takes."""
         super().__init__()
         self.factor = factor
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.offset = nn.Parameter(offset, requires_grad=False)
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
 
     def forward(self, image: Tensor) -> Tensor:
         """One convolution for all phases, then pixels from channels."""
         edge = self.factor // 2
         around_corners = F.pixel_shuffle(F.conv2d(image, self.weight, padding=1), self.factor)
-        return around_corners[:, :, edge:-edge, edge:-edge] + self.offset
+        offset = self.offset.index_select(2, self.rows).index_select(3, self.columns)
+        return around_corners[:, :, edge:-edge, edge:-edge] + offset
 
 
 @torch.no_grad()
@@ -50,10 +58,18 @@ def _rewrite(transposed: nn.ConvTranspose2d, convolution: nn.Conv2d, rows: int, 
             edge = factor // 2
             around = seen[:, :, edge : edge + factor, edge : edge + factor]
             weight[:, :, row, column] = around.flatten(1).t()
-    constant = transposed.bias.double()[None, :, None, None].expand(-1, -1, factor * rows, factor * columns)
+    places = [_places(factor * length) for length in (rows, columns)]
+    constant = transposed.bias.double()[None, :, None, None].expand(-1, -1, *(int(one.max()) + 1 for one in places))
     offset = F.conv2d(constant, smooth, padding=1)
     kind = convolution.weight.dtype
-    return PhaseConvolution(factor, weight.to(kind), offset.to(kind))
+    return PhaseConvolution(factor, weight.to(kind), offset.to(kind), *places)
+
+
+def _places(length: int) -> Tensor:
+    """First, interior, last: 0, 1 ... 1, 2 of ``length`` pixels; 0, 1 of two."""
+    places = torch.ones(length, dtype=torch.int64)
+    places[0], places[-1] = 0, min(length - 1, 2)
+    return places
 
 
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
@@ -73,5 +89,5 @@ def apply(network: nn.Module, rows: int, columns: int) -> Saving:
             setattr(head.scratch, name, rewritten)
             head.resize_layers[level] = nn.Identity()
             modules += 1
-            nodes -= 3
+            nodes -= 3  # what spreads a large offset reads constants, and is gone once a runtime has loaded the graph
     return Saving(modules, macs=macs, nodes=nodes)
