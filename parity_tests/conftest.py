@@ -1,6 +1,7 @@
 """Shared pieces: a miniature CDM that runs in milliseconds, frames, an exported bundle, a cache of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,10 @@ from runtimes.frame import Frame
 settings.register_profile("reproducible", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("reproducible")  # a change is judged by the same examples every time; at home they roam
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background job. Processes that tests start, and interrupt, would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_FRAMES = Path(__file__).parents[2] / "shared" / "data" / "rgbd"
 """Real RGB-D frames of a developer's checkout; the project must not need them."""
