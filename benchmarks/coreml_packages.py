@@ -39,7 +39,7 @@ def main(
         command += ["--coreml-weights", weights] if weights else []
         command += ["--input-size", str(input_size)] if input_size else []
         run = run_sampled(command)
-        if run.exit_code:
+        if not out.exists():  # a package that missed its gate makes it 1, and is told below
             raise typer.Exit(run.exit_code)
         contract = json.loads((out / "manifest.json").read_text())["contract"]
         packages = json.loads((out / "reports" / "coreml.json").read_text())["packages"]

@@ -124,7 +124,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     if platform.system() != "Darwin":
         raise BackendUnavailable(
             f"Core ML runs on a Mac, this is {platform.system()}: a package can be verified here, not run",
-            "Verify it with: cdm-export verify BUNDLE --backend coreml-reference",
+            f"Verify it with: cdm-export verify {path.parents[1]} --backend coreml-reference",
         )
     _check_package(path, contract)
     identity = package_identity(path)
@@ -141,7 +141,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         return CoreMl(model, contract, precision, units, attempts.attempts)
     raise BackendUnavailable(
         f"Core ML runs {path.name} on no compute units of this machine: {'; '.join(refused)}",
-        "Another precision may do: cdm-export inspect BUNDLE lists them; or --backend onnxruntime.",
+        f"Another precision may do: cdm-export inspect {path.parents[1]} lists them; or --backend onnxruntime.",
     )
 
 

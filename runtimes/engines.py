@@ -105,11 +105,13 @@ def read_record(folder: Path) -> EngineRecord:
     try:
         return EngineRecord.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}: an engine without its record is not loaded", _REBUILD) from error
+        raise BundleError(
+            f"{path}: {error.strerror}: an engine without its record is not loaded", rebuild(path)
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where}: {first['msg']}", _REBUILD) from error
+        raise BundleError(f"{path}: {where}: {first['msg']}", rebuild(path)) from error
 
 
 def check_engine(path: Path, record: EngineRecord, here: Machine) -> None:
@@ -117,7 +119,9 @@ def check_engine(path: Path, record: EngineRecord, here: Machine) -> None:
     BundleError when it failed, is truncated or was changed.
     """
     if record.state is State.FAILED:
-        raise BundleError(f"{path} failed its self-test ({record.self_test}): it is evidence, not an engine", _REBUILD)
+        raise BundleError(
+            f"{path} failed its self-test ({record.self_test}): it is evidence, not an engine", rebuild(path)
+        )
     if differences := record.machine.differences(here):
         raise BackendUnavailable(
             f"{path.parent.name} engine was built with {record.machine}; this machine has {here}: "
@@ -128,19 +132,23 @@ def check_engine(path: Path, record: EngineRecord, here: Machine) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}", _REBUILD) from error
+        raise BundleError(f"{path}: {error.strerror}", rebuild(path)) from error
     if size != record.engine.size:
-        raise BundleError(f"{path} has {size:,} bytes, its record says {record.engine.size:,}: not loaded", _REBUILD)
+        raise BundleError(
+            f"{path} has {size:,} bytes, its record says {record.engine.size:,}: not loaded", rebuild(path)
+        )
     got = cached_sha256(path)
     if got != record.engine.sha256:
         raise BundleError(
             f"{path} was changed since it was built: sha256 is {got[:12]}…, its record says "
             f"{record.engine.sha256[:12]}…",
-            _REBUILD,
+            rebuild(path),
         )
 
 
-_REBUILD = "Build it again: cdm-export build BUNDLE --force"
+def rebuild(engine: Path, options: str = "") -> str:
+    """The next command for an engine, or a record beside one, that cannot be used."""
+    return f"Build it again: cdm-export build {_bundle_of(engine)}{options} --force"
 
 
 def _bundle_of(engine: Path) -> str:

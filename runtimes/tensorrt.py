@@ -21,7 +21,7 @@ from runtimes.backends import Backend
 from runtimes.contract import ModelContract
 from runtimes.cuda_memory import Cuda, Cudart, require_cuda
 from runtimes.engine_record import EngineRecord, Machine
-from runtimes.engines import check_engine, read_record
+from runtimes.engines import check_engine, read_record, rebuild
 from runtimes.errors import BundleError, CdmExportError, EngineRunError
 from runtimes.nvidia import Gpu, find_gpu, system_name
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
@@ -131,8 +131,7 @@ class TensorRt:
         self._engine = engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BundleError(
-                f"{_PROVIDERS[self._backend.name]} {trt.__version__} refuses the engine: {self._log.said()}",
-                f"Build it again: cdm-export build BUNDLE --target {self._backend.name} --force",
+                f"{_PROVIDERS[self._backend.name]} {trt.__version__} refuses the engine: {self._log.said()}"
             )
         self._scratch = api.device_memory(engine)
         self._context = context = engine.create_execution_context()
@@ -234,10 +233,14 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         gpu=gpu,
     )
     check_engine(path, record, here)
+    again = rebuild(path, f" --target {backend.name} --precision {precision}")
     if record.contract != contract or record.precision != precision:
         raise BundleError(
             f"{path} is an engine of {record.contract.model} in {record.precision} with another contract than asked "
             f"for ({contract.model}, {precision})",
-            f"Build it again: cdm-export build BUNDLE --target {backend.name} --precision {precision} --force",
+            again,
         )
-    return TensorRt(trt, path.read_bytes(), record, backend, gpu, require_cuda(), Log())
+    try:
+        return TensorRt(trt, path.read_bytes(), record, backend, gpu, require_cuda(), Log())
+    except BundleError as error:
+        raise BundleError(error.message, error.next_step or again) from error
