@@ -52,10 +52,10 @@ def main(
     quantisation = table["quantisation"]
     result: dict[str, Any] = {
         "what": f"INT8 of {model} at {camera}",
-        "verified_on": f"{table['parity'][0]['frames']} {_kind(frames)} frames",
+        "verified_on": f"{table['parity'][0]['frames']} {_kind(frames)} frame(s)",
         "weights": "trained, ships with the package" if trained else "seeded, with planted outlier channels",
         "network": manifest["contract"]["network"],
-        "calibration": f"{len(quantisation['calibration']['frames'])} {_kind(calibration)} frames",
+        "calibration": f"{len(quantisation['calibration']['frames'])} {_kind(calibration)} frame(s)",
         "megabytes": {name: round(size, 1) for name, size in sizes.items()},
         "kept_megabytes": quantisation["kept_megabytes"],
         "chosen": f"{'smoothed' if quantisation['smoothed'] else 'plain'} {quantisation['observer']}",

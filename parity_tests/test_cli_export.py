@@ -60,22 +60,21 @@ def test_camera_that_is_no_size(tmp_path):
     refused(done, 2, "'640' is not an image size", "640x480")
 
 
-def test_checkpoints_that_cannot_be_used(small_bundle, tmp_path):
+def test_checkpoints_that_cannot_be_used(tmp_path):
     import torch
+    from safetensors.torch import load_file
 
-    from reference_model.random_weights import rebuild
-    from reference_model.registry import get_variant
-    from runtimes.bundle import Bundle
+    from reference_model.weights import bundled_checkpoint
 
-    state = rebuild(get_variant("cdm-vits"), Bundle.open(small_bundle).manifest.provenance.random_weights).state_dict()
+    state = load_file(bundled_checkpoint("cdm-vitt"))
     path = tmp_path / "camera.pt"
     out = tmp_path / "x.bundle"
 
     torch.save({"model": state}, path)
-    refused(export(path, "--model", "cdm-vitl", "-o", out, "-q"), 2, "cdm-vits", "cdm-vitl")
+    refused(export(path, "--model", "cdm-vitl", "-o", out, "-q"), 2, "cdm-vitt", "cdm-vitl")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    refused(export(path, "--model", "cdm-vits", "-o", out, "-q"), 2, "camera.pt")
+    refused(export(path, "--model", "cdm-vitt", "-o", out, "-q"), 2, "camera.pt")
     missing = dict(list(state.items())[:-1])
     torch.save(missing, path)
     refused(export(path, "-o", out, "-q"), 2, list(state)[-1])
@@ -103,7 +102,7 @@ def test_checkpoints_that_cannot_be_used(small_bundle, tmp_path):
 def test_bundle_already_there(small_bundle, tmp_path):
     copy = tmp_path / "there.bundle"
     shutil.copytree(small_bundle, copy)
-    arguments = ("--random-weights", 2, "--model", "cdm-vits", "-o", copy, "-q")
+    arguments = ("--random-weights", 2, "--model", "cdm-vitt", "-o", copy, "-q")
     refused(export(*arguments), 2, "already exists", "--overwrite")
     before = (copy / "manifest.json").read_text()
     done = export(*arguments, "--overwrite")

@@ -13,10 +13,13 @@ from runtimes.contract import Size
 
 
 @pytest.fixture(scope="module")
-def seeded_state(small_bundle):
-    from reference_model.random_weights import rebuild
+def trained():
+    """The weights that ship, in float32 as a training run would keep them."""
+    from safetensors.torch import load_file
 
-    return rebuild(get_variant("cdm-vits"), Bundle.open(small_bundle).manifest.provenance.random_weights).state_dict()
+    from reference_model.weights import bundled_checkpoint
+
+    return {name: tensor.float() for name, tensor in load_file(bundled_checkpoint("cdm-vitt")).items()}
 
 
 def export_checkpoint(folder: Path, state: dict, *options: object):
@@ -33,7 +36,7 @@ def export_checkpoint(folder: Path, state: dict, *options: object):
 LAST = "depth_head_rgbd.scratch.output_conv2.2"
 
 
-def test_checkpoint_to_depth(seeded_state, tmp_path, frame):
+def test_checkpoint_to_depth(trained, tmp_path, frame):
     """The main job: a wrapped checkpoint, model read off its shapes, to metres equal to PyTorch's."""
     import torch
 
@@ -41,17 +44,17 @@ def test_checkpoint_to_depth(seeded_state, tmp_path, frame):
     from reference_model.cdm.network import Cdm
     from runtimes.processing import postprocess, preprocess
 
-    done = export_checkpoint(tmp_path, seeded_state)
+    done = export_checkpoint(tmp_path, trained)
     assert done.returncode == 0, done.stderr
     manifest = Bundle.open(tmp_path / "out.bundle", full=True).manifest
-    assert manifest.provenance.checkpoint == "camera.ckpt" and manifest.contract.model == "cdm-vits"
+    assert manifest.provenance.checkpoint == "camera.ckpt" and manifest.contract.model == "cdm-vitt"
 
     picture = frame(Size(160, 120))
     with cdm_export.open(tmp_path / "out.bundle") as refine:
         result = refine(picture)
-    network = get_variant("cdm-vits").build().eval()
+    network = get_variant("cdm-vitt").build().eval()
     assert isinstance(network, Cdm)
-    network.load_state_dict(seeded_state)
+    network.load_state_dict(trained)
     inputs = preprocess(picture, manifest.contract)
     # The reference's own path: B, G, R planes with the R, G, B statistics.
     image = torch.from_numpy(inputs["image"])[:, [2, 1, 0]]
@@ -76,30 +79,30 @@ def test_checkpoint_to_depth(seeded_state, tmp_path, frame):
     ],
     ids=["predicts nothing", "predicts beyond far"],
 )
-def test_checkpoint_that_predicts_nothing_usable_is_not_published(seeded_state, tmp_path, change, words):
-    state = {name: tensor.clone() for name, tensor in seeded_state.items()}
+def test_checkpoint_that_predicts_nothing_usable_is_not_published(trained, tmp_path, change, words):
+    state = {name: tensor.clone() for name, tensor in trained.items()}
     change(state)
     done = export_checkpoint(tmp_path, state)
     assert done.returncode == 1 and "nothing was published" in done.stderr and words in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["camera.ckpt"]
 
 
-def test_larger_far_makes_it_usable(seeded_state, tmp_path):
-    state = {name: tensor.clone() for name, tensor in seeded_state.items()}
+def test_larger_far_makes_it_usable(trained, tmp_path):
+    state = {name: tensor.clone() for name, tensor in trained.items()}
     state[f"{LAST}.weight"].mul_(0.01)
     state[f"{LAST}.bias"].mul_(0.01)
     done = export_checkpoint(tmp_path, state, "--far", 2500)
     assert done.returncode == 0, done.stderr
 
 
-def test_channel_order_reaches_the_weights(seeded_state, tmp_path, frame):
+def test_channel_order_reaches_the_weights(trained, tmp_path, frame):
     import cdm_export
 
     results = []
     for order in ("bgr", "rgb"):
         folder = tmp_path / order
         folder.mkdir()
-        done = export_checkpoint(folder, seeded_state, "--channel-order", order)
+        done = export_checkpoint(folder, trained, "--channel-order", order)
         assert done.returncode == 0, done.stderr
         with cdm_export.open(folder / "out.bundle", backend="onnxruntime") as refine:
             results.append(refine(frame(Size(160, 120))).values)

@@ -168,8 +168,8 @@ def test_plain_export_fails_in_openvino(tmp_path):
     from runtimes.processing import preprocess
     from runtimes.sources import open_source
 
-    variant = get_variant("cdm-vits")
-    contract = variant.contract("cdm-vits", Size(640, 480))
+    variant = get_variant("cdm-vitt")
+    contract = variant.contract("cdm-vitt", Size(640, 480), 518)
     source = open_source("synthetic:1", camera=Size(640, 480)).load(0)
     inputs = preprocess(source.frame, contract)
     network = seeded_network(variant, 0)
