@@ -251,3 +251,16 @@ def test_what_cannot_be_searched(bundle, golden):
         run(("onnxruntime", "fp32"), strategy="bisct")
     with pytest.raises(BackendUnavailable, match="holds nothing that backend 'onnxruntime' computes in int8"):
         run(("onnxruntime", "int8"))
+
+
+def test_a_device_that_is_not_there_is_told_before_any_work(bundle, golden, monkeypatch):
+    """Loading and running the reference for nothing took half a minute."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+
+    def nothing() -> None:
+        raise BackendUnavailable("no NVIDIA driver")
+
+    monkeypatch.setattr("cdm_export.bisect.bundle_bisect.find_gpu", nothing)
+    monkeypatch.setattr("cdm_export.bisect.bundle_bisect.looking", pytest.fail)
+    with pytest.raises(BackendUnavailable, match="no NVIDIA driver"):
+        bisect_bundle(bundle, ("tensorrt-rtx", "fp32"), ("torch", "fp32"), golden, Silent())

@@ -120,9 +120,28 @@ class TestLoss:
         step[..., :4] *= 1.1
         assert (half := depth_loss(step, target, sensor)) > np.log(1.1) / 2
         sensor[..., :4] = 0
-        assert depth_loss(step, target, sensor) - half == pytest.approx(0.3 * np.log(1.1), rel=1e-3), (
+        relative = 1 - 1 / 1.1
+        assert depth_loss(step, target, sensor) - half == pytest.approx(0.8 * relative - 0.5 * np.log(1.1), rel=1e-3), (
             "4/5 instead of 1/2"
         )
+
+    def test_a_hole_of_two_likely_depths_is_the_near_one(self) -> None:
+        """As by the measure, |depth - truth| / truth; in logarithms all between the two would be as good."""
+        target = torch.cat((torch.full((1, 1, 8, 4), 1.0), torch.full((1, 1, 8, 4), 0.5)), dim=-1)  # 1 m and 2 m
+        hole = torch.zeros_like(target)
+
+        def loss(depth: float) -> float:
+            return float(depth_loss(torch.full_like(target, 1 / depth), target, hole))
+
+        assert loss(1.0) < loss(1.2) < loss(1.6) < loss(2.0)
+        assert loss(1.6) - loss(1.2) == pytest.approx((0.6 + 0.2) / 2 - (0.2 + 0.4) / 2, rel=1e-3)
+
+    def test_far_beyond_the_truth_the_slope_is_bounded(self) -> None:
+        guess = torch.full((1, 1, 8, 8), 1 / 24, requires_grad=True)
+        target = torch.full((1, 1, 8, 8), 5.0)
+        depth_loss(guess, target, torch.zeros_like(target)).backward()
+        assert guess.grad is not None
+        assert float((guess.grad * guess.detach()).sum()) == pytest.approx(-np.e, rel=1e-3)
 
     def test_dead_outputs_are_pushed_up(self) -> None:
         value = torch.tensor([-1.0, 0.5], requires_grad=True)

@@ -23,6 +23,7 @@ from runtimes.bundle import Bundle
 from runtimes.contract import QUANTISED
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from runtimes.nvidia import find_gpu
 from runtimes.opening import reference_path
 from runtimes.selection import boundary_of, executions
 from runtimes.typed_graph import Typing
@@ -118,6 +119,8 @@ def _probe(
     backend, precision = get_backend(pair[0]), pair[1]
     if not backend.installed:
         raise BackendUnavailable(f"backend '{backend.name}' is not installed here", f"Add it with: {backend.install}")
+    if backend.device == "cuda":
+        find_gpu()  # before minutes of work
     contract = boundary_of(bundle, *pair).contract
     frame = fit_frame(frame, contract, scratch)
     if backend.format == "checkpoint":
