@@ -83,10 +83,13 @@ class EngineLayer:
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules whose products it computes (all its modules when none is known to be one); its name at worst."""
-        by_operator = [(node.rpartition("/")[0], operator(node)) for node in self.nodes]
-        of_products = [module for module, kind in by_operator if kind in _PRODUCT_NODES]
-        found = of_products or [module for module, _ in by_operator]
+        found = [module_of(node) for node in self.product_nodes or self.nodes]
         return tuple(dict.fromkeys(module for module in found if module)) or (self.name,)
+
+    @property
+    def product_nodes(self) -> tuple[str, ...]:
+        """Those of ``nodes`` that are matrix products or convolutions."""
+        return tuple(node for node in self.nodes if operator(node) in _PRODUCT_NODES)
 
 
 class EngineSummary(Record):
@@ -107,6 +110,11 @@ class EngineSummary(Record):
 def operator(node: str) -> str:
     """Operator of a node named ``MODULE/Operator`` or ``MODULE/Operator_2``."""
     return re.sub(r"_\d+$", "", node.rpartition("/")[2])
+
+
+def module_of(node: str) -> str:
+    """Module of a node named ``MODULE/Operator``; empty when it has none."""
+    return node.rpartition("/")[0]
 
 
 def parse_layers(log: str) -> tuple[EngineLayer, ...]:

@@ -133,6 +133,8 @@ def test_integer_products():
     told, evidence = outcomes(MHA, integer, layer(names[1]))
     assert told[claim] == "disproven" and not evidence.broken and [one.claim for one in evidence.costly] == [claim]
     assert "blocks.0.mlp.fc2" in evidence.costly[0].detail
+    again = layer(f"{names[0]}_2")
+    assert outcomes(MHA, integer, added, again)[0][claim] == "disproven", "a module that runs twice has two products"
     _, evidence = outcomes(MHA, integer, layer(names[1], type_="Float"))
     assert evidence.broken
     assert outcomes()[0][claim] == "not visible"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cdm_export.engine.builder import Attention
-from cdm_export.engine_layers import EngineLayer, summarise
+from cdm_export.engine_layers import EngineLayer, module_of, summarise
 from runtimes.engine_record import Claim, Evidence
 from runtimes.typed_graph import Typing
 
@@ -91,8 +91,14 @@ def _integers(layers: Sequence[EngineLayer], integers: Sequence[str]) -> Claim:
     if not layers or any(layer.is_opaque for layer in layers):
         return _claim(claim, "not visible", "the layers of the engine are not told", fatal=False)
     wanted = set(integers)
-    reading = {module for layer in layers if layer.is_product and "Int8" in layer.inputs for module in layer.modules}
-    left = sorted(wanted - reading)
+    reading, others = (
+        [layer for layer in layers if layer.is_product and ("Int8" in layer.inputs) is integer]
+        for integer in (True, False)
+    )
+    # A module that runs twice has two products, and both count.
+    found = {node for layer in reading for node in layer.product_nodes}
+    floats = {module_of(node) for layer in others for node in layer.product_nodes if node not in found}
+    left = sorted(wanted - {module for layer in reading for module in layer.modules} | wanted & floats)
     if left:
         return _claim(claim, "disproven", f"{len(left)} of {len(wanted)} do not: {_some(left)}", fatal=False)
     return _claim(claim, "proven", f"{len(wanted)} products", fatal=False)
