@@ -85,6 +85,8 @@ def test_the_table_and_the_sentence(capsys):
     assert "encoder" in text and "decoder" in text
     assert "'net.s1' (encoder) is the first to leave the tolerance of 0.001: 7 NaN or Inf" in report.summary
     assert not report.passed
+    Console(width=80).print(drawn([1.2e-6, 3.4e-5]).table())
+    assert {"1.2e-06", "3.4e-05"} <= set(capsys.readouterr().out.split()), "a number was cut in a narrow window"
 
 
 def test_importing_it_loads_nothing_heavy():

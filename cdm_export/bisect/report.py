@@ -86,13 +86,16 @@ class BisectReport(Record):
 
     def table(self) -> "Table":
         """Growth of the error, stage by stage."""
+        from rich.box import SIMPLE
         from rich.table import Table
 
-        table = Table(title=f"{self.candidate} against {self.reference}, frame '{self.frame}'", title_justify="left")
+        title = f"{self.candidate} against {self.reference}, frame '{self.frame}'"
+        table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("stage", no_wrap=True)
-        for heading in ("relative error", "largest difference", "largest value", "NaN, Inf"):
-            table.add_column(heading, justify="right")
-        table.add_column("")
+        # A narrow window folds headings, never numbers: one without its exponent says nothing.
+        for heading, width in (("relative error", 8), ("largest error", 7), ("largest value", 7), ("NaN, Inf", 4)):
+            table.add_column(heading, justify="right", min_width=width, max_width=width)
+        table.add_column("", min_width=7)
         section = ""
         for stage in self.stages:
             if stage.section != section:

@@ -82,6 +82,10 @@ def command(
         raise typer.Exit(1)
 
 
+_WIDTH = 120
+"""Of tables that go to a file or a pipe."""
+
+
 def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet: bool) -> None:
     """Growth of the error along the network on the first frame: table, sentence, picture; exit code 1 when outside."""
     from cdm_export.bisect import bisect_bundle, write_report
@@ -102,7 +106,8 @@ def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet:
     elif not quiet:
         from rich.console import Console
 
-        Console(highlight=False).print(report.table())
+        console = Console(highlight=False)
+        console.print(report.table(), width=None if console.is_terminal else _WIDTH)
         print(report.summary)
         for path in written:
             print(f"  {path}")
