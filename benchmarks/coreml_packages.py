@@ -86,7 +86,7 @@ def coreml_packages() -> str:
         name = f"{stem.removeprefix('coreml_packages-')}, {weights}, {network}"
         for package in result["packages"]:
             seconds = result["interpreted_seconds"].get(package["precision"])
-            interpreted = f"{seconds['wall']:.0f} s ({seconds['processor']:.0f} s)" if seconds else ""
+            interpreted = f"{seconds['wall']:.2g} s ({seconds['processor']:.2g} s)" if seconds else ""
             gate = "passed" if package["published"] else "failed, not published"
             if loss := package.get("input_loss"):
                 gate += f"; its 8-bit image alone: mean {loss['mean']:.1e}, p99 {loss['p99']:.1e}"
