@@ -242,5 +242,5 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         )
     try:
         return TensorRt(trt, path.read_bytes(), record, backend, gpu, require_cuda(), Log())
-    except BundleError as error:
-        raise BundleError(error.message, error.next_step or again) from error
+    except BundleError as refused:
+        raise BundleError(refused.message, refused.next_step or again) from refused
