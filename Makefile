@@ -36,7 +36,7 @@ demo: $(READY)
 test: $(RTX) $(COREML)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu and not mac'
 
-# Minutes of compute, gigabytes of memory: large models, and whole exports of INT8, batches and w8a8.
+# Minutes of compute, gigabytes of memory: large models, every camera size, races of INT8.
 test-slow: $(RTX) $(COREML)
 	$(BIN)/python -m pytest -m slow
 

@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
     """The shipped model with graphs for three frames, made from one frame; and what the export said."""
     out = tmp_path_factory.mktemp("batch") / "batch.bundle"
     done = cli(
-        "export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 98, "--frames", "sample", "--fit",
+        "export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 126, "--frames", "sample", "--fit",
         "--precision", "fp32,fp16", "--batch", BATCH, "-o", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,6 @@ def frames(bundle):
     return [raw_frame(load_reference(bundle.file(golden.file))) for golden in bundle.manifest.golden]
 
 
-@pytest.mark.slow
 def test_both_graphs_are_published_and_share_their_weights(exported):
     bundle, done = Bundle.open(exported[0], full=True), exported[1]
     by_name = {artefact.name: artefact for artefact in bundle.manifest.artefacts}
@@ -66,7 +65,6 @@ def test_both_graphs_are_published_and_share_their_weights(exported):
     assert "onnxruntime fp16-b3: passed" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_every_element_is_its_own_frame(bundle, frames, backend):
     """And what lies beside it does not matter."""
@@ -83,7 +81,6 @@ def test_every_element_is_its_own_frame(bundle, frames, backend):
             three(frames[0])
 
 
-@pytest.mark.slow
 def test_elements_in_the_wrong_order_fail(bundle, tmp_path):
     artefact = next(one for one in bundle.manifest.artefacts if one.label == "fp32-b3")
     model = onnx.load(bundle.artefact_file(artefact))
@@ -100,7 +97,6 @@ def test_elements_in_the_wrong_order_fail(bundle, tmp_path):
     assert [frame.verdict for frame in parity.frames] == ["failed", "failed", "passed"]
 
 
-@pytest.mark.slow
 def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     done = cli("verify", bundle.path, "--backend", "onnxruntime", "--json")
     report = json.loads(done.stdout)
@@ -116,7 +112,6 @@ def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     assert not executions(bundle, BACKENDS["tensorrt"], BATCH)
 
 
-@pytest.mark.slow
 def test_bench_counts_frames(bundle):
     result = bench_bundle(BenchRequest(bundle.path, "onnxruntime", "fp32", frames=3), Silent())
     one, three = result.entries
@@ -137,7 +132,6 @@ def test_too_few_frames_are_refused_and_say_how_many(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_batch_nobody_exported_is_refused(bundle):
     with pytest.raises(InputError, match=r"takes 1, 3 frame\(s\) at once, not 2"):
         cdm_export.open(bundle.path, batch=2)

@@ -193,7 +193,6 @@ def test_it_runs_by_name_only(together, coreml_bundle, tmp_path):
     np.testing.assert_allclose(got.depth_m, beside.depth_m, rtol=0.05)
 
 
-@pytest.mark.slow
 def test_frames_of_ones_own_are_compared_on_the_same_image(together, coreml_bundle, tmp_path):
     copy = tmp_path / "copy.bundle"
     shutil.copytree(coreml_bundle, copy)
@@ -203,7 +202,6 @@ def test_frames_of_ones_own_are_compared_on_the_same_image(together, coreml_bund
     assert parity.frames[0].preprocessing == 0
 
 
-@pytest.mark.slow
 def test_a_bisect_feeds_both_sides_the_same_image(together, coreml_bundle, tmp_path):
     opened = Bundle.open(coreml_bundle)
     frame = first_frame(opened, CANDIDATE, VerifyRequest(coreml_bundle), tmp_path, Silent())
@@ -216,7 +214,6 @@ def test_a_bisect_feeds_both_sides_the_same_image(together, coreml_bundle, tmp_p
     assert "other way round" in raised.value.next_step
 
 
-@pytest.mark.slow
 def test_a_planted_defect_is_found_behind_the_image(together, editor):
     operation = editor.of("upsample_bilinear", 1)
     editor.constant(operation, "align_corners").immediateValue.tensor.bools.values[0] = False

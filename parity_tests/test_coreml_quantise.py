@@ -159,7 +159,6 @@ def test_what_it_takes():
         check_coreml(CoremlRequest("macos13", (QUANTISED,)), ("fp16",), True)
 
 
-@pytest.mark.slow
 def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_variant):
     """As an export makes it, of the network that was smoothed: other weights inside, the same depth."""
     manifest = Bundle.open(coreml_bundle).manifest

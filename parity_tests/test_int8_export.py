@@ -40,7 +40,6 @@ def artefact(bundle, precision):
     return next(one for one in bundle.manifest.artefacts if one.precision == precision)
 
 
-@pytest.mark.slow
 class TestBundle:
     def test_both_graphs_passed_and_only_one_may_be_chosen(self, exported):
         bundle, printed = exported
@@ -102,7 +101,6 @@ class TestBundle:
         assert str(quantisation.speed) in printed
 
 
-@pytest.mark.slow
 class TestRunning:
     @pytest.mark.parametrize(
         ("backend", "kernels"), [("onnxruntime", r"MatMulIntegerToFloat"), ("openvino", r"^[iu]8 ")]
@@ -137,7 +135,6 @@ class TestRunning:
         assert done.returncode == 0 and "openvino int8, parity passed" in re.sub(r"\s+", " ", done.stdout + done.stderr)
 
 
-@pytest.mark.slow
 class TestTensorRtRtx:
     def test_integer_products_and_fused_attention(self, exported, tmp_path):
         pytest.importorskip("tensorrt_rtx_bindings")
@@ -265,7 +262,6 @@ class TestBadInput:
             assert done.returncode == 2 and told in done.stderr, done.stderr
             assert not (tmp_path / "no.bundle").exists()
 
-    @pytest.mark.slow
     def test_interrupted_search_goes_on(self, tmp_path):
         """Ctrl-C in the search: exit code 130, nothing left behind, and the next export knows the trials."""
         command = [
