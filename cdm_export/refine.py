@@ -26,7 +26,7 @@ from runtimes.sources import FrameSource, SourceFrame, check_depth
 
 RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth means nothing"
 """On everything that seeded random weights made."""
-DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained for minutes on rendered rooms; not for use on a robot"
+DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained briefly on rendered rooms; not for use on a robot"
 """On everything that the weights shipped with the package made; their model card has figures."""
 _PNG_LIMIT_MM = 65535
 """A 16-bit PNG in millimetres ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
