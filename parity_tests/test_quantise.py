@@ -210,6 +210,7 @@ class TestGraph:
             (_restored_into_sum, "is read by Add"),
             (lambda graph: _step(graph, -1.0), "step that is not positive"),
             (_floats_again, "is not quantised"),
+            (lambda graph: _floats_again(graph, "crossAtts.2.query/MatMul_2"), r"crossAtts\.2\.query is not quantised"),
         ):
             path.write_bytes(right)
             model = onnx.load(path)
@@ -244,8 +245,8 @@ def _restored_into_sum(graph):
     add.input[0] = restored
 
 
-def _floats_again(graph):
-    node = next(node for node in graph.node if node.name.endswith("attn.qkv/MatMul"))
+def _floats_again(graph, product="attn.qkv/MatMul"):
+    node = next(node for node in graph.node if node.name.endswith(product))
     quantise = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     source = next(one for one in graph.node if one.output[0] == quantise[node.input[0]].input[0])
     node.input[0] = source.input[0]
