@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.contract import Size
+from runtimes.processing.mask import masked
 
 
 def usable(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.bool_]:
@@ -26,8 +27,7 @@ def inverse_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) ->
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         valid = (depth >= np.finfo(np.float32).tiny) & (depth <= max_depth)
         inverse = np.float32(1) / depth
-    np.copyto(inverse, np.float32(0), where=~valid)
-    return inverse[None, None]
+    return masked(inverse, valid)[None, None]
 
 
 INPUTS = {"inverse_nearest": inverse_nearest}

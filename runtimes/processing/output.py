@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.contract import ModelContract, Semantics, Size
+from runtimes.processing.mask import masked
 
 
 @lru_cache(maxsize=32)
@@ -86,7 +87,7 @@ def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArra
         else:
             valid = np.isfinite(raw)
             values = raw
-    return np.where(valid, values, np.float32(0)).astype(np.float32, copy=False), valid
+    return masked(values, valid), valid
 
 
 def threshold(contract: ModelContract) -> float | None:
