@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """LayerNormalization needs 17; TensorRT 10.3 (JetPack 6.2) reads up to 20."""
 OPSET_BF16 = 22
-"""The first whose Conv takes BF16; a BF16 file is for TensorRT >= 10.13."""
+"""The first whose Conv takes BF16; a BF16 file is for OpenVINO and TensorRT >= 10.13."""
 _EXTERNAL_FROM = 512 << 20
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB, and a file can be mapped."""
 

@@ -15,8 +15,11 @@ from cdm_export.precision.typed_modules import type_network
 from cdm_export.transforms import specialise
 from parity_tests.conftest import cli
 from reference_model.weights import bundled_checkpoint
+from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import Bundle, State
-from runtimes.errors import CdmExportError, ParityError
+from runtimes.errors import BackendUnavailable, CdmExportError, ParityError
+from runtimes.host import cpu_features
+from runtimes.selection import choose, executions
 from runtimes.typed_graph import Typing
 
 ROWS, COLUMNS = 5, 7
@@ -172,11 +175,11 @@ def artefacts(typed_bundle):
 def test_bundle_holds_every_graph_with_its_verdicts(artefacts):
     assert list(artefacts) == ["fp32", "fp16", "fp16-attn32", "bf16"]
     assert {verdict.backend for verdict in artefacts["fp16"].verdicts} == {"torch", "onnxruntime"}
-    assert {verdict.backend for verdict in artefacts["bf16"].verdicts} == {"torch"}
+    ran = {verdict.backend for verdict in artefacts["bf16"].verdicts}
     for artefact in artefacts.values():
         assert all(verdict.verdict == "passed" for verdict in artefact.verdicts)
     assert artefacts["fp16"].state is State.PUBLISHED
-    assert artefacts["bf16"].state is State.CANDIDATE, "nothing here has run it"
+    assert "torch" in ran and artefacts["bf16"].state is (State.PUBLISHED if "openvino" in ran else State.CANDIDATE)
     assert artefacts["bf16"].opset == 22 and artefacts["fp16"].opset == 18
 
 
@@ -245,13 +248,29 @@ def test_onnxruntime_refuses_bf16(typed_bundle, small_bundle):
     assert ran.returncode == 3 and "does not run bf16" in ran.stderr
 
 
-def test_reduced_precision_is_taken_only_after_it_passed_here(typed_bundle):
-    from runtimes.selection import choose
+def test_bf16_in_openvino_is_the_typed_graph_or_a_hint(typed_bundle, small_bundle):
+    for path, expected in ((typed_bundle, "bf16"), (small_bundle, "fp32")):
+        (run,) = [made for made, computed in executions(Bundle.open(path), BACKENDS["openvino"]) if computed == "bf16"]
+        assert run.precision == expected
 
+
+def test_typed_bf16_graph_is_computed_in_bf16_or_not_at_all(typed_bundle):
+    bundle, backend = Bundle.open(typed_bundle), BACKENDS["openvino"]
+    try:
+        runtime = load_runtime(backend, typed_bundle / "onnx" / "bf16.onnx", bundle.manifest.contract, "bf16")
+    except BackendUnavailable as error:
+        assert "no bf16 arithmetic" in error.message and "avx512_bf16" not in cpu_features()
+        return
+    products = runtime.describe().executed["products_by_kernel"]
+    count = {kind: sum(n for kernel, n in products.items() if kernel.split()[0] == kind) for kind in ("bf16", "f32")}
+    assert count["bf16"] >= 96, "the encoders' linear layers"
+    assert count["f32"] >= 16, "the islands"
+
+
+def test_reduced_precision_is_taken_only_after_it_passed_here(typed_bundle):
     bundle = Bundle.open(typed_bundle)
     assert choose(bundle).precision == "fp32"
-    with_name = choose(bundle, "openvino", "bf16")
-    assert with_name.verdict is None and with_name.artefact is not None and with_name.artefact.precision == "fp32"
+    assert not choose(bundle, "openvino", "bf16").local
     done = cli("verify", typed_bundle, "--json")
     report = json.loads(done.stdout)
     verdicts = {(one["backend"], one["precision"]): one["verdict"]["verdict"] for one in report["parity"]}

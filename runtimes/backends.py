@@ -6,7 +6,7 @@ must not depend on.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -33,9 +33,9 @@ class Backend:
     """``cpu``, ``cuda`` or ``apple``."""
     format: str
     """Artefact format it runs; ``checkpoint`` for the reference."""
-    precisions: Mapping[str, str]
-    """Precisions it computes in, each with the precision of the artefact that is run for it: another one where the
-    precision is a hint to the library rather than in the graph."""
+    precisions: Mapping[str, tuple[str, ...]]
+    """Precisions it computes in, each with those of the artefacts it can be computed from, the best first: another one
+    than itself where the precision is a hint to the library rather than in the graph."""
     engine: bool = False
     """Whether it runs engines that ``build`` made from an artefact, rather than the artefact."""
     distributions: tuple[str, ...] = ()
@@ -48,6 +48,10 @@ class Backend:
         """Whether the library can be imported; says nothing about the device."""
         return importlib.util.find_spec(self.library) is not None
 
+    def runs_for(self, precision: str, made: Collection[str]) -> str | None:
+        """Precision of the artefact that is run for ``precision``, of those that were made; None when there is none."""
+        return next((typed for typed in self.precisions.get(precision, ()) if typed in made), None)
+
     @property
     def version(self) -> str | None:
         """Version of the library, without importing it; None when it is not installed."""
@@ -55,20 +59,26 @@ class Backend:
         return next((version for name in names if (version := version_of(name))), None)
 
 
-_AS_TYPED = {"fp32": "fp32", "fp16": "fp16", "fp16-attn32": "fp16-attn32"}
-"""ONNX Runtime computes as the graph says; its CPU has no BF16 kernels."""
-_TENSORRT = {**_AS_TYPED, "bf16": "bf16", "tf32": "fp32", "int8-fp16": "int8-fp16"}
+def _as_typed(*precisions: str) -> dict[str, tuple[str, ...]]:
+    return {precision: (precision,) for precision in precisions}
+
+
+_ONNXRUNTIME = _as_typed("fp32", "fp16", "fp16-attn32")
+"""It computes as the graph says; its CPU has no BF16 kernels."""
+_TENSORRT = {**_as_typed("fp32", "fp16", "fp16-attn32", "bf16", "int8-fp16"), "tf32": ("fp32",)}
 """TF32 is how the float32 graph may be computed."""
 _INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
-_PACKAGES: dict[str, str] = {name: name for name in ("fp32", "fp16", IMAGE, *COMPRESSED, QUANTISED)}
+_PACKAGES = _as_typed("fp32", "fp16", IMAGE, *COMPRESSED, QUANTISED)
+_OPENVINO = {**_as_typed("fp32", "int8"), "bf16": ("bf16", "fp32"), "int8-bf16": ("int8",)}
+"""BF16 is best typed into the graph, with FP32 islands; of the FP32 graph it is a hint that spares nothing."""
 _INSTALL_COREML = "pip install 'cdm-export[coreml]'"
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
-                "checkpoint", {"fp32": "fp32"}),
+                "checkpoint", _as_typed("fp32")),
         Backend("tensorrt", "runtimes.tensorrt", "tensorrt", _INSTALL_TENSORRT, "cuda", "onnx", _TENSORRT,
                 engine=True, distributions=("tensorrt_cu13", "tensorrt_cu12")),
         Backend("tensorrt-rtx", "runtimes.tensorrt", "tensorrt_rtx_bindings", "pip install 'cdm-export[tensorrt-rtx]'",
@@ -76,13 +86,13 @@ BACKENDS: dict[str, Backend] = {
                 engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
         Backend("coreml", "runtimes.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
         Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
-                {"fp32": "fp32", "bf16": "fp32", "int8": "int8", "int8-bf16": "int8"}),
+                _OPENVINO),
         Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
-                {**_AS_TYPED, "int8": "int8", "int8-fp16": "int8-fp16"}),
+                {**_ONNXRUNTIME, **_as_typed("int8", "int8-fp16")}),
         Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
-                "onnx", _AS_TYPED),
+                "onnx", _ONNXRUNTIME),
         Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
-                "onnx", _AS_TYPED),
+                "onnx", _ONNXRUNTIME),
         Backend("coreml-reference", "cdm_export.coreml_reference.runtime", "coremltools", _INSTALL_COREML, "cpu",
                 "coreml", _PACKAGES, verifies_only=True),
     )

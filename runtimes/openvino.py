@@ -1,4 +1,9 @@
-"""OpenVINO on CPU, with an explicit precision hint: its own default may be bf16 on processors that have it."""
+"""OpenVINO on CPU, with an explicit precision hint: its own default may be bf16 on processors that have it.
+
+A hint of bf16 spares nothing. A graph that is typed BF16 is computed as it is typed, FP32 islands included, under a
+hint of f32, where the processor has BF16; elsewhere OpenVINO computes all of it in FP32 without a word, so the
+executable graph is asked.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -14,8 +19,7 @@ from runtimes.host import usable_cpus
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
-"""Precision -> INFERENCE_PRECISION_HINT: what is not quantised in the graph."""
-
+"""Precision -> INFERENCE_PRECISION_HINT: what is not quantised in the graph, nor typed in it."""
 
 _PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 
@@ -48,14 +52,9 @@ class OpenVino:
         import openvino
 
         compiled = self._compiled
-        nodes = [
-            {name: str(value.astype(str)) for name, value in operation.get_rt_info().items()}
-            for operation in compiled.get_runtime_model().get_ops()
-        ]
+        nodes = _executed(compiled)
         executed = Counter(node["runtimePrecision"] for node in nodes if "runtimePrecision" in node)
-        products = Counter(
-            f"{node['runtimePrecision']} {node['primitiveType']}" for node in nodes if node["layerType"] in _PRODUCTS
-        )
+        products = Counter(f"{node['runtimePrecision']} {node['primitiveType']}" for node in nodes if _is_product(node))
         devices = compiled.get_property("EXECUTION_DEVICES")
         return Description(
             backend="openvino",
@@ -89,25 +88,40 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     if "CPU" not in core.available_devices:
         raise BackendUnavailable(f"OpenVINO {openvino.__version__} has no CPU device here: {core.available_devices}")
     threads = threads or usable_cpus()
-    hint = _HINTS[precision]
-    config = {
-        "INFERENCE_PRECISION_HINT": hint,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-    }
     try:
         model = core.read_model(path)
         _check_boundary(model, contract, path)
+        typed = any(operation.get_output_element_type(0).get_type_name() == "bf16" for operation in model.get_ops())
+        hint = "f32" if typed else _HINTS[precision]
+        config = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
         compiled = core.compile_model(model, "CPU", config)
     except RuntimeError as error:
         raise BundleError(f"OpenVINO refused {path.name}: {str(error).strip().splitlines()[-1][:300]}") from error
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if typed and not any(node["runtimePrecision"] == "bf16" for node in _executed(compiled) if _is_product(node)):
+        hint, given = precision, "f32"
     if given != hint:
         raise BackendUnavailable(
             f"OpenVINO was asked for {hint} and would compute in {given}: this processor has no {precision} arithmetic"
         )
     return OpenVino(compiled, contract, precision, threads)
+
+
+def _executed(compiled: Any) -> list[dict[str, str]]:
+    """What is known of every node of the executable graph, by name."""
+    return [
+        {name: str(value.astype(str)) for name, value in operation.get_rt_info().items()}
+        for operation in compiled.get_runtime_model().get_ops()
+    ]
+
+
+def _is_product(node: dict[str, str]) -> bool:
+    return node["layerType"] in _PRODUCTS
 
 
 def _check_boundary(model: Any, contract: ModelContract, path: Path) -> None:

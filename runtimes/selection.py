@@ -48,12 +48,13 @@ def executions(bundle: Bundle, backend: Backend, batch: int = 1) -> list[tuple[A
     """What of a bundle a backend can run: artefact and the precision it is computed in. Engines take one frame."""
     if backend.engine and batch != 1:
         return []
-    return [
-        (artefact, precision)
-        for precision, typed in backend.precisions.items()
+    made: dict[str, Artefact] = {
+        artefact.precision: artefact
         for artefact in bundle.manifest.artefacts
-        if artefact.format == backend.format and artefact.precision == typed and artefact.batch == batch
-    ]
+        if artefact.format == backend.format and artefact.batch == batch
+    }
+    typed = {precision: backend.runs_for(precision, made) for precision in backend.precisions}
+    return [(made[name], precision) for precision, name in typed.items() if name is not None]
 
 
 def boundary_of(bundle: Bundle, backend: str, precision: str) -> Boundary:

@@ -110,7 +110,8 @@ def load(bundle: Bundle, batch: int = 1) -> dict[tuple[str, str], LocalVerdict]:
             engine = find(bundle, known, local.precision)
             expected = engine.record.engine.sha256 if engine else None
         else:
-            expected = current.get((known.format, known.precisions.get(local.precision, "")))
+            run = known.runs_for(local.precision, [made for form, made in current if form == known.format])
+            expected = current[known.format, run] if run else None
         if local.host == host(known) and expected == local.artefact:
             found.append((written, local))
     found.sort(key=lambda item: item[0])

@@ -61,9 +61,7 @@ def command(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(
-            "--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (a file for TensorRT only), int8."
-        ),
+        typer.Option("--precision", help="Comma-separated: fp32 (always made), fp16, bf16 (OpenVINO, TensorRT), int8."),
     ] = "fp32,fp16",
     calibration: Annotated[
         str | None,

@@ -53,7 +53,7 @@ def attempts(bundle: Bundle, backend: Backend, precision: str, remedies: bool) -
     if precision != "auto" and planned[0].artefact is None:
         made = sorted({artefact.precision for artefact in bundle.manifest.artefacts})
         raise InputError(
-            f"{bundle.path} has no {backend.precisions[precision]} graph; it has {', '.join(made)}",
+            f"{bundle.path} has no {backend.precisions[precision][0]} graph; it has {', '.join(made)}",
             "Export it again with "
             + (
                 "--precision fp32,fp16,int8 --calibration FRAMES."

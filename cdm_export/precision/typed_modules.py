@@ -17,7 +17,7 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class FloatIsland(nn.Module):
-    """Takes any floating-point type, gives the module FP32, hands on ``out``.
+    """Takes any floating-point type, gives the module FP32, hands on ``out``. What is no tensor passes as it is.
 
     Around a block whose weights stay in low precision, it is the residual stream that is FP32.
     """
@@ -27,9 +27,10 @@ class FloatIsland(nn.Module):
         self.module = module
         self.out = out
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: object) -> Tensor:
         """Cast, run, cast."""
-        result: Tensor = self.module(*(tensor.float() for tensor in inputs))
+        cast = (value.float() if isinstance(value, Tensor) else value for value in inputs)
+        result: Tensor = self.module(*cast)
         return result.to(self.out)
 
 

@@ -1,6 +1,7 @@
 """The INT8 part of an export: calibration frames, two graphs, their parity, and the guard: what does not pay goes."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,13 +118,16 @@ def add_int8(
             progress.note(f"{parity.name} will not be run, others do: {parity.verdict}")
     state = State.PUBLISHED if passed else State.FAILED
     if passed:
+        graphs: dict[str, MadeGraph] = {
+            graph.precision: graph for graph in (*made.graphs, processors) if graph.batch == 1
+        }
         ways = [
             Way(
                 backend=parity.backend,
                 precision=parity.precision,
-                file=Path(job.folder) / _file_of(parity, made, processors),
+                file=Path(job.folder) / _run_by(BACKENDS[parity.backend], parity.precision, graphs).files[0],
             )
-            for parity in (*parities, *checker.hints(made, processors), *passed)
+            for parity in (*parities, *checker.hints(graphs), *passed)
             if parity.verdict.verdict == "passed" and parity.backend != "torch"
         ]
         speed = compare_speed(ways, job.contract, [frame.path for frame in references], progress)
@@ -165,16 +169,17 @@ class _Checker:
         return [
             self._one(backend, graph, precision)
             for backend in _processors()
-            if backend.precisions.get(precision) == graph.precision
+            if graph.precision in backend.precisions.get(precision, ())
         ]
 
-    def hints(self, made: Made, int8: MadeGraph) -> list[BackendParity]:
+    def hints(self, graphs: Mapping[str, MadeGraph]) -> list[BackendParity]:
         """BF16 as a library's own arithmetic, where the processor has it: with FP32's graph and with INT8's."""
         found = []
-        for graph, precision in ((made.graphs[0], "bf16"), (int8, "int8-bf16")):
+        for precision in ("bf16", "int8-bf16"):
             for backend in _processors():
-                if backend.precisions.get(precision) != graph.precision:
-                    continue
+                if precision in graphs or backend.runs_for(precision, graphs) is None:
+                    continue  # what has a graph of its own was checked with it
+                graph = _run_by(backend, precision, graphs)
                 try:
                     found.append(self._one(backend, graph, precision))
                 except BackendUnavailable:
@@ -199,9 +204,10 @@ def _processors() -> list[Backend]:
     return [one for one in BACKENDS.values() if one.format == "onnx" and one.device == "cpu" and one.installed]
 
 
-def _file_of(parity: BackendParity, made: Made, int8: MadeGraph) -> str:
-    typed = BACKENDS[parity.backend].precisions[parity.precision]
-    return next(graph.files[0] for graph in (*made.graphs, int8) if graph.precision == typed)
+def _run_by(backend: Backend, precision: str, graphs: Mapping[str, MadeGraph]) -> MadeGraph:
+    typed = backend.runs_for(precision, graphs)
+    assert typed is not None, f"{backend.name} computed {precision} of something"
+    return graphs[typed]
 
 
 def _verdicts(parities: list[BackendParity]) -> list[Verdict]:

@@ -83,7 +83,9 @@ def _engines(bundle: Bundle) -> Iterator[Issue]:
 def _tensorrt_here(bundle: Bundle) -> Iterator[Issue]:
     """Of the release that built an engine, and of the one that would build the next."""
     made = {artefact.precision for artefact in bundle.manifest.artefacts if artefact.format == "onnx"}
-    precisions: set[str] = {name for name, typed in BACKENDS["tensorrt"].precisions.items() if typed in made}
+    precisions: set[str] = {
+        name for name in BACKENDS["tensorrt"].precisions if BACKENDS["tensorrt"].runs_for(name, made)
+    }
     machines = [engine.record.machine for engine in engines.scan(bundle)]
     if version := BACKENDS["tensorrt"].version:
         machines.append(machine_of("tensorrt", version, gpu_or_none()))
