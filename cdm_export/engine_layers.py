@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cdm_export.onnx_names import module_of
 from runtimes.contract import Record
 
 _LAYER = re.compile(r"\bName: (?P<name>.+?), LayerType: (?P<rest>.+)$", flags=re.M)
@@ -110,11 +111,6 @@ class EngineSummary(Record):
 def operator(node: str) -> str:
     """Operator of a node named ``MODULE/Operator`` or ``MODULE/Operator_2``."""
     return re.sub(r"_\d+$", "", node.rpartition("/")[2])
-
-
-def module_of(node: str) -> str:
-    """Module of a node named ``MODULE/Operator``; empty when it has none."""
-    return node.rpartition("/")[0]
 
 
 def parse_layers(log: str) -> tuple[EngineLayer, ...]:

@@ -40,6 +40,11 @@ def name_after_modules(model: "onnx_ir.Model") -> None:
     model.graph.doc_string = None
 
 
+def module_of(node: str) -> str:
+    """Module of a node named ``MODULE/Operator``; empty when it has none."""
+    return node.rpartition("/")[0]
+
+
 def planned(module: str) -> str:
     """Path in the network as planned: casting modules (``typed_modules.py``) hold the original as ``module``."""
     return ".".join(part for part in module.split(".") if part != "module")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdm_export.onnx_names import module_of
 from runtimes import tensorrt_api as api
 from runtimes.cache import write_atomically
 from runtimes.errors import BuildCancelled, EngineBuildError
@@ -149,7 +150,7 @@ def configure(trt: Any, config: Any, network: Any, plan: BuildPlan) -> bool:
             config,
             network,
             plan.precision,
-            lambda name: typing is not None and typing.computes_in_fp32(name.rpartition("/")[0]),
+            lambda name: typing is not None and typing.computes_in_fp32(module_of(name)),
         )
     return strong
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cdm_export.engine.builder import Attention
-from cdm_export.engine_layers import EngineLayer, module_of, summarise
+from cdm_export.engine_layers import EngineLayer, summarise
+from cdm_export.onnx_names import module_of
 from runtimes.engine_record import Claim, Evidence
 from runtimes.typed_graph import Typing
 

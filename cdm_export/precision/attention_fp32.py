@@ -6,6 +6,7 @@ in FP32 between casts is not fused. Delete when no supported TensorRT has a wron
 
 from pathlib import Path
 
+from cdm_export.onnx_names import module_of
 from runtimes.typed_graph import Island, Typing
 
 REASON = "attention in FP32 is not fused"
@@ -27,7 +28,7 @@ def write_with_fp32_attention(source: Path, target: Path, cores: list[str]) -> N
 
     model = onnx.load(source, load_external_data=False)
     graph = model.graph
-    members = {core: [node for node in graph.node if node.name.rpartition("/")[0] == core] for core in cores}
+    members = {core: [node for node in graph.node if module_of(node.name) == core] for core in cores}
     entering: dict[int, list[onnx.NodeProto]] = {}
     leaving: dict[int, onnx.NodeProto] = {}
     position = {node.name: index for index, node in enumerate(graph.node)}

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_export.onnx_names import planned
+from cdm_export.onnx_names import module_of, planned
 from runtimes.errors import CdmExportError
 from runtimes.typed_graph import GraphAudit, Typing
 
@@ -34,7 +34,7 @@ def audit(path: Path, typing: Typing | None) -> GraphAudit:
     for node in model.graph.node:
         kind = types.get(node.output[0], "UNDEFINED")
         nodes[node.op_type][kind] += 1
-        module = node.name.rpartition("/")[0]
+        module = module_of(node.name)
         if node.op_type == "Cast":
             why = typing.reason(planned(module)) if typing else None
             casts[why or "unexplained"] += 1
