@@ -195,6 +195,14 @@ def test_graph_is_typed_as_planned(artefacts):
     assert whole is not None and "Cast" not in whole.nodes
 
 
+def test_bf16_is_the_products_inside_the_encoders_blocks(artefacts):
+    graph, typing = artefacts["bf16"].graph, artefacts["bf16"].typing
+    assert graph is not None and typing is not None
+    assert graph.nodes["MatMul"]["BFLOAT16"] == 24 * 6, "qkv, scores, values, projection, and two of the MLP"
+    assert set(graph.nodes["Conv"]) == {"FLOAT"} and typing.computes_in_fp32("depth_head_rgbd.scratch.output_conv1")
+    assert "unexplained" not in graph.casts
+
+
 def test_second_graph_has_fp32_attention_and_the_same_weights(typed_bundle, artefacts):
     first, second = artefacts["fp16"], artefacts["fp16-attn32"]
     assert first.graph is not None and second.graph is not None

@@ -2,8 +2,8 @@
 
 FP16 ends at 65504. A module whose results stay under a quarter of that is half; what exceeds it becomes the smallest
 FP32 island that covers it: an attention core, one linear layer, a whole branch, the residual stream of a block. BF16
-has FP32's range but 8 bits: there the patch embeddings, the fusion of the tokens and what sums up on the way, the
-encoders' residual stream and the decoder's fusions, stay FP32 throughout.
+has FP32's range but 8 bits: there only the products inside the encoders' blocks are BF16, nine tenths of all; patch
+embeddings, residual streams, the fusion of the tokens and the decoder stay FP32.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,8 @@ from typing import Literal
 from torch import nn
 
 from cdm_export.transforms.attention import AttentionAround
-from cdm_export.transforms.convolution_before_upsample import EarlyConvolutionFusion
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion, PairCore
-from reference_model.dpt import FeatureFusion
+from reference_model.dpt import DptHead
 from reference_model.vit import Block, DinoV2, PatchEmbed
 from runtimes.errors import ParityError
 from runtimes.typed_graph import Island, LowPrecision, Typing, within
@@ -24,8 +23,6 @@ MARGIN = 4.0
 """Frames that were not scanned may be this much larger than those that were."""
 _LIMIT = LARGEST_FP16 / MARGIN
 _EIGHT_BITS = "BF16 has 8 bits; these values meet the gate with more"
-_SENSITIVE = (PatchEmbed, ClosedFormPairFusion, FeatureFusion, EarlyConvolutionFusion)
-"""What they are made of is small beside the encoders' products; what each is worth is in ``benchmarks/NOTES.md``."""
 
 
 def plan(network: nn.Module, peaks: Mapping[str, float], declared: Sequence[Island], precision: LowPrecision) -> Typing:
@@ -65,8 +62,10 @@ def plan(network: nn.Module, peaks: Mapping[str, float], declared: Sequence[Isla
     else:
         covered = {island.module for island in islands}
         for path, module in network.named_modules():
-            if isinstance(module, _SENSITIVE) and path not in covered:
+            if isinstance(module, PatchEmbed) and path not in covered:
                 islands.append(Island(module=path, reason=_EIGHT_BITS, hands_on="low"))
+            elif isinstance(module, ClosedFormPairFusion | DptHead):
+                islands.append(Island(module=path, reason=_EIGHT_BITS, hands_on="fp32"))
             if isinstance(module, Block):
                 residuals[path] = _EIGHT_BITS
     islands.sort(key=lambda island: island.reason)

@@ -17,7 +17,7 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class FloatIsland(nn.Module):
-    """Takes any floating-point type, gives the module FP32, hands on ``out``. What is no tensor passes as it is.
+    """Takes any floating-point type, gives the module FP32, hands on ``out``.
 
     Around a block whose weights stay in low precision, it is the residual stream that is FP32.
     """
@@ -29,9 +29,15 @@ class FloatIsland(nn.Module):
 
     def forward(self, *inputs: object) -> Tensor:
         """Cast, run, cast."""
-        cast = (value.float() if isinstance(value, Tensor) else value for value in inputs)
-        result: Tensor = self.module(*cast)
+        result: Tensor = self.module(*map(_in_fp32, inputs))
         return result.to(self.out)
+
+
+def _in_fp32(value: object) -> object:
+    """Tensors, and lists of them, in FP32; sizes as they are."""
+    if isinstance(value, Tensor):
+        return value.float()
+    return [_in_fp32(item) for item in value] if isinstance(value, list) else value
 
 
 class ToFloat(nn.Module):
