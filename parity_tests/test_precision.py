@@ -275,6 +275,16 @@ def test_typed_bf16_graph_is_computed_in_bf16_or_not_at_all(typed_bundle):
     assert count["f32"] >= 16, "the islands"
 
 
+@pytest.mark.skipif("avx512_bf16" in cpu_features(), reason="this processor computes it in BF16")
+def test_bf16_graph_that_would_be_computed_in_fp32_is_refused(typed_bundle, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda self, device, name: ["BF16"])
+    contract = Bundle.open(typed_bundle).manifest.contract
+    with pytest.raises(BackendUnavailable, match="would compute in f32"):
+        load_runtime(BACKENDS["openvino"], typed_bundle / "onnx" / "bf16.onnx", contract, "bf16")
+
+
 def test_reduced_precision_is_taken_only_after_it_passed_here(typed_bundle):
     bundle = Bundle.open(typed_bundle)
     assert choose(bundle).precision == "fp32"

@@ -2,7 +2,7 @@
 
 A hint of bf16 spares nothing. A graph that is typed BF16 is computed as it is typed, FP32 islands included, under a
 hint of f32, where the processor has BF16; elsewhere OpenVINO computes all of it in FP32 without a word, so the
-executable graph is asked.
+processor is asked before, and the executable graph after.
 """
 
 from collections import Counter
@@ -87,6 +87,9 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     core = openvino.Core()
     if "CPU" not in core.available_devices:
         raise BackendUnavailable(f"OpenVINO {openvino.__version__} has no CPU device here: {core.available_devices}")
+    can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _HINTS[precision] == "bf16" and "BF16" not in can:  # AVX512 alone obeys the hint, one number at a time
+        raise BackendUnavailable(f"this processor has no bf16 arithmetic for OpenVINO, it has {', '.join(can)}")
     threads = threads or usable_cpus()
     try:
         model = core.read_model(path)
