@@ -87,17 +87,16 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     core = openvino.Core()
     if "CPU" not in core.available_devices:
         raise BackendUnavailable(f"OpenVINO {openvino.__version__} has no CPU device here: {core.available_devices}")
-    can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if _HINTS[precision] == "bf16" and "BF16" not in can:  # AVX512 alone obeys the hint, one number at a time
+    wanted, can = _HINTS[precision], core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if wanted == "bf16" and "BF16" not in can:  # AVX512 alone obeys the hint, one number at a time
         raise BackendUnavailable(f"this processor has no bf16 arithmetic for OpenVINO, it has {', '.join(can)}")
     threads = threads or usable_cpus()
     try:
         model = core.read_model(path)
         _check_boundary(model, contract, path)
         typed = any(operation.get_output_element_type(0).get_type_name() == "bf16" for operation in model.get_ops())
-        hint = "f32" if typed else _HINTS[precision]
         config = {
-            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_PRECISION_HINT": "f32" if typed else wanted,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -106,11 +105,12 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     except RuntimeError as error:
         raise BundleError(f"OpenVINO refused {path.name}: {str(error).strip().splitlines()[-1][:300]}") from error
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if typed and not any(node["runtimePrecision"] == "bf16" for node in _executed(compiled) if _is_product(node)):
-        hint, given = precision, "f32"
-    if given != hint:
+    if typed and any(node["runtimePrecision"] == "bf16" for node in _executed(compiled) if _is_product(node)):
+        given = "bf16"
+    if given != wanted:
         raise BackendUnavailable(
-            f"OpenVINO was asked for {hint} and would compute in {given}: this processor has no {precision} arithmetic"
+            f"OpenVINO was asked for {wanted} and would compute in {given}: this processor has no {precision} "
+            "arithmetic"
         )
     return OpenVino(compiled, contract, precision, threads)
 

@@ -2,7 +2,7 @@
 
 FP16 ends at 65504. A module whose results stay under a quarter of that is half; what exceeds it becomes the smallest
 FP32 island that covers it: an attention core, one linear layer, a whole branch, the residual stream of a block. BF16
-has FP32's range but 8 bits: there only the products inside the encoders' blocks are BF16, nine tenths of all; patch
+has FP32's range but 8 bits: there only the products inside the encoders' blocks are BF16, by far the most; patch
 embeddings, residual streams, the fusion of the tokens and the decoder stay FP32.
 """
 
