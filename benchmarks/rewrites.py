@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cdm_export.bench.environment import environment
 from cdm_export.onnx_export import export_onnx
-from cdm_export.transforms import NEEDS, RULES, Rule
+from cdm_export.transforms import NEEDS, RULES, Rule, apply_rule
 from cdm_export.transforms.saving import Saving
 from reference_model.cdm.config import CONFIGS
 from reference_model.config import PATCH
@@ -49,7 +49,7 @@ _LAST = "linear_layout"
 class Trial:
     """A rule that is not applied."""
 
-    apply: Rule
+    rule: Rule
     """The rule."""
     instead_of: tuple[str, ...] = ()
     """Rules it excludes."""
@@ -153,8 +153,8 @@ def graph(rules: Sequence[str], part: str, folder: Path) -> Path:
     rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
     savings = {}
     for name in rules:
-        apply = RULES[name] if name in RULES else TRIALS[name].apply
-        savings[name] = asdict(apply(network, rows, columns))
+        rule = RULES[name] if name in RULES else TRIALS[name].rule
+        savings[name] = asdict(apply_rule(rule, network, rows, columns))
     if part != WHOLE:
         contract = _decoder_contract(contract)
         network = Decoder(network.get_submodule("network"), rows, columns)

@@ -57,7 +57,7 @@ class CoremlPackages:
             {
                 "precision": parity.precision,
                 "megabytes": self.megabytes[parity.precision],
-                "published": parity.verdict.verdict == "passed",
+                "published": parity.verdict.passed,
                 "input_loss": lost[parity.precision].model_dump() if parity.precision in lost else None,
                 **parity.verdict.model_dump(mode="json", exclude={"reference", "backend"}),
             }
@@ -152,7 +152,7 @@ def add_coreml(
         if int8 is not None and package.precision == QUANTISED:
             artefact = artefact.model_copy(update={"quantisation": int8.quantisation})
         megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
-        if package.precision in (*COMPRESSED, QUANTISED) and parity.verdict.verdict != "passed":
+        if package.precision in (*COMPRESSED, QUANTISED) and not parity.verdict.passed:
             progress.note(f"coreml {package.precision} is not published: {parity.verdict}")
             shutil.rmtree(path)
             dropped.append(parity)
@@ -176,6 +176,6 @@ def _artefact(package: MadePackage, folder: Path, parity: BackendParity, boundar
         graph=package.graph,
         boundary=boundary,
         # What it does on a Mac is known on a Mac.
-        state=State.CANDIDATE if parity.verdict.verdict == "passed" else State.FAILED,
+        state=State.CANDIDATE if parity.verdict.passed else State.FAILED,
         verdicts=(parity.verdict,),
     )

@@ -20,7 +20,7 @@ from reference_model.variant import NETWORK
 from runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
 from runtimes.coreml_target import TARGETS, CoremlTarget
 from runtimes.errors import InputError
-from runtimes.typed_graph import GraphAudit, Typing
+from runtimes.typed_graph import GraphAudit, IslandKind, Typing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MODULES_KEY = "cdm_export.modules"
 """Metadata: JSON, value of the program -> module of the network that hands it on or computes it."""
-HALF_NORM = "LayerNorm statistics"
+FUSED_HERE = IslandKind.LAYER_NORM
 """Islands that are none here: layer_norm is one operation, which takes and hands on half and sums inside the device's
 kernel; sixty casts to FP32 would take the Neural Engine out of the network."""
 
@@ -40,13 +40,13 @@ def coreml_rules(target: CoremlTarget) -> "dict[str, Rule]":
 
     rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
     if target.fused_attention:
-        rules["explicit_attention"] = fused_attention.apply
+        rules["explicit_attention"] = fused_attention
     return rules
 
 
 def coreml_typing(typing: Typing) -> Typing:
     """A plan made for ONNX as Core ML takes it."""
-    islands = tuple(island for island in typing.islands if island.reason != HALF_NORM)
+    islands = tuple(island for island in typing.islands if island.kind is not FUSED_HERE)
     return typing.model_copy(update={"islands": islands})
 
 

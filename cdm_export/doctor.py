@@ -72,8 +72,11 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     place = next(path for path in (cache_dir(), *cache_dir().parents) if path.exists())
     free = shutil.disk_usage(place).free / 2**30
-    status = "ok" if free >= 4 else "problem"
-    return Finding("cache", status, f"{free:.1f} GiB free under {cache_dir()} (move it with $CDM_EXPORT_CACHE)")
+    return Finding(
+        "cache",
+        "ok" if free >= 4 else "problem",
+        f"{free:.1f} GiB free under {cache_dir()} (move it with $CDM_EXPORT_CACHE)",
+    )
 
 
 def _opencv() -> Finding:

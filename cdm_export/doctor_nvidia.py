@@ -7,7 +7,7 @@ from cdm_export.engine.memory import build_memory
 from cdm_export.finding import Finding
 from runtimes.backends import BACKENDS
 from runtimes.cuda_memory import require_cuda
-from runtimes.errors import BackendUnavailable
+from runtimes.errors import BackendUnavailable, DriverMissing
 from runtimes.host import version_of
 from runtimes.nvidia import available_memory, driver_cuda, find_gpu, jetson_module, l4t_release
 
@@ -36,9 +36,10 @@ def _driver() -> Finding:
     try:
         cuda = driver_cuda()
         gpu = find_gpu()
+    except DriverMissing as error:
+        return Finding("CUDA driver", "missing", error.message)
     except BackendUnavailable as error:
-        status = "missing" if "there is no NVIDIA driver" in error.message else "problem"
-        return Finding("CUDA driver", status, error.message, error.next_step if status == "problem" else "")
+        return Finding("CUDA driver", "problem", error.message, error.next_step)
     python = version_of("cuda-python") or version_of("cuda-bindings")
     major = int(cuda.split(".")[0])
     if python and int(python.split(".")[0]) > major:

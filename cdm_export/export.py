@@ -220,7 +220,7 @@ def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], pro
 
 
 def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[BackendParity]) -> Artefact:
-    if any(parity.verdict.verdict != "passed" for parity in parities):
+    if any(not parity.verdict.passed for parity in parities):
         state = State.FAILED
     elif any(BACKENDS[parity.backend].format == "onnx" for parity in parities):
         state = State.PUBLISHED

@@ -62,12 +62,12 @@ def write_reports(
 
 def failures(parities: list[BackendParity]) -> list[str]:
     """What did not pass, each with its figures."""
-    return [f"{parity.name}: {parity.verdict}" for parity in parities if parity.verdict.verdict != "passed"]
+    return [f"{parity.name}: {parity.verdict}" for parity in parities if not parity.verdict.passed]
 
 
 def require_passed(parities: list[BackendParity], reports: Path, name: str, far: float) -> None:
     """Raise ParityError unless every gate passed; the reports are kept in the cache under ``name``."""
-    bad = [parity for parity in parities if parity.verdict.verdict != "passed"]
+    bad = [parity for parity in parities if not parity.verdict.passed]
     if not bad:
         return
     kept = cache_dir() / "failed" / name

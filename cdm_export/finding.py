@@ -1,6 +1,7 @@
 """One line of the doctor's report."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -9,7 +10,7 @@ class Finding:
 
     subject: str
     """What was looked at."""
-    status: str
+    status: Literal["ok", "missing", "problem"]
     """``ok``, ``missing`` (an option that is not installed), or ``problem`` (something is wrong)."""
     detail: str
     """What was found."""

@@ -54,10 +54,15 @@ def prepare_frames(
 
 
 def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:
-    """Write ``rgb, depth_scale, raw_depth`` and the network inputs by name; the reference's part comes later."""
+    """Write ``rgb, right, depth_scale, raw_depth`` and the network inputs by name; the reference's part comes later.
+
+    ``right`` and ``raw_depth`` only where the frame has them. No network input may have one of these names.
+    """
     arrays: Arrays = {"rgb": source.frame.rgb, "depth_scale": np.array(source.depth_scale, np.float64), **inputs}
     if source.raw_depth is not None:
         arrays["raw_depth"] = source.raw_depth
+    if source.frame.right is not None:
+        arrays["right"] = source.frame.right
     save_arrays(path, arrays)
 
 
@@ -85,10 +90,10 @@ def load_reference(path: Path) -> Arrays:
 
 
 def raw_frame(arrays: Arrays) -> Frame:
-    """The camera frame of a reference frame, depth in metres."""
+    """The camera frame of a reference frame, depth in metres; without its time of capture, which is not stored."""
     raw = arrays.get("raw_depth")
     depth = None if raw is None else raw.astype(np.float32) / np.float32(arrays["depth_scale"])
-    return Frame(rgb=arrays["rgb"], depth=depth)
+    return Frame(rgb=arrays["rgb"], depth=depth, right=arrays.get("right"))
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

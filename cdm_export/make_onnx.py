@@ -157,8 +157,7 @@ def _specialise(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rew
     from cdm_export.transforms import specialise_for
 
     savings = specialise_for(contract, boundary)
-    found = {name: saving for name, saving in savings.items() if saving.modules}
-    return {name: Rewrite.model_validate(vars(saving)) for name, saving in found.items()}
+    return {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
 
 
 def _scan(boundary: "nn.Module", job: MakeJob) -> dict[str, float]:

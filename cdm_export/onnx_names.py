@@ -15,6 +15,9 @@ from runtimes.typed_graph import within
 if TYPE_CHECKING:
     import onnx_ir
 
+WRAPPED = "typed_by_cdm_export"
+"""Attribute by which a casting module (``typed_modules.py``) holds the module it casts for. No network's own attribute
+has this name, so the path of the original is the path without it."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Module paths from the root to the operation, as the exporter of PyTorch writes them into a node's metadata."""
 
@@ -45,16 +48,16 @@ def module_of(node: str) -> str:
     return node.rpartition("/")[0]
 
 
-def planned(module: str) -> str:
-    """Path in the network as planned: casting modules (``typed_modules.py``) hold the original as ``module``."""
-    return ".".join(part for part in module.split(".") if part != "module")
+def original_path(module: str) -> str:
+    """Path in the network before it was typed: without the casting modules around its modules."""
+    return ".".join(part for part in module.split(".") if part != WRAPPED)
 
 
 def _module_path(node: "onnx_ir.Node") -> str:
     """Path of the innermost module a node came from; empty for the boundary and for what the exporter added."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     modules = [scope for scope in scopes[:-1] if scope not in ("", NETWORK)]
-    return str(modules[-1]).removeprefix(f"{NETWORK}.") if modules else ""
+    return original_path(str(modules[-1]).removeprefix(f"{NETWORK}.")) if modules else ""
 
 
 def _handed_on(model: "onnx_ir.Model", paths: "dict[onnx_ir.Node, str]") -> "dict[onnx_ir.Value, str]":

@@ -87,6 +87,11 @@ class FrameParity(Record):
     """1st and 99th percentile of reference depth over all finite positive predictions, metres, ``far`` ignored; None
     where there is none, or no metres."""
 
+    @property
+    def passed(self) -> bool:
+        """Whether the gate was passed; an inconclusive comparison was not."""
+        return self.verdict == "passed"
+
 
 def compare_inputs(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> float | None:
     """Largest difference of the network inputs: absolute for the image, relative above 1 for inverse depth.
@@ -160,7 +165,7 @@ def compare(
 
 def summarise(backend: str, frames: list[FrameParity], reference: str) -> Verdict:
     """Worst of each figure over the frames; the verdict is passed only when every frame passed, and there is one."""
-    bad = [frame for frame in frames if frame.verdict != "passed"]
+    bad = [frame for frame in frames if not frame.passed]
     kind = "inconclusive" if not frames else bad[0].verdict if bad else "passed"
     reason = "no frame was compared" if not frames else f"{bad[0].frame}: {bad[0].reason}" if bad else ""
 

@@ -65,7 +65,7 @@ class Verification:
     def passed(self) -> bool:
         """Everything required passed, nothing died, and at least one ran."""
         required = [parity for parity in self.parities if (parity.backend, parity.label) in self.required]
-        return not self.crashed and bool(required) and all(one.verdict.verdict == "passed" for one in required)
+        return not self.crashed and bool(required) and all(one.verdict.passed for one in required)
 
 
 def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
@@ -331,7 +331,7 @@ def _computed(
         golden = check_backend(
             backend.name, path, contract, "fp32", _golden(bundle, bundle.manifest.boundary(None)), stored, progress
         )
-        if golden.verdict.verdict != "passed":
+        if not golden.verdict.passed:
             raise ParityError(
                 f"ONNX Runtime cannot be the reference here, it disagrees with PyTorch itself: {golden.verdict}",
                 f"Look closer with: cdm-export verify {bundle.path} --backend onnxruntime",

@@ -14,12 +14,12 @@ from runtimes import engines, nvidia, sidecar
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
 from runtimes.measure import measure
-from runtimes.typed_graph import Island, Typing
+from runtimes.typed_graph import Island, IslandKind, Typing
 
 SIDE, HEADS = 64, 2
 TYPING = Typing(
     precision="fp16",
-    islands=(Island(module="head.conv", reason="the last convolution", hands_on="fp32"),),
+    islands=(Island(kind=IslandKind.DECLARED, module="head.conv", reason="the last convolution", hands_on="fp32"),),
     residuals={},
     inputs={},
 )
@@ -82,9 +82,10 @@ def write_graph(path: Path, low: str = "FLOAT16", operator: str = "Softmax") -> 
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
-ATTENTION_IN_FLOAT32 = TYPING.model_copy(
-    update={"islands": (*TYPING.islands, Island(module="blocks.0.attn.core", reason="remedy", hands_on="low"))}
-)
+UNFUSED = Island(
+    kind=IslandKind.UNFUSED_ATTENTION, module="blocks.0.attn.core", reason="remedy", hands_on="low"
+)  # fmt: skip
+ATTENTION_IN_FLOAT32 = TYPING.model_copy(update={"islands": (*TYPING.islands, UNFUSED)})
 
 
 def bundle_of(path: Path, graph: Path, model: ModelContract) -> Bundle:

@@ -36,7 +36,7 @@ def drawn(values, first=None, tolerance=1e-3):
     found = scan(stages, lambda names: {name: results[name] for name in names})
     assert found.first == first
     return make_report(
-        candidate="a fp16", reference="b fp32", frame="f", strategy="scan", tolerance=tolerance, stages=stages,
+        candidate="a fp16", reference="b fp32", frame="f", tolerance=tolerance, stages=stages,
         found=found, left_out={},
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def test_the_table_and_the_sentence(capsys):
     report = drawn([1e-6, math.nan, math.nan, math.nan], first="net.s1")
     Console(width=160).print(report.table())
     text = capsys.readouterr().out
-    assert "<- first outside" in next(line for line in text.splitlines() if "net.s1" in line)
+    assert "<- first" in next(line for line in text.splitlines() if "net.s1" in line)
     assert "encoder" in text and "decoder" in text
     assert "'net.s1' (encoder) is the first to leave the tolerance of 0.001: 7 NaN or Inf" in report.summary
     assert not report.passed

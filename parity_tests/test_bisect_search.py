@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm_export.bisect.measures import Measure, measure
-from cdm_export.bisect.search import bisect, scan
+from cdm_export.bisect.search import bisect, scan, scan_then_bisect
 from cdm_export.bisect.stages import Stage
 from runtimes.errors import ParityError
 
@@ -96,9 +96,29 @@ def test_an_error_that_hides_when_it_is_looked_at_is_no_pass():
     def look(names):
         return {name: result(len(names) > 1 or name != "s7") for name in names}
 
-    for search in (scan, bisect):
+    for search in (scan, bisect, scan_then_bisect):
         found = search(stages, look)
         assert (found.verdict, found.first) == ("hidden", None)
+
+
+@pytest.mark.parametrize("origin", [0, 3, 7])
+def test_what_hides_from_a_scan_is_bisected(origin):
+    """As a fusion that is wrong and cannot happen any more once many of its stages are shown."""
+    stages = chain(8)
+
+    def look(names):
+        return {name: result(len(names) > 2 or int(name[1:]) < origin) for name in names}
+
+    assert scan(stages, look).verdict == "hidden"
+    found = scan_then_bisect(stages, look)
+    assert (found.verdict, found.first, found.strategy) == ("outside", f"s{origin}", "bisect")
+    assert found.looks == bisect(stages, look).looks + 2
+
+
+def test_what_a_scan_shows_is_not_searched_again():
+    stages = chain(8)
+    found = scan_then_bisect(stages, looks_at({"s5", "s6", "s7"}))
+    assert (found.first, found.strategy, found.looks) == ("s5", "scan", 2)
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

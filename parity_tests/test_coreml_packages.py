@@ -31,6 +31,7 @@ from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError
 from runtimes.selection import choose
+from runtimes.typed_graph import IslandKind
 
 
 def contract(bundle):
@@ -84,6 +85,9 @@ def test_islands_are_where_the_plan_says(coreml_bundle):
         if operation.kind in ("conv", "linear", "scaled_dot_product_attention", "layer_norm"):
             expected = "fp32" if typing.computes_in_fp32(module) else "fp16"
             assert operation.outputs[0].dtype == expected, operation.name
+    assert not any(island.kind is IslandKind.LAYER_NORM for island in typing.islands)
+    norms = [one for one in program.operations if one.kind == "layer_norm"]
+    assert norms and {one.outputs[0].dtype for one in norms} == {"fp16"}, "FP32 casts around sixty norms"
     assert {one.outputs[0].dtype for one in load_program(package(coreml_bundle)).operations} == {"fp32"}
 
 

@@ -26,13 +26,11 @@ from runtimes.bundle import Bundle
 from runtimes.contract import QUANTISED, ModelContract, Semantics, Size, TensorSpec
 from runtimes.coreml_target import get_target
 from runtimes.errors import BundleError, InputError
-from runtimes.typed_graph import Island, Typing
+from runtimes.typed_graph import Island, IslandKind, Typing
 
 STEPS = {"conv": 0.015, "twice": 0.01, "last": 0.004}
-TYPING = Typing(
-    precision="fp16", islands=(Island(module="wide", reason="its resolution", hands_on="fp32"),), residuals={},
-    inputs={},
-)  # fmt: skip
+ISLAND = Island(kind=IslandKind.RESOLUTION, module="wide", reason="its resolution", hands_on="fp32")
+TYPING = Typing(precision="fp16", islands=(ISLAND,), residuals={}, inputs={})
 
 
 class Layers(nn.Module):

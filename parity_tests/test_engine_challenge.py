@@ -6,11 +6,14 @@ import shutil
 import pytest
 
 from cdm_export import publish
+from cdm_export.bench.race import Race
 from cdm_export.engine import build as module
 from cdm_export.engine import challenge
 from cdm_export.progress import Silent
+from cdm_export.quantise import guard
 from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
-from runtimes import engines
+from runtimes import engines, sidecar
+from runtimes.backends import get_backend
 from runtimes.bundle import MANIFEST, Bundle, State
 from runtimes.quantisation import SpeedComparison
 from runtimes.selection import choose
@@ -40,7 +43,7 @@ def bundle(tmp_path):
 def device(monkeypatch):
     """A GPU that is claimed; self-tests pass unless ``failing`` names the precision; ``ratio`` decides the race."""
     pretend_gpu(monkeypatch)
-    state = {"ratio": 1.0, "failing": "", "raced": []}
+    state = {"ratio": 1.0, "failing": "", "raced": [], "interrupted": False}
 
     def judge(backend, path, contract, precision, *rest, **options):
         outcome = "failed" if precision == state["failing"] else "passed"
@@ -49,6 +52,8 @@ def device(monkeypatch):
     def race(ways, contract, frames, progress):
         state["raced"].append([way.precision for way in ways])
         assert all(way.file.is_file() for way in ways)
+        if state["interrupted"]:
+            raise KeyboardInterrupt
         ratio = state["ratio"]
         return SpeedComparison(
             int8=str(ways[1]), other=str(ways[0]), int8_ms=10 * ratio, other_ms=10, ratio=ratio,
@@ -106,3 +111,67 @@ def test_asked_for_by_name_it_is_built_without_a_race(bundle, device):
 
 def test_half_asked_for_by_name_is_not_challenged(bundle, device):
     assert build(bundle, "fp16").engine.record.precision == "fp16" and device["raced"] == []
+
+
+def interrupted(bundle, device):
+    """A build whose race somebody ends with Ctrl-C; the INT8 engine has passed its self-test by then."""
+    device["interrupted"] = True
+    with pytest.raises(KeyboardInterrupt):
+        build(bundle)
+    device["interrupted"] = False
+
+
+def record(bundle, precision):
+    return next(one.record for one in engines.scan(bundle) if one.record.precision == precision)
+
+
+def test_interrupted_race_leaves_a_candidate_that_auto_does_not_take(bundle, device):
+    interrupted(bundle, device)
+    undecided = record(bundle, "int8-fp16")
+    assert undecided.state is State.CANDIDATE and undecided.self_test.passed and undecided.speed is None
+    assert choose(bundle, "tensorrt-rtx").precision == "fp16"
+    assert choose(bundle).precision == "fp16"
+
+
+@pytest.mark.parametrize(("ratio", "precision"), [(0.8, "int8-fp16"), (1.2, "fp16")])
+def test_the_next_build_races_again_and_builds_nothing(bundle, device, ratio, precision):
+    interrupted(bundle, device)
+    made = {one.path: one.path.stat().st_mtime_ns for one in engines.scan(bundle)}
+    device["ratio"] = ratio
+    report = build(bundle)
+    assert device["raced"] == [["fp16", "int8-fp16"]] * 2
+    assert {one.path: one.path.stat().st_mtime_ns for one in engines.scan(bundle)} == made
+    assert [outcome.outcome for outcome in report.outcomes] == [
+        "there already", "published" if precision == "int8-fp16" else "dropped",
+    ]  # fmt: skip
+    assert report.engine.record.precision == precision and choose(bundle, "tensorrt-rtx", precision).local
+    assert build(bundle).engine.record.precision == precision and len(device["raced"]) == 2
+
+
+def test_an_undecided_engine_is_no_choice_after_verify_either(bundle, device):
+    """``verify`` remembers that it is right; whether it is worth having, only the race tells."""
+    interrupted(bundle, device)
+    backend = get_backend("tensorrt-rtx")
+    engine = engines.find(bundle, backend, "int8-fp16")
+    local = sidecar.LocalVerdict(
+        backend=backend.name, precision="int8-fp16", artefact=engine.record.engine.sha256, host=sidecar.host(backend),
+        version=backend.version, verdict=engine.record.self_test, p50_ms=0.001,
+    )  # fmt: skip
+    assert sidecar.save(bundle, local) is not None
+    assert choose(bundle, "tensorrt-rtx").precision == "fp16"
+    assert choose(bundle, "tensorrt-rtx", "int8-fp16").local, "by name it may be run"
+
+
+def test_what_failed_its_gate_is_not_built_again(bundle, device):
+    device["failing"] = "int8-fp16"
+    build(bundle)
+    device["failing"] = ""
+    assert [outcome.outcome for outcome in build(bundle).outcomes] == ["there already"] and device["raced"] == []
+
+
+def test_a_race_that_was_cut_short_decides_nothing(monkeypatch, contract, tmp_path):
+    """Ctrl-C after some rounds ends the race with figures; they are no reason to publish or to drop anything."""
+    monkeypatch.setattr(guard, "race", lambda *arguments: Race(finished={}, failed={}, complete=False))
+    ways = [guard.Way(backend="onnxruntime", precision=name, file=tmp_path) for name in ("fp32", "int8")]
+    with pytest.raises(KeyboardInterrupt):
+        guard.compare_speed(ways, contract, [], Silent())

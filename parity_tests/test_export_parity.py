@@ -13,7 +13,7 @@ from cdm_export.backend_parity import check_backend
 from cdm_export.golden import ReferenceFrame, load_reference, save_frame, save_output
 from cdm_export.onnx_export import export_onnx
 from cdm_export.progress import Silent
-from parity_tests.conftest import SHARED_FRAMES, cli
+from parity_tests.conftest import SHARED_FRAMES, cli, write_frame
 from reference_model.registry import get_variant
 from runtimes.bundle import Bundle
 from runtimes.contract import Size
@@ -26,14 +26,19 @@ REAL = {"redwood_0": 1000, "redwood_1": 1000, "redwood_2": 1000, "redwood_3": 10
 
 
 def real_frames(folder: Path, stems: list[str]) -> Path:
-    """frames.json with the sample pair and, where they are present, real frames."""
+    """frames.json with the sample pair and ``stems``: real frames where they are here, else a rendered one for each."""
     from runtimes.sources import open_source
 
     sample = open_source("sample").load(0)
     cv2.imwrite(str(folder / "sample.color.png"), cv2.cvtColor(sample.frame.rgb, cv2.COLOR_RGB2BGR))
     cv2.imwrite(str(folder / "sample.depth.png"), np.asarray(sample.raw_depth))
     frames = [{"color": "sample.color.png", "depth": "sample.depth.png", "depth_scale": sample.depth_scale}]
-    for stem in stems if SHARED_FRAMES.is_dir() else []:
+    for stem in stems:
+        if not SHARED_FRAMES.is_dir():
+            rendered = open_source(f"synthetic:1:{list(REAL).index(stem)}", camera=Size(640, 480)).load(0).frame
+            color, depth = write_frame(folder, stem, rendered)
+            frames.append({"color": color.name, "depth": depth.name, "depth_scale": 1000})
+            continue
         (color,) = SHARED_FRAMES.glob(f"{stem}.color.*")
         depth = SHARED_FRAMES / f"{stem}.depth.png"
         frames.append({"color": str(color), "depth": str(depth), "depth_scale": REAL[stem]})

@@ -126,7 +126,19 @@ class TestRunning:
         assert list(tmp_path.iterdir()) == [], "a profile was left behind"
         assert sha256_of(bundle.path / one.main) == one.files[0].sha256
 
-    def test_verify_run_and_bisect(self, exported, tmp_path):
+    def test_bisect_looks_into_the_integers(self, exported, tmp_path):
+        bundle, _ = exported
+        environment = {"CDM_EXPORT_CACHE": str(tmp_path)}
+        done = cli("verify", bundle.path, "--bisect", "--backend", "onnxruntime", "--precision", "int8",
+                   "--against", "onnxruntime:fp32", "--json", environment=environment)  # fmt: skip
+        report = json.loads(done.stdout)
+        assert done.returncode == (0 if report["verdict"] == "inside" else 1), done.stderr
+        errors = {one["name"]: one["measure"]["relative"] for one in report["stages"] if one["measure"]}
+        assert len(errors) > 30 and 1e-4 < errors["inverse_depth_refined"] < 5e-2
+        assert errors["pretrained.patch_embed"] < 1e-5 < errors["pretrained.blocks.0"], "integers begin in the blocks"
+        assert all(tmp_path.rglob(file) for file in report["files"])
+
+    def test_verify_and_run(self, exported, tmp_path):
         bundle, _ = exported
         done = cli("verify", bundle.path, "--backend", "openvino", "--precision", "int8", "--json")
         assert done.returncode == 0, done.stderr
@@ -285,3 +297,12 @@ class TestBadInput:
         assert list((tmp_path / "out").iterdir()) == []
         known = len(json.loads(found[0].read_text())["trials"])
         assert known >= 3, "what was known stays known"
+        again = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            goes_on = next((line for line in again.stderr if "calibration goes on" in line), "")
+            told = goes_on + again.stderr.readline()  # the path may fold the line
+            assert f"({known} trials known)" in re.sub(r"\s+", " ", told), told
+            assert found[0].is_file() and len(list(calibration.glob("*.json"))) == 1
+        finally:
+            again.send_signal(signal.SIGINT)
+            assert again.wait(60) == 130

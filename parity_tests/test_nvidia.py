@@ -7,7 +7,7 @@ from cdm_export.doctor_nvidia import jetpack, nvidia_findings
 from cdm_export.engine.memory import shortage
 from parity_tests.engine_bundle import make_bundle
 from runtimes import nvidia, onnxruntime
-from runtimes.errors import BackendUnavailable
+from runtimes.errors import BackendUnavailable, DriverMissing
 
 ORIN_NANO = nvidia.Gpu(name="Orin", compute_capability="8.7", integrated=True, memory=8 << 30, cuda="12.6")
 
@@ -60,6 +60,29 @@ def test_driver_that_does_not_start(monkeypatch):
     found = {finding.subject: finding for finding in nvidia_findings()}
     assert found["CUDA driver"].status == "problem" and "999" in found["CUDA driver"].detail
     assert "memory to build" not in found
+
+
+@pytest.mark.parametrize(("error", "status"), [(DriverMissing, "missing"), (BackendUnavailable, "problem")])
+def test_what_kind_of_error_it_is_decides_not_its_words(monkeypatch, error, status):
+    def fails():
+        raise error("there is no NVIDIA driver, or whatever the sentence is today", "install it")
+
+    monkeypatch.setattr(doctor_nvidia, "driver_cuda", fails)
+    found = {finding.subject: finding for finding in nvidia_findings()}
+    assert found["CUDA driver"].status == status
+
+
+def test_a_machine_without_the_driver_says_so_by_its_error(monkeypatch):
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(nvidia.ctypes, "CDLL", absent)
+    nvidia._driver.cache_clear()
+    try:
+        with pytest.raises(DriverMissing, match="there is no NVIDIA driver"):
+            nvidia.driver_cuda()
+    finally:
+        nvidia._driver.cache_clear()
 
 
 class FakeDriver:

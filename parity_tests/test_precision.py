@@ -1,12 +1,16 @@
 """FP16 and BF16: what is typed how, arithmetic that overflows, planted activations, and the audit of the graph."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from cdm_export.coreml_export import coreml_typing
+from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx_names import WRAPPED, original_path
 from cdm_export.precision.audit import audit
 from cdm_export.precision.plan import LARGEST_FP16, MARGIN, plan
 from cdm_export.precision.range_scan import RangeScan
@@ -17,10 +21,11 @@ from parity_tests.conftest import cli
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import Bundle, State
+from runtimes.contract import Size
 from runtimes.errors import BackendUnavailable, CdmExportError, ParityError
 from runtimes.host import cpu_features
 from runtimes.selection import choose, executions
-from runtimes.typed_graph import Typing
+from runtimes.typed_graph import Island, IslandKind, Typing
 
 ROWS, COLUMNS = 5, 7
 
@@ -211,6 +216,48 @@ def test_second_graph_has_fp32_attention_and_the_same_weights(typed_bundle, arte
     (data,) = {record.path for record in first.files} & {record.path for record in second.files}
     assert data == "onnx/fp16.onnx.data"
     assert (typed_bundle / "onnx" / "fp16-attn32.onnx").stat().st_size < 2e6
+
+
+class Holder(torch.nn.Module):
+    """A network's own part that calls its child as casting modules once called theirs."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, image):
+        return self.module(image)
+
+
+def test_an_attribute_called_module_keeps_its_place(network, mini_variant, inputs, tmp_path):
+    """In the plan, in the names of the graph, in the audit, and for the bisect."""
+    scratch = network.network.depth_head_rgbd.scratch
+    scratch.output_conv1 = Holder(scratch.output_conv1)
+    path = "depth_head_rgbd.scratch.output_conv1.module"
+    island = Island(kind=IslandKind.DECLARED, module=path, reason="a test", hands_on="low")
+    typing = typed(network, replace(mini_variant, islands=(*mini_variant.islands, island)), inputs)
+    contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
+    export_onnx(network, contract, tmp_path / "fp16.onnx")
+    names = {node.name for node in onnx.load(tmp_path / "fp16.onnx").graph.node}
+    assert {f"{path}/Conv", f"{path}/Cast"} <= names and not any(WRAPPED in name for name in names)
+    found = audit(tmp_path / "fp16.onnx", typing)
+    assert found.casts["a test"] == 2
+    modules = {original_path(name) for name, _ in network.network.named_modules()}
+    assert path in modules and f"{path}.module" not in modules
+
+
+def test_kinds_of_islands_decide_not_their_words(network, mini_variant, inputs):
+    """Reworded reasons must not bring sixty FP32 casts back to Core ML; old manifests had only the reasons."""
+    typing = typed(network, mini_variant, inputs)
+    norms = [island for island in typing.islands if island.kind is IslandKind.LAYER_NORM]
+    assert len(norms) == sum(isinstance(module, torch.nn.LayerNorm) for module in network.modules()) > 0
+    reworded = tuple(island.model_copy(update={"reason": f"because: {island.reason}"}) for island in typing.islands)
+    kept = coreml_typing(typing.model_copy(update={"islands": reworded})).islands
+    assert len(kept) == len(typing.islands) - len(norms)
+    old = json.loads(typing.model_dump_json())
+    for island in old["islands"]:
+        del island["kind"]
+    assert len(coreml_typing(Typing.model_validate(old)).islands) == len(kept)
 
 
 @pytest.mark.parametrize("operator", ["MatMul", "Cast"])

@@ -19,7 +19,7 @@ from cdm_export.quantise.observers import OBSERVERS, Histogram
 from cdm_export.quantise.rules import check_rules
 from cdm_export.quantise.simulate import quantised
 from cdm_export.quantise.smoothing import choose_scales, fold, fold_all, smoothable
-from cdm_export.transforms import RULES, linear_layout, specialise
+from cdm_export.transforms import RULES, apply_rule, linear_layout, specialise
 from reference_model.registry import get_variant
 from runtimes.contract import Size
 from runtimes.errors import CdmExportError, ParityError
@@ -64,7 +64,7 @@ class TestLayers:
     def test_a_convolution_for_all_phases_is_one_product(self):
         variant = get_variant("cdm-vitt")
         network = variant.build()
-        RULES["phase_convolution"](network, ROWS, COLUMNS)
+        apply_rule(RULES["phase_convolution"], network, ROWS, COLUMNS)
         assert "depth_head_rgbd.scratch.layer2_rn" in quantisable(network, variant)
 
     def test_every_layer_is_in_one_part(self, boundary, mini_variant):

@@ -70,7 +70,9 @@ def test_everything_passed_and_the_manifest_says_what_weights_cannot(bundle, wei
     assert set(fp32) == {"openvino", "onnxruntime"} and all(each.mean <= 5e-6 for each in fp32.values())
     assert manifest.contract.model == MODEL and manifest.contract.semantics is Semantics.RELATIVE_INVERSE_DEPTH
     assert manifest.provenance.checkpoint == weights.name and manifest.provenance.licence == "Apache-2.0"
-    assert not {"two_token_attention", "depth_channel_sum"} & manifest.artefacts[0].rewrites.keys()
+    rewrites = manifest.artefacts[0].rewrites
+    assert rewrites["two_token_attention"].skipped == "there is no fusion of two tokens"
+    assert rewrites["depth_channel_sum"].skipped and not rewrites["layer_scale"].skipped
     half = manifest.artefacts[1].graph
     assert half is not None and half.nodes["Conv"]["FLOAT"] == 1, "the last convolution"
     assert set(half.nodes["MatMul"]) == {"FLOAT16"} and set(half.nodes["LayerNormalization"]) == {"FLOAT"}
@@ -202,7 +204,7 @@ def test_engine_of_it(bundle, tmp_path):
     assert built.returncode == 0, built.stderr
     (engine,) = engines.scan(Bundle.open(copied))
     assert engine.record.evidence.fused_attention == 12
-    assert engine.record.evidence.float32_products == ("depth_head.scratch.output_conv2.2.module",)
+    assert engine.record.evidence.float32_products == ("depth_head.scratch.output_conv2.2",)
     assert {claim.outcome for claim in engine.record.evidence.claims} == {"proven"}
 
 

@@ -8,9 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cdm_export.coreml_export import coreml_rules
 from cdm_export.onnx_export import export_onnx
-from cdm_export.transforms import NEEDS, RULES, specialise
+from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialise
 from cdm_export.transforms.fused_attention import FusedCore
-from reference_model.cdm.network import TokenPairFusion
+from reference_model.boundary import ImageNormalisation, OnBoundary
+from reference_model.cdm.network import RepeatChannels, TokenPairFusion
 from reference_model.vit import DinoV2, SelfAttention
 from runtimes.contract import Size
 from runtimes.coreml_target import TARGETS
@@ -61,11 +62,11 @@ def multiply_adds(network, inputs) -> int:
 @pytest.mark.parametrize("rule", RULES)
 def test_rule_alone_is_exact_and_saves_what_it_says(rule, network, inputs):
     for needed in NEEDS.get(rule, ()):
-        assert RULES[needed](network, ROWS, COLUMNS).modules > 0
+        assert apply_rule(RULES[needed], network, ROWS, COLUMNS).modules > 0
     expected = network(*inputs)
     assert expected.std() > 1e-3, "an output that does not vary proves nothing"
     before = multiply_adds(network, inputs)
-    saving = RULES[rule](network, ROWS, COLUMNS)
+    saving = apply_rule(RULES[rule], network, ROWS, COLUMNS)
     assert saving.modules > 0, "the rule found nothing to rewrite"
     assert relative_error(network(*inputs), expected) <= EXACT
     assert saving.macs == before - multiply_adds(network, inputs)
@@ -108,8 +109,8 @@ def test_the_graph_has_as_many_nodes_less_as_the_rules_say(each, network, mini_v
 
     first = before = nodes()
     claimed, seen = {}, {}
-    for name, apply in RULES.items():
-        claimed[name] = apply(network, ROWS, COLUMNS).nodes
+    for name, rule in RULES.items():
+        claimed[name] = apply_rule(rule, network, ROWS, COLUMNS).nodes
         if each:
             after = nodes()
             seen[name], before = before - after, after
@@ -133,7 +134,7 @@ def test_rgb_order_is_folded_too(mini_variant, network, inputs):
     rgb = mini_variant.on_boundary(copy.deepcopy(network.network), "rgb").double()
     expected = rgb(*inputs)
     assert relative_error(expected, network(*inputs)) > 1e-6, "the orders must differ for this test to mean anything"
-    RULES["input_normalisation"](rgb, ROWS, COLUMNS)
+    apply_rule(RULES["input_normalisation"], rgb, ROWS, COLUMNS)
     assert relative_error(rgb(*inputs), expected) <= EXACT
 
 
@@ -156,3 +157,132 @@ def test_folded_network_refuses_another_size(network, inputs):
 def test_square_trained_grid_is_returned_as_it_is(network):
     encoder = next(module for module in network.modules() if isinstance(module, DinoV2))
     assert encoder.position(encoder.pos_embed, 37, 37) is encoder.pos_embed
+
+
+def _convolution(**changed):
+    settings = {"in_channels": 3, "out_channels": 4, "kernel_size": 3, "stride": 2}
+    return torch.nn.Conv2d(**{**settings, **changed}).double()
+
+
+def _cnn(stem):
+    """A network of another kind behind the boundary, with a stem where the rule looks for one."""
+    network = torch.nn.Module()
+    network.pretrained = torch.nn.Module()
+    network.pretrained.patch_embed = torch.nn.Module()
+    network.pretrained.patch_embed.proj = stem
+    network.forward = lambda image: network.pretrained.patch_embed.proj(image)
+    return OnBoundary(network, "bgr").double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("stem", "reason"),
+    [
+        (_convolution(padding=1), "padding (1, 1), the rule is exact for (0, 0)"),
+        (_convolution(padding="same", stride=1), "padding same"),
+        (_convolution(bias=False), "no bias"),
+        (_convolution(groups=3, out_channels=6), "groups 3"),
+        (torch.nn.Linear(3, 4), "no convolution but Linear"),
+    ],
+)
+def test_normalisation_is_not_folded_where_that_is_not_exact(stem, reason):
+    network = _cnn(stem)
+    before = copy.deepcopy(network)
+    savings = specialise(network, ROWS, COLUMNS)
+    assert savings["input_normalisation"].modules == 0 and reason in savings["input_normalisation"].skipped
+    assert isinstance(network.normalise, ImageNormalisation)
+    if isinstance(stem, torch.nn.Conv2d):
+        image = torch.rand(1, 3, 20, 20, dtype=torch.float64)
+        assert torch.equal(network(image), before(image)), "a rule that does not apply must leave the network alone"
+
+
+def test_normalisation_is_folded_into_any_stem_without_padding():
+    network, image = _cnn(_convolution()), torch.rand(1, 3, 20, 20, dtype=torch.float64)
+    expected = network(image)
+    assert specialise(network, ROWS, COLUMNS)["input_normalisation"].modules == 1
+    assert relative_error(network(image), expected) <= EXACT
+
+
+def test_a_network_without_any_of_it_is_left_alone():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).double()
+    before = copy.deepcopy(network.state_dict())
+    savings = specialise(network, ROWS, COLUMNS)
+    assert all(saving.skipped and not saving.modules for saving in savings.values()), savings
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def _swap(network, path, module):
+    parent, _, name = path.rpartition(".")
+    setattr(network.network.get_submodule(parent), name, module.double().requires_grad_(False))
+
+
+def _with_wide_kernel(network, path):
+    old = network.network.get_submodule(path)
+    _swap(network, path, torch.nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1))
+
+
+def _biased_level(network):
+    _with_wide_kernel(network, "depth_head_rgbd.scratch.layer1_rn")
+
+
+def _wide_projection(network):
+    _with_wide_kernel(network, "depth_head_rgbd.scratch.refinenet2.out_conv")
+
+
+def _wide_reader(network):
+    _with_wide_kernel(network, "depth_head_rgbd.projects.1")
+
+
+def _other_scale(network):
+    for module in network.modules():
+        if isinstance(module, SelfAttention):
+            module.scale *= 0.5
+
+
+def _other_layer_before_scale(network):
+    class Doubled(torch.nn.Module):
+        def __init__(self, mlp):
+            super().__init__()
+            self.inner = mlp
+
+        def forward(self, tokens):
+            return 2 * self.inner(tokens)
+
+    block = network.network.pretrained.blocks[0]
+    block.mlp = Doubled(block.mlp)
+
+
+def test_a_layer_in_two_places_is_rewritten_once(network, inputs):
+    """Scaled twice, a shared attention would be silently wrong."""
+    blocks = network.network.pretrained.blocks
+    blocks[1].attn = blocks[0].attn
+    blocks[1].mlp = blocks[0].mlp
+    for block in blocks[:2]:
+        block.ls1, block.ls2 = torch.nn.Identity(), torch.nn.Identity()
+    expected = network(*inputs)
+    specialise(network, ROWS, COLUMNS)
+    assert relative_error(network(*inputs), expected) <= EXACT
+
+
+def _second_reader(network):
+    network.network.extra = RepeatChannels()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "reason"),
+    [
+        (_biased_level, "phase_convolution", "layer1_rn has a bias"),
+        (_wide_projection, "convolution_before_upsample", "refinenet2.out_conv has kernel_size (3, 3)"),
+        (_wide_reader, "fusion_projection", "kernel_size (3, 3), the rule is exact for (1, 1)"),
+        (_other_scale, "explicit_attention", "scale"),
+        (_other_layer_before_scale, "layer_scale", "what stands before network.pretrained.blocks.0.ls2 is not known"),
+        (_second_reader, "depth_channel_sum", "what reads network.extra is not known"),
+    ],
+)
+def test_a_rule_refuses_what_it_is_not_exact_for(change, rule, reason, network, inputs):
+    """Each of these networks would be rewritten into another one; the others of the rules stay exact on it."""
+    change(network)
+    expected = network(*inputs)
+    rules = {**RULES, "explicit_attention": fused_attention} if change is _other_scale else RULES
+    savings = specialise(network, ROWS, COLUMNS, rules)
+    assert savings[rule].modules == 0 and reason in savings[rule].skipped, savings[rule]
+    assert relative_error(network(*inputs), expected) <= EXACT

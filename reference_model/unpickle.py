@@ -9,10 +9,12 @@ Tensors come out as descriptions first and become views of the memory-mapped fil
 once, as pages the system can drop, and optimiser states are never read.
 """
 
+import io
 import pickle
 import struct
 import zipfile
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -78,6 +80,17 @@ class _Storage(NamedTuple):
     key: str
     dtype: torch.dtype
     numel: int
+
+
+class _Record(NamedTuple):
+    """Where a storage's bytes are in the file."""
+
+    start: int
+    """First byte."""
+    stop: int
+    """End."""
+    crc32: int | None
+    """What the file says their CRC-32 is; None where it does not: the older format, and what was saved without."""
 
 
 class StoredTensor(NamedTuple):
@@ -162,14 +175,20 @@ class TorchFile:
     Python 2 spelling, ``__builtin__.eval``."""
     mapped: torch.UntypedStorage
     """The whole file, private (writes never reach the disk)."""
-    records: dict[str, tuple[int, int]]
-    """First byte and end of each storage in the file, by key."""
+    records: dict[str, _Record]
+    """Storages in the file, by key."""
+    intact: set[str] = field(default_factory=set)
+    """Keys of the storages whose CRC-32 was found to be right."""
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """View of the file. Raises CheckpointError when the description leaves its storage."""
+        """View of the file.
+
+        Raises CheckpointError when the description leaves its storage, or the storage's CRC-32 is not the file's own.
+        """
         storage = stored.storage
+        self._check(storage.key)
         try:
-            start, stop = self.records[storage.key]
+            start, stop, _ = self.records[storage.key]
             nbytes = storage.numel * storage.dtype.itemsize
             if not 0 <= nbytes <= stop - start:
                 raise ValueError(f"storage {storage.key} should have {nbytes} bytes, has {stop - start}")
@@ -180,6 +199,21 @@ class TorchFile:
             return elements.as_strided(stored.size, stored.stride, stored.offset)  # checks that it stays in there
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"a tensor of the checkpoint cannot be rebuilt: {error}", _DOWNLOAD_AGAIN) from error
+
+    def _check(self, key: str) -> None:
+        """Every byte of a storage, once, though it may be shared by many tensors."""
+        record = self.records.get(key)
+        if record is None or record.crc32 is None or key in self.intact or record.stop == record.start:
+            return
+        view = torch.empty(0, dtype=torch.uint8).set_(self.mapped[record.start : record.stop])
+        found = zlib.crc32(view.numpy().data)
+        if found != record.crc32:
+            raise CheckpointError(
+                f"record data/{key} of the checkpoint is damaged: the CRC-32 of its {view.numel():,} bytes is "
+                f"{found:08x}, the file says {record.crc32:08x}",
+                _DOWNLOAD_AGAIN,
+            )
+        self.intact.add(key)
 
 
 def read_torch_file(path: Path) -> TorchFile:
@@ -202,7 +236,7 @@ def read_torch_file(path: Path) -> TorchFile:
     return TorchFile(tree, tuple(unpickler.ignored), mapped.untyped_storage(), records)
 
 
-_Contents = tuple[_Unpickler, Any, dict[str, tuple[int, int]]]
+_Contents = tuple[_Unpickler, Any, dict[str, _Record]]
 
 
 def _read_zip(file: IO[bytes]) -> _Contents:
@@ -217,21 +251,34 @@ def _read_zip(file: IO[bytes]) -> _Contents:
             raise CheckpointError("a TorchScript program; expected the weights of the network", RESAVE)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise CheckpointError("repacked with compression; torch.save stores its records as they are", RESAVE)
-        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-            raise CheckpointError("written on a big-endian machine; expected little-endian numbers", RESAVE)
-        records: dict[str, tuple[int, int]] = {}
-        for name, entry in entries.items():
-            if not name.startswith(f"{root}data/"):
-                continue
-            file.seek(entry.header_offset)
-            signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-            start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-            if signature != b"PK\3\4" or start + entry.file_size > archive.start_dir:
-                raise ValueError(f"record {name} is not where the directory of the file says")
-            records[name.removeprefix(f"{root}data/")] = (start, start + entry.file_size)
-        with archive.open(f"{root}data.pkl") as pickled:
-            unpickler = _Unpickler(pickled)
-            return unpickler, unpickler.load(), records
+        end = archive.start_dir
+    located = {name: _locate(file, entry, end) for name, entry in entries.items()}
+    if f"{root}byteorder" in entries and _content(file, located[f"{root}byteorder"]) != b"little":
+        raise CheckpointError("written on a big-endian machine; expected little-endian numbers", RESAVE)
+    data = f"{root}data/"
+    records = {name.removeprefix(data): record for name, record in located.items() if name.startswith(data)}
+    unpickler = _Unpickler(io.BytesIO(_content(file, located[f"{root}data.pkl"])))
+    return unpickler, unpickler.load(), records
+
+
+def _locate(file: IO[bytes], entry: zipfile.ZipInfo, end: int) -> _Record:
+    """Where an uncompressed record is, after its header was compared with the directory, which begins at ``end``."""
+    file.seek(entry.header_offset)
+    signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    if signature != b"PK\3\4" or start + entry.file_size > end:
+        raise ValueError(f"record {entry.filename} is not where the directory of the file says")
+    # PyTorch writes 0 when it was told to compute none (torch.serialization.set_crc32_options).
+    return _Record(start, start + entry.file_size, entry.CRC or None)
+
+
+def _content(file: IO[bytes], record: _Record) -> bytes:
+    """A small record's bytes. Raises ValueError when their CRC-32 is not what the file says."""
+    file.seek(record.start)
+    content = file.read(record.stop - record.start)
+    if record.crc32 is not None and zlib.crc32(content) != record.crc32:
+        raise ValueError(f"the CRC-32 of its description is not {record.crc32:08x} as the file says")
+    return content
 
 
 def _read_legacy(file: IO[bytes]) -> _Contents:
@@ -244,12 +291,12 @@ def _read_legacy(file: IO[bytes]) -> _Contents:
     keys = _Unpickler(file).load()
     position = file.tell()
     end = file.seek(0, 2)
-    records: dict[str, tuple[int, int]] = {}
+    records: dict[str, _Record] = {}
     for key in keys:
         file.seek(position)
         (numel,) = struct.unpack("<q", file.read(8))
         start, position = position + 8, position + 8 + numel * unpickler.storages[key].dtype.itemsize
         if not start <= position <= end:
             raise ValueError(f"storage {key} ends at byte {position}")
-        records[key] = (start, position)
+        records[key] = _Record(start, position, None)
     return unpickler, tree, records

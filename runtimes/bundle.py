@@ -86,6 +86,11 @@ class Verdict(Record):
     """What it was compared with."""
 
     @property
+    def passed(self) -> bool:
+        """Whether the gate was passed; an inconclusive comparison was not."""
+        return self.verdict == "passed"
+
+    @property
     def mean_words(self) -> str:
         """The mean error as a person reads it: in millimetres, or as a share where the output has no unit."""
         if self.mean is None:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from runtimes.bundle import FileRecord, State, Verdict
-from runtimes.contract import ModelContract, Precision, Record
+from runtimes.contract import INTEGER, ModelContract, Precision, Record
 from runtimes.nvidia import Gpu
 from runtimes.quantisation import SpeedComparison
 
@@ -147,3 +147,9 @@ class EngineRecord(Record):
     """Median of the self-test's timing; None where it could not run."""
     speed: SpeedComparison | None = None
     """Of an INT8 engine: against the one it had to beat on this device."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether this is an INT8 engine that has not yet been compared with the engine it has to beat: ``auto``
+        leaves it alone."""
+        return self.precision in INTEGER and self.state is State.CANDIDATE

@@ -71,12 +71,14 @@ def find(bundle: Bundle, backend: Backend, precision: str) -> FoundEngine | None
     return fitting[-1] if fitting else None
 
 
-def failed_here(bundle: Bundle, backend: Backend) -> set[str]:
-    """Precisions of which an engine was built on this machine, from the artefacts as they are, and failed."""
+def rejected_here(bundle: Bundle, backend: Backend, state: State) -> set[str]:
+    """Precisions of which an engine was built on this machine, from the artefacts as they are, and is now in ``state``:
+    ``failed`` or ``dropped``.
+    """
     return {
         engine.record.precision
         for engine in scan(bundle)
-        if engine.record.state is State.FAILED
+        if engine.record.state is state
         and _misfit(bundle, backend, engine.record.model_copy(update={"state": State.CANDIDATE})) is None
     }
 

@@ -42,6 +42,10 @@ class BackendUnavailable(CdmExportError):
     exit_code = 3
 
 
+class DriverMissing(BackendUnavailable):
+    """This machine has no driver for the device at all, as opposed to one that does not work."""
+
+
 class BackendCrashed(CdmExportError):
     """A backend's process died without a word: killed, out of memory, or a defect."""
 

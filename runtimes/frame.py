@@ -18,7 +18,7 @@ class Frame:
     depth: NDArray[np.float32] | None = None
     """[H, W] float32, metres; 0, negative, NaN and Inf mean no reading."""
     right: NDArray[np.uint8] | None = None
-    """[H, W, 3] uint8, the right image of a rectified pair; stereo models only."""
+    """[H, W, 3] uint8, the right image of a rectified pair whose left image is ``rgb``; stereo models only."""
     captured_at: float | None = None
     """``time.monotonic()`` at capture, seconds; None leaves ``health.age`` None."""
 
@@ -28,6 +28,11 @@ class Frame:
                 raise InputError(
                     f"{name} must be uint8 of shape [H, W, 3], got {image.dtype} of shape {list(image.shape)}"
                 )
+        if self.right is not None and self.right.shape != self.rgb.shape:
+            raise InputError(
+                f"the images of a pair differ in size: right is {Size.of(self.right)}, expected {self.size} like rgb",
+                "Rectify or resize the pair to one size first.",
+            )
         depth = self.depth
         if depth is None:
             return
@@ -46,7 +51,7 @@ class Frame:
 
     @property
     def size(self) -> Size:
-        """Size of the colour image, and of the depth image."""
+        """Size of the colour image, of the depth image and of the right image."""
         return Size.of(self.rgb)
 
 
@@ -88,13 +93,14 @@ class DepthResult:
     """Refined depth of one frame; the arrays belong to the caller."""
 
     values: NDArray[np.float32]
-    """[H, W] float32 at camera size: metres for metric models, else the relative quantity; 0 where not valid."""
+    """[H, W] float32 at camera size: metres for metric models, pixels of disparity for stereo models, else the relative
+    quantity; 0 where not valid."""
     valid: NDArray[np.bool_]
-    """[H, W] bool: finite, and nearer than the contract's ``far``."""
+    """[H, W] bool: finite, and nearer than the contract's ``far``; of disparity, finite and above 0."""
     semantics: Semantics
     """What the network predicts."""
     unit: str
-    """Unit of ``values``: ``m``, or empty for relative models until somebody gives them a scale."""
+    """Unit of ``values``: ``m``, or empty for other models until somebody gives them a scale."""
     timing: Timing
     """Where the time went."""
     health: Health
@@ -104,10 +110,16 @@ class DepthResult:
 
     @property
     def depth_m(self) -> NDArray[np.float32]:
-        """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models without a scale."""
-        if self.unit != "m":
+        """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models without a scale, and for
+        disparity."""
+        if self.unit == "m":
+            return self.values
+        if self.semantics is Semantics.DISPARITY:
             raise InputError(
-                f"this model predicts {self.semantics.value}, which has no metric scale",
-                "Use .values, or give it a scale first: cdm_export.KnownRange, cdm_export.SensorAlignment.",
+                "this model predicts disparity in pixels, which becomes metres with a calibration only",
+                "Use .values; depth = focal length in pixels * baseline in metres / disparity, where valid.",
             )
-        return self.values
+        raise InputError(
+            f"this model predicts {self.semantics.value}, which has no metric scale",
+            "Use .values, or give it a scale first: cdm_export.KnownRange, cdm_export.SensorAlignment.",
+        )

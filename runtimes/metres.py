@@ -35,7 +35,8 @@ class ToMetres(Protocol):
         ...
 
     def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
-        """The result in metres. Raises InputError when this frame gives no scale, or the result has one already."""
+        """The result in metres. Raises InputError when this frame gives no scale, or the result has one already or is
+        disparity."""
         ...
 
 
@@ -157,7 +158,13 @@ def _no_scale() -> InputError:
 
 
 def _relative(result: DepthResult) -> NDArray[np.float32]:
-    """Valid values of a result that has no metres yet."""
+    """Valid values of a relative result that has no metres yet."""
+    if result.semantics is Semantics.DISPARITY and result.unit != "m":
+        raise InputError(
+            "disparity in pixels becomes metres with a calibration (focal length in pixels, baseline in metres), which "
+            "--metres does not take",
+            "Leave --metres out; depth = focal length * baseline / disparity.",
+        )
     if result.semantics is not Semantics.RELATIVE_INVERSE_DEPTH or result.unit:
         raise InputError("this result is in metres already", "Leave --metres out.")
     if not result.valid.any():

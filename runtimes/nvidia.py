@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from runtimes.contract import Record
-from runtimes.errors import BackendUnavailable
+from runtimes.errors import BackendUnavailable, DriverMissing
 
 _ATTRIBUTES = {"major": 75, "minor": 76, "integrated": 18}
 """CUdevice_attribute numbers of the driver's interface."""
@@ -146,7 +146,7 @@ def _driver() -> ctypes.CDLL:
     try:
         driver = ctypes.CDLL(name)
     except OSError:
-        raise BackendUnavailable(
+        raise DriverMissing(
             "there is no NVIDIA driver on this machine, and TensorRT needs one",
             "On a Jetson or an NVIDIA GPU: install the driver; elsewhere use --backend onnxruntime or openvino.",
         ) from None

@@ -68,7 +68,11 @@ def open_choice(
     runtime = load_runtime(choice.backend, path, contract, choice.precision, threads)
     pipeline = DepthPipeline(runtime, contract.model_copy(update=changed))
     if warmup:
-        pipeline.warm_up()
+        try:
+            pipeline.warm_up()
+        except BaseException:
+            pipeline.close()
+            raise
     return pipeline
 
 

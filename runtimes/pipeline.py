@@ -86,7 +86,9 @@ class DepthPipeline:
         )
 
     def warm_up(self) -> None:
-        """One call on empty frames, so that the first real one is not the slow one."""
+        """One call on empty frames, so that the first real one is not the slow one. Raises InputError, and leaves the
+        runtime alone, for a contract with an input that the processing does not make.
+        """
         camera = self.contract.camera
         plane = (camera.height, camera.width)
         empty = Frame(rgb=np.zeros((*plane, 3), np.uint8), depth=np.zeros(plane, np.float32))

@@ -97,13 +97,17 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
                 continue
             if precision == "auto" and artefact.boundary is not None:
                 continue  # what its inputs lose is no part of its gate: only by name
-            if candidate.engine and engines.find(bundle, candidate, executed) is None:
-                unbuilt = True
-                continue
+            if candidate.engine:
+                engine = engines.find(bundle, candidate, executed)
+                if engine is None:
+                    unbuilt = True
+                    continue
+                if precision == "auto" and engine.record.undecided:
+                    continue  # it may be slower than what it has to beat: build decides
             local = locals_.get((candidate.name, executed))
             made = artefact.verdict(candidate.name) if executed == artefact.precision else None
             verdict = local.verdict if local else made
-            if artefact.state is State.FAILED or (verdict is not None and verdict.verdict != "passed"):
+            if artefact.state is State.FAILED or (verdict is not None and not verdict.passed):
                 failed.append(f"{candidate.name} {executed}: {verdict or artefact.state.value}")
                 continue
             choice = Choice(candidate, artefact, executed, verdict, local is not None)

@@ -1,6 +1,9 @@
 """What an artefact's graph computes in which type, and why: written where it is made, read on any device."""
 
-from typing import Literal
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from runtimes.contract import Record
 
@@ -9,7 +12,7 @@ LowPrecision = Literal["fp16", "bf16"]
 
 
 class Rewrite(Record):
-    """What one exact rewrite did to the network before it was exported."""
+    """What one exact rewrite did to the network before it was exported, or why it was left out."""
 
     modules: int
     """Modules replaced."""
@@ -17,17 +20,49 @@ class Rewrite(Record):
     """Multiply-adds saved per frame."""
     nodes: int
     """Graph nodes saved; negative where it made more."""
+    skipped: str = ""
+    """Why it does not apply to this network; empty where it was applied."""
+
+
+class IslandKind(str, Enum):
+    """What makes a module an FP32 island; formats that compute it otherwise go by this."""
+
+    DECLARED = "declared"
+    """The model's family wants it."""
+    LAYER_NORM = "layer_norm"
+    """The statistics of a LayerNorm."""
+    ELEMENTWISE_SUMS = "elementwise_sums"
+    """Sums between products, outside of any product's FP32 accumulator."""
+    RANGE = "range"
+    """Its values were measured to be too large."""
+    RESOLUTION = "resolution"
+    """Its values need more bits than the low precision has."""
+    UNFUSED_ATTENTION = "unfused_attention"
+    """Attention that no kernel shall fuse."""
 
 
 class Island(Record):
     """A module that stays FP32 inside a graph of lower precision."""
 
+    kind: IslandKind
+    """What makes it one."""
     module: str
     """Path of the module in the network, which is also the beginning of its nodes' names."""
     reason: str
     """Why, with the figure that decided where one did."""
     hands_on: Literal["fp32", "low"]
     """Type of what the module hands on: FP32, or the graph's lower precision."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_by_reason(cls, data: Any) -> Any:
+        """Manifests written before 0.2 have no kind; the one island that anything asks the kind of is known by the
+        reason it was given then.
+        """
+        if isinstance(data, dict) and "kind" not in data:
+            norm = data.get("reason") == "LayerNorm statistics"
+            return {**data, "kind": IslandKind.LAYER_NORM if norm else IslandKind.DECLARED}
+        return data
 
 
 class Typing(Record):

@@ -36,14 +36,15 @@ def bisect_bundle(
     frame: ReferenceFrame,
     progress: Progress,
     *,
-    strategy: str = "scan",
+    strategy: str = "auto",
     checkpoint: Path | None = None,
     threads: int = 0,
 ) -> BisectReport:
     """Find where ``candidate`` leaves the tolerance of its precision; both are backend and precision.
 
-    ``checkpoint``: for ``torch``, unless the bundle's weights are seeded. An artefact that failed its gate is looked
-    into like any other; a stage that is outside is not an error here but a finding.
+    ``strategy``: one of ``STRATEGIES``. ``checkpoint``: for ``torch``, unless the bundle's weights are seeded. An
+    artefact that failed its gate is looked into like any other; a stage that is outside is not an error here but a
+    finding.
 
     Raises InputError (names, checkpoint), BackendUnavailable (backend or precision not to be had), ParityError (stages
     that cannot be compared although both probes announced them), BackendCrashed.
@@ -82,7 +83,6 @@ def bisect_bundle(
         candidate=second.name,
         reference=first.name,
         frame=frame.name,
-        strategy=strategy,
         tolerance=tolerance,
         stages=stages,
         found=found,

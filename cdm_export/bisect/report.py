@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cdm_export.bisect.coreml_worker import OperationFound
 from cdm_export.bisect.measures import Measure
-from cdm_export.bisect.search import Found, Verdict
+from cdm_export.bisect.search import Found, Strategy, Verdict
 from cdm_export.bisect.stages import Stage
 from runtimes.contract import Record
 
@@ -35,8 +35,8 @@ class BisectReport(Record):
     """Likewise."""
     frame: str
     """Name of the frame."""
-    strategy: str
-    """``scan`` or ``bisect``."""
+    strategy: Strategy
+    """``scan``: all stages were looked at in one run. ``bisect``: one at a time."""
     tolerance: float
     """On the relative L2 error of a stage: the gate's 99th percentile for the candidate's precision."""
     verdict: Verdict
@@ -109,11 +109,11 @@ class BisectReport(Record):
 
     def _mark(self, stage: StageReport) -> str:
         if stage.name == self.first:
-            return "[bold red]<- first outside"
+            return "[bold red]<- first"
         if stage.name in self.origins:
-            return "[red]<- outside, all it reads is inside"
+            return "[red]<- origin"
         if stage.measure is None:
-            return "[dim]not looked at"
+            return "[dim]not run"
         return "" if stage.measure.inside else "[red]outside"
 
 
@@ -129,7 +129,6 @@ def make_report(
     candidate: str,
     reference: str,
     frame: str,
-    strategy: str,
     tolerance: float,
     stages: Sequence[Stage],
     found: Found,
@@ -141,7 +140,7 @@ def make_report(
         candidate=candidate,
         reference=reference,
         frame=frame,
-        strategy=strategy,
+        strategy=found.strategy,
         tolerance=tolerance,
         verdict=found.verdict,
         first=found.first,

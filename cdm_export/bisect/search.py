@@ -5,7 +5,7 @@ inside is shown (a fusion that cannot happen any more), so the output is first l
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from cdm_export.bisect.measures import Measure
@@ -13,6 +13,7 @@ from cdm_export.bisect.stages import Stage
 
 Look: TypeAlias = Callable[[Sequence[str]], Mapping[str, Measure]]
 Verdict: TypeAlias = Literal["inside", "outside", "hidden"]
+Strategy: TypeAlias = Literal["scan", "bisect"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Found:
     """Every stage that was looked at, as it was in the last look at it."""
     looks: int
     """Runs of the candidate."""
+    strategy: Strategy
+    """How it was found."""
 
 
 def scan(stages: Sequence[Stage], look: Look) -> Found:
@@ -43,8 +46,8 @@ def scan(stages: Sequence[Stage], look: Look) -> Found:
     outside = {name for name, result in measured.items() if not result.inside}
     origins = tuple(stage.name for stage in stages if stage.name in outside and outside.isdisjoint(stage.after))
     if origins:
-        return Found("outside", origins[0], origins, alone, measured, 2)
-    return Found("inside" if alone.inside else "hidden", None, (), alone, measured, 2)
+        return Found("outside", origins[0], origins, alone, measured, 2, "scan")
+    return Found("inside" if alone.inside else "hidden", None, (), alone, measured, 2, "scan")
 
 
 def bisect(stages: Sequence[Stage], look: Look) -> Found:
@@ -70,7 +73,7 @@ def bisect(stages: Sequence[Stage], look: Look) -> Found:
     suspect = stages[-1].name
     alone = see(suspect)[suspect]
     if alone.inside:
-        return Found("inside", None, (), alone, measured, looks)
+        return Found("inside", None, (), alone, measured, looks, "bisect")
     while True:
         unknown = {name for name in ancestors[suspect] if name not in measured}
         while unknown:
@@ -82,14 +85,27 @@ def bisect(stages: Sequence[Stage], look: Look) -> Found:
                 unknown &= ancestors[middle]
         together = see(suspect, *reads[suspect])
         if together[suspect].inside:
-            return Found("hidden", None, (), alone, measured, looks)
+            return Found("hidden", None, (), alone, measured, looks, "bisect")
         upwards = next((name for name in reads[suspect] if not together[name].inside), None)
         if upwards is None:
-            return Found("outside", suspect, (suspect,), alone, measured, looks)
+            return Found("outside", suspect, (suspect,), alone, measured, looks, "bisect")
         suspect = upwards
 
 
-STRATEGIES: dict[str, Callable[[Sequence[Stage], Look], Found]] = {"scan": scan, "bisect": bisect}
+def scan_then_bisect(stages: Sequence[Stage], look: Look) -> Found:
+    """All stages at once; where showing them all hides the error, one by one, which changes less of the candidate."""
+    found = scan(stages, look)
+    if found.verdict != "hidden":
+        return found
+    halved = bisect(stages, look)
+    return replace(halved, looks=found.looks + halved.looks)
+
+
+STRATEGIES: dict[str, Callable[[Sequence[Stage], Look], Found]] = {
+    "auto": scan_then_bisect,
+    "scan": scan,
+    "bisect": bisect,
+}
 """By name."""
 
 

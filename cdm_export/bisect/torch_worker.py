@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cdm_export.onnx_names import original_path
 from reference_model.variant import NETWORK
 from runtimes.contract import ModelContract, Record
 from runtimes.errors import ParityError
@@ -99,7 +100,10 @@ def _shown(job: ShowJob, stages: tuple[str, ...]) -> Shown:
     contract = job.contract
     output = contract.outputs[0].name
     boundary, in_force = _network(job)
-    seen = _hooked({name: boundary.get_submodule(f"{NETWORK}.{name}") for name in stages if name != output})
+    modules: dict[str, nn.Module] = {}
+    for path, module in boundary.get_submodule(NETWORK).named_modules():
+        modules.setdefault(original_path(path), module)  # what casts for a module hands on what it does
+    seen = _hooked({name: modules[name] for name in stages if name != output})
     with np.load(job.frame, allow_pickle=False) as arrays:
         inputs = {spec.name: arrays[spec.name] for spec in contract.inputs}
     with in_force:

@@ -139,7 +139,7 @@ def command(
             "The others passed. Calibrate on frames like those it will see, or leave int8 out of --precision.",
         )
     if failed := failures(parities):
-        first = next(parity for parity in parities if parity.verdict.verdict != "passed")
+        first = next(parity for parity in parities if not parity.verdict.passed)
         where = f"cdm-export verify {bundle.path} --bisect --backend {first.backend} --precision {first.precision}"
         raise ParityError(
             f"published, but what failed will not run: {'; '.join(failed)}",

@@ -8,6 +8,7 @@ import typer
 
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import BundleArgument, Json
+from runtimes.contract import ModelContract, Semantics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def command(
         ("model", f"{contract.model}, {contract.semantics.value} in {contract.semantics.unit or 'no unit'}"),
         ("camera", f"{Size(*contract.camera)}, network {Size(*contract.network)}"),
         ("sensor depth", f"up to {contract.max_depth:g} m" if contract.depth_input else "not read"),
-        ("output", f"valid up to {contract.far:g} m" if contract.metric else "no metres; run --metres gives it some"),
+        ("output", _range(contract)),
         ("channel order", f"{contract.channel_order} inside the weights; the boundary is RGB"),
         ("weights", _weights(provenance)),
         ("licence", provenance.licence or "no note"),
@@ -104,10 +105,14 @@ _COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", 
 
 
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
-    named = ", ".join(f"{name} ({rewrite.modules})" for name, rewrite in rewrites.items())
+    applied = {name: rewrite for name, rewrite in rewrites.items() if not rewrite.skipped}
+    named = ", ".join(f"{name} ({rewrite.modules})" for name, rewrite in applied.items()) or "none"
     macs = sum(rewrite.macs for rewrite in rewrites.values()) / 1e9
     nodes = sum(rewrite.nodes for rewrite in rewrites.values())
     console.print(f"  exact rewrites: {named}: {macs:.2f} G multiply-adds and {nodes} nodes less", markup=False)
+    for name, rewrite in rewrites.items():
+        if rewrite.skipped:
+            console.print(f"  not applied: {name}: {rewrite.skipped}", markup=False)
 
 
 def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None") -> None:
@@ -147,6 +152,15 @@ def _print_quantisation(console: "Console", quantisation: "Quantisation") -> Non
     ]
     for line in lines:
         console.print(f"  {line}", markup=False)
+
+
+def _range(contract: ModelContract) -> str:
+    """Where the output is valid, or what makes metres of it."""
+    if contract.metric:
+        return f"valid up to {contract.far:g} m"
+    if contract.semantics is Semantics.DISPARITY:
+        return "no metres; they take the pair's calibration"
+    return "no metres; run --metres gives it some"
 
 
 def _integrity(full: bool) -> str:

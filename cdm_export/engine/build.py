@@ -13,7 +13,7 @@ from pathlib import Path
 from cdm_export import publish
 from cdm_export.backend_parity import BackendParity, check_backend
 from cdm_export.engine.build_worker import BuildJob, BuildOutcome, run_build
-from cdm_export.engine.challenge import challenger, decide, won_before
+from cdm_export.engine.challenge import challenger, decide, decided, waiting, won_before
 from cdm_export.engine.known_issues import concerning
 from cdm_export.engine.memory import shortage
 from cdm_export.engine.records import machine_of, write_record
@@ -23,7 +23,7 @@ from cdm_export.progress import Progress
 from runtimes import engines, sidecar
 from runtimes.backends import Backend, get_backend
 from runtimes.bundle import Artefact, Bundle, State, Verdict
-from runtimes.cache import cache_dir
+from runtimes.cache import cache_dir, write_atomically
 from runtimes.engine_record import EngineRecord, Source
 from runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
 from runtimes.errors import (
@@ -115,9 +115,10 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     likely = [*won_before(bundle, backend), *planned] if request.precision == "auto" else planned
     root = _writable_root(bundle)
     with _locks(root, lambda: progress.stage("waiting for another build")):
+        session = _Session(request, bundle, backend, gpu, root, progress)
         if not request.force and (there := _built_already(bundle, backend, likely, gpu)):
-            return there
-        return _Session(request, bundle, backend, gpu, root, progress).run(planned)
+            return session.challenged(there)
+        return session.challenged(session.run(planned))
 
 
 class _Session:
@@ -142,7 +143,7 @@ class _Session:
                 self._note(attempt, "skipped", why)
                 continue
             try:
-                return self._challenged(self._attempt(attempt))
+                return self._attempt(attempt)
             except (EngineBuildError, BackendCrashed, ParityError) as error:
                 self._note(attempt, "failed", error.message)
                 errors.append(error)
@@ -154,20 +155,32 @@ class _Session:
             "it with --backend onnxruntime.",
         )
 
-    def _challenged(self, report: BuildReport) -> BuildReport:
+    def challenged(self, report: BuildReport) -> BuildReport:
         """``report``, or INT8 instead where it is faster on this device; asked for by name, nothing challenges."""
-        rival = challenger(self._bundle, self._backend)
-        if self._request.precision != "auto" or report.parity is None or rival is None:
+        bundle, backend = self._bundle, self._backend
+        rival = challenger(bundle, backend)
+        if self._request.precision != "auto" or self._gpu is None or rival is None:
             return report
-        try:
-            tried = self._attempt(rival)
-        except (EngineBuildError, BackendCrashed, ParityError) as error:
-            self._note(rival, "failed", error.message)
-            return BuildReport(report.engine, tuple(self._outcomes), report.parity)
-        better, words = decide(self._bundle, self._backend, report.engine, tried.engine, self._progress)
-        won = better.path == tried.engine.path
-        self._outcomes[-1] = Outcome(str(rival), "published" if won else "dropped", words)
-        return BuildReport(better, tuple(self._outcomes), tried.parity if won else report.parity)
+        if not self._request.force and decided(bundle, backend):
+            return report
+        self._outcomes = list(report.outcomes)
+        parity = None
+        tried = None if self._request.force else waiting(bundle, backend)
+        if tried is None:
+            try:
+                made = self._attempt(rival, final=False)
+            except (EngineBuildError, BackendCrashed, ParityError) as error:
+                self._note(rival, "failed", error.message)
+                return BuildReport(report.engine, tuple(self._outcomes), report.parity)
+            self._outcomes.pop()  # how it went is said once it is decided
+            tried, parity = made.engine, made.parity
+        won, record, words = decide(bundle, backend, report.engine, tried, self._progress)
+        tried = FoundEngine(tried.path, record)
+        if won:
+            self._remember(tried)  # before the record says published: without a verdict nothing takes a candidate
+        write_atomically(tried.path.parent / RECORD, record.model_dump_json(indent=1).encode())
+        self._outcomes.append(Outcome(str(rival), record.state.value, words))
+        return BuildReport(tried if won else report.engine, tuple(self._outcomes), parity if won else report.parity)
 
     def _note(self, attempt: Attempt, outcome: str, detail: str) -> None:
         self._outcomes.append(Outcome(str(attempt), outcome, detail))
@@ -177,7 +190,7 @@ class _Session:
         if attempt.artefact is None:
             return f"the bundle has no {attempt.precision} graph"
         if attempt.artefact.state is State.FAILED:
-            reasons = "; ".join(str(verdict) for verdict in attempt.artefact.verdicts if verdict.verdict != "passed")
+            reasons = "; ".join(str(verdict) for verdict in attempt.artefact.verdicts if not verdict.passed)
             return f"{attempt.artefact.name} failed its gate where it was made ({reasons or 'no figures'})"
         if attempt.remedy != ATTENTION_BROKEN:
             return None
@@ -190,8 +203,11 @@ class _Session:
             return f"its extra outputs take {self._attention_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         return None
 
-    def _attempt(self, attempt: Attempt) -> BuildReport:
-        """One engine, published or kept aside. Raises what makes the next attempt necessary."""
+    def _attempt(self, attempt: Attempt, *, final: bool = True) -> BuildReport:
+        """One engine, published or kept aside; not ``final`` it stays a candidate, whatever its self-test says.
+
+        Raises what makes the next attempt necessary.
+        """
         assert attempt.artefact is not None
         with _partial(self._root, attempt.precision) as folder:
             job = self._job(attempt, attempt.artefact, folder)
@@ -209,9 +225,10 @@ class _Session:
             for claim in record.evidence.costly:
                 self._progress.note(f"slower than it could be; not so: {claim.claim} ({claim.detail})")
             parity = self._self_test(folder, record)
-            record = _tested(record, parity)
+            record = _tested(record, parity, final)
             engine = self._keep(folder, record)
-        self._remember(engine, parity)
+        if final:
+            self._remember(engine)
         if parity is not None and record.state is State.FAILED:
             raise ParityError(f"the self-test: {parity.verdict}; kept aside in {engine.path.parent}")
         detail = (
@@ -290,9 +307,10 @@ class _Session:
         publish.put_in_place(folder, target)
         return FoundEngine(target / PLAN, record)
 
-    def _remember(self, engine: FoundEngine, parity: BackendParity | None) -> None:
+    def _remember(self, engine: FoundEngine) -> None:
         """The verdict ``auto`` goes by."""
-        if parity is None or engine.record.state is State.FAILED:
+        verdict = engine.record.self_test
+        if verdict is None or engine.record.state is State.FAILED:
             return
         local = sidecar.LocalVerdict(
             backend=self._backend.name,
@@ -300,20 +318,20 @@ class _Session:
             artefact=engine.record.engine.sha256,
             host=sidecar.host(self._backend),
             version=self._backend.version or "unknown",
-            verdict=parity.verdict,
+            verdict=verdict,
             p50_ms=engine.record.measured_ms,
         )
         if sidecar.save(self._bundle, local) is None:
             self._progress.note("the verdict could not be stored: neither the bundle nor the cache can be written")
 
 
-def _tested(record: EngineRecord, parity: BackendParity | None) -> EngineRecord:
+def _tested(record: EngineRecord, parity: BackendParity | None, final: bool) -> EngineRecord:
     if parity is None:
         return record
-    passed = parity.verdict.verdict == "passed"
+    passed = State.PUBLISHED if final else State.CANDIDATE
     return record.model_copy(
         update={
-            "state": State.PUBLISHED if passed else State.FAILED,
+            "state": passed if parity.verdict.passed else State.FAILED,
             "self_test": parity.verdict,
             "measured_ms": parity.latency.p50 if parity.latency else None,
         }
@@ -325,7 +343,7 @@ def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu
 
     A candidate is built anew, and tested, where there is a GPU.
     """
-    failed = engines.failed_here(bundle, backend)
+    failed = engines.rejected_here(bundle, backend, State.FAILED)
     for attempt in planned:
         found = engines.find(bundle, backend, attempt.precision)
         if found is None or found.record.settings.remedy != attempt.remedy:

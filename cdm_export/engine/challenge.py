@@ -5,8 +5,8 @@ from cdm_export.progress import Progress
 from cdm_export.quantise.guard import Way, compare_speed
 from runtimes.backends import Backend
 from runtimes.bundle import Bundle, State
-from runtimes.cache import write_atomically
-from runtimes.engines import RECORD, FoundEngine, find
+from runtimes.engine_record import EngineRecord
+from runtimes.engines import FoundEngine, find, rejected_here
 
 CHALLENGER = "int8-fp16"
 """Precision that half has to be better than, or give way to."""
@@ -28,10 +28,28 @@ def won_before(bundle: Bundle, backend: Backend) -> list[Attempt]:
     return [rival] if rival and found and found.record.speed and found.record.speed.faster else []
 
 
+def decided(bundle: Bundle, backend: Backend) -> bool:
+    """Whether this machine knows already what becomes of the challenger's engine: it won, lost, or failed."""
+    found = find(bundle, backend, CHALLENGER)
+    if found is not None and found.record.speed is not None:
+        return True
+    return any(CHALLENGER in rejected_here(bundle, backend, state) for state in (State.DROPPED, State.FAILED))
+
+
+def waiting(bundle: Bundle, backend: Backend) -> FoundEngine | None:
+    """The challenger's engine that passed its self-test here and was never compared: an interrupted build left it."""
+    found = find(bundle, backend, CHALLENGER)
+    if found is None or found.record.speed is not None or found.record.self_test is None:
+        return None
+    return found if found.record.self_test.passed else None
+
+
 def decide(
     bundle: Bundle, backend: Backend, holder: FoundEngine, rival: FoundEngine, progress: Progress
-) -> tuple[FoundEngine, str]:
-    """Time both, a golden frame of each in turn; the better one, and how it went. The rival's record says so too."""
+) -> tuple[bool, EngineRecord, str]:
+    """Time both, a golden frame of each in turn. Returns whether the rival won, its record, which says so too, and how
+    it went. Nothing is written: an interrupt leaves the rival a candidate.
+    """
     ways = [
         Way(backend=backend.name, precision=engine.record.precision, file=engine.path) for engine in (holder, rival)
     ]
@@ -39,7 +57,5 @@ def decide(
     speed = compare_speed(ways, bundle.manifest.contract, golden, progress)
     faster = speed is not None and speed.faster
     state = State.PUBLISHED if faster else State.DROPPED
-    rival = FoundEngine(rival.path, rival.record.model_copy(update={"state": state, "speed": speed}))
-    write_atomically(rival.path.parent / RECORD, rival.record.model_dump_json(indent=1).encode())
     words = str(speed) if speed is not None else "one of both did not run to the end"
-    return (rival if faster else holder), words
+    return faster, rival.record.model_copy(update={"state": state, "speed": speed}), words

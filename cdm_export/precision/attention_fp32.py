@@ -7,14 +7,16 @@ in FP32 between casts is not fused. Delete when no supported TensorRT has a wron
 from pathlib import Path
 
 from cdm_export.onnx_names import module_of
-from runtimes.typed_graph import Island, Typing
+from runtimes.typed_graph import Island, IslandKind, Typing
 
 REASON = "attention in FP32 is not fused"
 
 
 def attention_in_fp32(typing: Typing, cores: list[str]) -> Typing:
     """The typing of the second graph; ``cores``: paths of the attention cores that are not FP32 yet."""
-    islands = tuple(Island(module=core, reason=REASON, hands_on="low") for core in cores)
+    islands = tuple(
+        Island(kind=IslandKind.UNFUSED_ATTENTION, module=core, reason=REASON, hands_on="low") for core in cores
+    )
     return typing.model_copy(update={"islands": typing.islands + islands})
 
 

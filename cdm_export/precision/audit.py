@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_export.onnx_names import module_of, planned
+from cdm_export.onnx_names import module_of
 from runtimes.errors import CdmExportError
 from runtimes.typed_graph import GraphAudit, Typing
 
@@ -36,15 +36,13 @@ def audit(path: Path, typing: Typing | None) -> GraphAudit:
         nodes[node.op_type][kind] += 1
         module = module_of(node.name)
         if node.op_type == "Cast":
-            why = typing.reason(planned(module)) if typing else None
+            why = typing.reason(module) if typing else None
             casts[why or "unexplained"] += 1
             if why is None:
                 wrong.append(f"{node.name} is explained by nothing")
         elif kind == "UNDEFINED":
             wrong.append(f"{node.name} has no known type")
-        elif node.op_type in _PRODUCTS and (kind in _WIDE) != (
-            typing is None or typing.computes_in_fp32(planned(module))
-        ):
+        elif node.op_type in _PRODUCTS and (kind in _WIDE) != (typing is None or typing.computes_in_fp32(module)):
             wrong.append(f"{node.name} computes in {kind}")
     if wrong:
         raise CdmExportError(

@@ -16,7 +16,7 @@ from cdm_export.transforms.two_token_attention import ClosedFormPairFusion, Pair
 from reference_model.dpt import DptHead
 from reference_model.vit import Block, DinoV2, PatchEmbed
 from runtimes.errors import ParityError
-from runtimes.typed_graph import Island, LowPrecision, Typing, within
+from runtimes.typed_graph import Island, IslandKind, LowPrecision, Typing, within
 
 LARGEST_FP16 = 65504.0
 MARGIN = 4.0
@@ -34,9 +34,12 @@ def plan(network: nn.Module, peaks: Mapping[str, float], declared: Sequence[Isla
     islands = list(declared)
     for path, module in network.named_modules():
         if isinstance(module, nn.LayerNorm):
-            islands.append(Island(module=path, reason="LayerNorm statistics", hands_on="low"))
+            islands.append(
+                Island(kind=IslandKind.LAYER_NORM, module=path, reason="LayerNorm statistics", hands_on="low")
+            )
         elif isinstance(module, PairCore):
-            islands.append(Island(module=path, reason="sums of the two-token attention, elementwise", hands_on="low"))
+            why = "sums of the two-token attention, elementwise"
+            islands.append(Island(kind=IslandKind.ELEMENTWISE_SUMS, module=path, reason=why, hands_on="low"))
     residuals: dict[str, str] = {}
     if precision == "fp16":
         measured: list[Island] = []
@@ -63,9 +66,9 @@ def plan(network: nn.Module, peaks: Mapping[str, float], declared: Sequence[Isla
         covered = {island.module for island in islands}
         for path, module in network.named_modules():
             if isinstance(module, PatchEmbed) and path not in covered:
-                islands.append(Island(module=path, reason=_EIGHT_BITS, hands_on="low"))
+                islands.append(Island(kind=IslandKind.RESOLUTION, module=path, reason=_EIGHT_BITS, hands_on="low"))
             elif isinstance(module, ClosedFormPairFusion | DptHead):
-                islands.append(Island(module=path, reason=_EIGHT_BITS, hands_on="fp32"))
+                islands.append(Island(kind=IslandKind.RESOLUTION, module=path, reason=_EIGHT_BITS, hands_on="fp32"))
             if isinstance(module, Block):
                 residuals[path] = _EIGHT_BITS
     islands.sort(key=lambda island: island.reason)
@@ -108,14 +111,14 @@ def _plan_branch(path: str, branch: nn.Module, peaks: Mapping[str, float], islan
     inner = {name: peak for name, peak in children.items() if name != last}
     if isinstance(branch, AttentionAround) and not inner.pop("core") <= _LIMIT:
         why = f"attention reaches {children['core']:.3g}"
-        islands.append(Island(module=f"{path}.core", reason=why, hands_on="low"))
+        islands.append(Island(kind=IslandKind.RANGE, module=f"{path}.core", reason=why, hands_on="low"))
     if not all(peak <= _LIMIT for peak in (own, *inner.values())):
         why = f"its inside reaches {max(own, *inner.values()):.3g}"
         hands_on: Literal["fp32", "low"] = "low" if children[last] <= _LIMIT else "fp32"
-        islands.append(Island(module=path, reason=why, hands_on=hands_on))
+        islands.append(Island(kind=IslandKind.RANGE, module=path, reason=why, hands_on=hands_on))
     elif not children[last] <= _LIMIT:
         why = f"it reaches {children[last]:.3g}"
-        islands.append(Island(module=f"{path}.{last}", reason=why, hands_on="fp32"))
+        islands.append(Island(kind=IslandKind.RANGE, module=f"{path}.{last}", reason=why, hands_on="fp32"))
     return children[last]
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cdm_export.onnx_names import WRAPPED
 from reference_model.vit import Block, DinoV2
 from runtimes.errors import ParityError
 from runtimes.typed_graph import Typing, within
@@ -24,12 +25,12 @@ class FloatIsland(nn.Module):
 
     def __init__(self, module: nn.Module, out: torch.dtype) -> None:
         super().__init__()
-        self.module = module
+        self.add_module(WRAPPED, module)
         self.out = out
 
     def forward(self, *inputs: object) -> Tensor:
         """Cast, run, cast."""
-        result: Tensor = self.module(*map(_in_fp32, inputs))
+        result: Tensor = getattr(self, WRAPPED)(*map(_in_fp32, inputs))
         return result.to(self.out)
 
 
@@ -53,12 +54,12 @@ class CastInput(nn.Module):
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.module = module
+        self.add_module(WRAPPED, module)
         self.dtype = dtype
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Cast, then run."""
-        result: Tensor = self.module(tensor.to(self.dtype))
+        result: Tensor = getattr(self, WRAPPED)(tensor.to(self.dtype))
         return result
 
 

@@ -48,12 +48,18 @@ class GuardJob(Record):
 def compare_speed(
     paths: Sequence[Way], contract: ModelContract, frames: Sequence[Path], progress: Progress
 ) -> SpeedComparison | None:
-    """The fastest INT8 path against the fastest other one; None when either kind has none that ran to the end."""
+    """The fastest INT8 path against the fastest other one; None when either kind has none that ran to the end.
+
+    Raises KeyboardInterrupt when it is interrupted, however far it came: half a comparison decides nothing.
+    """
     starts = {}
     for path in paths:
         job = GuardJob(way=path, contract=contract, frames=tuple(map(str, frames)))
         starts[str(path)] = partial(Child, "cdm_export.quantise.guard", job, f"'{path}'")
-    finished = race(starts, Pace(seconds=_SECONDS), progress).finished
+    outcome = race(starts, Pace(seconds=_SECONDS), progress)
+    if not outcome.complete:
+        raise KeyboardInterrupt
+    finished = outcome.finished
     kinds = {str(path): path.precision in INTEGER for path in paths}
 
     def fastest(integer: bool) -> str | None:

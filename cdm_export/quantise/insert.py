@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.onnx_names import module_of, planned
+from cdm_export.onnx_names import module_of
 from runtimes.errors import CdmExportError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def insert_pairs(
     times: Counter[str] = Counter()
     constants: dict[str, Sequence[ir.Value]] = {}
     for node in list(model.graph):
-        path = planned(module_of(node.name or ""))
+        path = module_of(node.name or "")
         if node.op_type not in PRODUCTS or path not in steps:
             continue
         times[path] += 1

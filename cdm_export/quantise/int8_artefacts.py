@@ -110,7 +110,7 @@ def add_int8(
     quantisation = int8.quantisation
     checker = _Checker(job, references, reference, progress)
     found = checker.check(processors, "int8")
-    passed = [parity for parity in found if parity.verdict.verdict == "passed"]
+    passed = [parity for parity in found if parity.verdict.passed]
     result.verified += found
     result.required += passed or found
     for parity in found if passed else ():
@@ -128,7 +128,7 @@ def add_int8(
                 file=Path(job.folder) / _run_by(BACKENDS[parity.backend], parity.precision, graphs).files[0],
             )
             for parity in (*parities, *checker.hints(graphs), *passed)
-            if parity.verdict.verdict == "passed" and parity.backend != "torch"
+            if parity.verdict.passed and parity.backend != "torch"
         ]
         speed = compare_speed(ways, job.contract, [frame.path for frame in references], progress)
         quantisation = quantisation.model_copy(update={"speed": speed})
@@ -149,7 +149,7 @@ def add_int8(
     result.verified += on_device
     result.required += on_device
     # Its speed is known where `build` makes an engine of it.
-    failed = any(parity.verdict.verdict != "passed" for parity in on_device)
+    failed = any(not parity.verdict.passed for parity in on_device)
     state = State.FAILED if failed else State.CANDIDATE
     result.artefacts.append(device.artefact(folder, int8.rewrites, state, _verdicts(on_device), int8.quantisation))
     return result

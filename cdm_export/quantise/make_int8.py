@@ -127,7 +127,7 @@ def _work(text: str) -> MadeInt8:
     graphs = _write(boundary, {path: layers[path] for path in steps}, steps, typing, job)
     return MadeInt8(
         graphs=graphs,
-        rewrites={name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items() if saving.modules},
+        rewrites={name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()},
         quantisation=Quantisation(
             calibration=store.found.identity,
             source=job.source,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cdm_export.onnx_names import module_of, planned
+from cdm_export.onnx_names import module_of
 from cdm_export.quantise.insert import PRODUCTS
 from runtimes.errors import CdmExportError
 
@@ -40,7 +40,7 @@ def check_rules(path: Path, layers: Iterable[str]) -> None:
             continue
         inputs = [makers.get(name) for name in node.input]
         restored = [index for index, maker in enumerate(inputs) if maker and maker.op_type == "DequantizeLinear"]
-        module = planned(module_of(node.name))
+        module = module_of(node.name)
         if not restored:
             if node.op_type in PRODUCTS:
                 floats.add(module)

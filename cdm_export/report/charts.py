@@ -37,7 +37,7 @@ def latency_bars(entries: Sequence[Entry]) -> list[Bar]:
                 p50=100 * total.p50 / end,
                 p99=100 * total.p99 / end,
                 label=f"{total.p50:.4g} ms, p99 {total.p99:.4g} ms, {entry.frames_per_second:.3g} frames/s",
-                failed=entry.verdict is not None and entry.verdict.verdict != "passed",
+                failed=entry.verdict is not None and not entry.verdict.passed,
             )
         )
     return bars

@@ -56,7 +56,7 @@ _STATES = {
 def _artefacts(bundle: Bundle) -> Iterator[Issue]:
     for artefact in bundle.manifest.artefacts:
         if artefact.state in _STATES:
-            broken = [f"{one.backend}: {one.reason}" for one in artefact.verdicts if one.verdict != "passed"]
+            broken = [f"{one.backend}: {one.reason}" for one in artefact.verdicts if not one.passed]
             speed = artefact.quantisation.speed if artefact.quantisation else None
             slow = [str(speed)] if artefact.state is State.DROPPED and speed else []
             yield Issue(artefact.name, "; ".join([_STATES[artefact.state], *slow, *broken]))
@@ -68,7 +68,7 @@ def _artefacts(bundle: Bundle) -> Iterator[Issue]:
 def _verdicts_here(bundle: Bundle) -> Iterator[Issue]:
     for batch in bundle.manifest.batches:
         for local in sidecar.load(bundle, batch).values():
-            if local.verdict.verdict != "passed":
+            if not local.verdict.passed:
                 fault = f"{local.verdict.verdict} on this machine: {local.verdict.reason}"
                 yield Issue(f"{local.backend} {local.label}", fault, "auto leaves it alone.")
 

@@ -151,7 +151,7 @@ def _verdicts(bundle: Bundle) -> Iterator[_Row]:
 
 
 def _fastest(rows: list[_Row]) -> _Row | None:
-    timed = [row for row in rows if row.p50_ms is not None and row.verdict.verdict == "passed"]
+    timed = [row for row in rows if row.p50_ms is not None and row.verdict.passed]
     return min(timed, key=lambda row: row.p50_ms or 0.0, default=None)
 
 

@@ -83,7 +83,7 @@ def _row(bundle: Bundle, difference: Depth | None) -> SizeRow:
     passed = [
         (local.p50_ms, f"{local.backend} {local.precision}")
         for local in sidecar.load(bundle).values()
-        if local.verdict.verdict == "passed" and local.p50_ms is not None
+        if local.verdict.passed and local.p50_ms is not None
     ]
     fastest = min(passed, default=None)
     return SizeRow(

@@ -1,10 +1,12 @@
 """Exact rewrites of a reference network into the fixed-size network that is exported, one rule per file.
 
-A rule replaces submodules in place and returns what that saves; it never copies all large weights. The reference is
-destroyed by it, so its outputs are computed first.
+A rule first says whether it is exact for the network at hand, and leaves it alone where it is not. Then it replaces
+submodules in place and returns what that saves; it never copies all large weights. The reference is destroyed by it, so
+its outputs are computed first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from torch import nn
 
@@ -24,32 +26,34 @@ from cdm_export.transforms.saving import Saving
 from reference_model.config import PATCH
 from runtimes.contract import ModelContract
 
-Rule = Callable[[nn.Module, int, int], Saving]
-"""``apply(network, rows, columns)``."""
 
+class Rule(Protocol):
+    """One exact rewrite; every module of this package that has these two functions is one."""
 
-def _explicit_attention(network: nn.Module, rows: int, columns: int) -> Saving:
-    modules = explicit_attention.apply(network, rows, columns)
-    return Saving(modules, nodes=-2 * modules)  # the query's Mul goes, three Gather become Slice and Squeeze
+    def check(self, network: nn.Module, /) -> str | None:
+        """Why the rule does not apply to a network: nothing to rewrite, or not exact for it. None when it does."""
+
+    def apply(self, network: nn.Module, rows: int, columns: int, /) -> Saving:
+        """Rewrite a network that ``check`` accepts, in place, for a patch grid of ``rows`` x ``columns``."""
 
 
 RULES: dict[str, Rule] = {
-    "position_embedding": position_embedding.apply,
-    "explicit_attention": _explicit_attention,
-    "two_token_attention": two_token_attention.apply,
-    "depth_channel_sum": depth_channel_sum.apply,
-    "input_normalisation": input_normalisation.apply,
-    "layer_scale": layer_scale.apply,
-    "fusion_projection": fusion_projection.apply,
-    "convolution_before_upsample": convolution_before_upsample.apply,
-    "phase_convolution": phase_convolution.apply,
-    "linear_layout": linear_layout.apply,
+    "position_embedding": position_embedding,
+    "explicit_attention": explicit_attention,
+    "two_token_attention": two_token_attention,
+    "depth_channel_sum": depth_channel_sum,
+    "input_normalisation": input_normalisation,
+    "layer_scale": layer_scale,
+    "fusion_projection": fusion_projection,
+    "convolution_before_upsample": convolution_before_upsample,
+    "phase_convolution": phase_convolution,
+    "linear_layout": linear_layout,
 }
 """In order of application; independent of each other, but for ``NEEDS`` and the last, which takes the linear layers
 away."""
 
 NEEDS = {"fusion_projection": ("two_token_attention",)}
-"""Rules that find nothing to rewrite unless others came before."""
+"""Rules that find nothing to rewrite unless others came before; the rule's ``check`` says so."""
 
 
 def specialise_for(contract: ModelContract, network: nn.Module, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
@@ -58,8 +62,16 @@ def specialise_for(contract: ModelContract, network: nn.Module, rules: Mapping[s
 
 
 def specialise(network: nn.Module, rows: int, columns: int, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
-    """Apply every rule to a network behind its boundary, for a patch grid of ``rows`` x ``columns``.
+    """Apply every rule that applies to a network behind its boundary, for a patch grid of ``rows`` x ``columns``.
 
-    Returns what each rule saved. Mathematically exact: the float64 outputs before and after agree to rounding (tested).
+    Returns what each rule saved, or why it was skipped. Mathematically exact: the float64 outputs before and after
+    agree to rounding (tested).
     """
-    return {name: apply(network, rows, columns) for name, apply in rules.items()}
+    return {name: apply_rule(rule, network, rows, columns) for name, rule in rules.items()}
+
+
+def apply_rule(rule: Rule, network: nn.Module, rows: int, columns: int) -> Saving:
+    """One rule, unless its ``check`` speaks against it; then the network stays as it is, and the result says why."""
+    if reason := rule.check(network):
+        return Saving(0, skipped=reason)
+    return rule.apply(network, rows, columns)

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from cdm_export.transforms.conditions import pointwise
 from cdm_export.transforms.saving import Saving
 from reference_model.dpt import DptHead, FeatureFusion, upsample
 
@@ -28,6 +29,20 @@ class EarlyConvolutionFusion(nn.Module):
         if level is not None:
             path = path + self.resConfUnit1(level)
         return upsample(self.out_conv(self.resConfUnit2(path)), size)
+
+
+def check(network: nn.Module) -> str | None:
+    """Every fusion ends in a 1x1 convolution right after its upsampling."""
+    heads = [(path, module) for path, module in network.named_modules() if isinstance(module, DptHead)]
+    for path, head in heads:
+        for level in range(1, 5):
+            name = f"{path}.scratch.refinenet{level}"
+            fusion = getattr(head.scratch, f"refinenet{level}")
+            if type(fusion) is not FeatureFusion:
+                return f"{name} is another fusion: {type(fusion).__name__}"
+            if reason := pointwise(f"{name}.out_conv", fusion.out_conv):
+                return reason
+    return None if heads else "there is no DPT decoder"
 
 
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:

@@ -6,9 +6,26 @@ conv(W, repeat(d, 3)) = conv(W[:, 0] + W[:, 1] + W[:, 2], d)
 import torch
 from torch import nn
 
-from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.conditions import mismatch
+from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
 from reference_model.cdm.network import Cdm, RepeatChannels
+
+
+def check(network: nn.Module) -> str | None:
+    """What repeats inverse depth is read by a patch embedding of three channels, and by nothing else."""
+    repeated = modules_of(network, RepeatChannels)
+    read = set()
+    for path, module in network.named_modules():
+        if isinstance(module, Cdm) and isinstance(module.depth_channels, RepeatChannels):
+            inside = f"{path}." if path else ""
+            read.add(f"{inside}depth_channels")
+            proj = module.depth_pretrained.patch_embed.proj
+            if reason := mismatch(f"{inside}depth_pretrained.patch_embed.proj", proj, in_channels=3, groups=1):
+                return reason
+    if elsewhere := sorted(repeated.keys() - read):
+        return f"what reads {elsewhere[0]} is not known"
+    return None if repeated else "no input is repeated to three channels"
 
 
 @torch.no_grad()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.attention import AttentionAround
-from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.conditions import mismatch
+from cdm_export.transforms.replace import modules_of, replace_modules
+from cdm_export.transforms.saving import Saving
 from reference_model.vit import SelfAttention
 
 
@@ -31,6 +33,16 @@ def _rewrite(attention: SelfAttention) -> AttentionAround:
     return AttentionAround(AttentionCore(), attention)
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> int:
+def check(network: nn.Module) -> str | None:
+    """Every projection of queries, keys and values has a bias, which is scaled too."""
+    found = modules_of(network, SelfAttention)
+    for path, attention in found.items():
+        if reason := mismatch(f"{path}.qkv", attention.qkv, bias=True):
+            return reason
+    return None if found else "there is no self-attention of a vision transformer"
+
+
+def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Rewrite every self-attention."""
-    return replace_modules(network, SelfAttention, _rewrite)
+    modules = replace_modules(network, SelfAttention, _rewrite)
+    return Saving(modules, nodes=-2 * modules)  # the query's Mul goes, three Gather become Slice and Squeeze

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.transforms.attention import AttentionAround
-from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.conditions import mismatch
+from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
 from reference_model.vit import SelfAttention
 
@@ -20,6 +21,15 @@ class FusedCore(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Three [B, heads, N, d] -> [B, heads, N, d]."""
         return F.scaled_dot_product_attention(query, key, value)
+
+
+def check(network: nn.Module) -> str | None:
+    """Every attention has the operator's own scale."""
+    found = modules_of(network, SelfAttention)
+    for path, attention in found.items():
+        if reason := mismatch(path, attention, scale=(attention.proj.in_features // attention.heads) ** -0.5):
+            return reason
+    return None if found else "there is no self-attention of a vision transformer"
 
 
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:

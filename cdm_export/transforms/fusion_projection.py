@@ -5,9 +5,12 @@ Of its input channels the first C hold the colour token, the others the fusion's
     W [c; W_o m + b_o] + b   ->   [W_c | W_m W_o] [c; m] + (b + W_m b_o),   W = [W_c | W_m]
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
+from cdm_export.transforms.conditions import mismatch, pointwise
 from cdm_export.transforms.saving import Saving
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
 from reference_model.cdm.network import Cdm
@@ -26,15 +29,35 @@ def _fold(fusion: ClosedFormPairFusion, project: nn.Conv2d) -> None:
     fusion.out = nn.Identity()  # type: ignore[assignment]
 
 
+def _pairs(network: nn.Module) -> Iterator[tuple[str, ClosedFormPairFusion, nn.Module]]:
+    """Every fusion in closed form, with its path and the module that reads it."""
+    for path, module in network.named_modules():
+        if isinstance(module, Cdm):
+            for index, fusion in enumerate(module.crossAtts):
+                if isinstance(fusion, ClosedFormPairFusion):
+                    yield f"{path}.crossAtts.{index}", fusion, module.depth_head_rgbd.projects[index]
+
+
+def check(network: nn.Module) -> str | None:
+    """Every fusion's last layer and the 1x1 convolution that reads it have biases; nothing stands in between."""
+    found = 0
+    for path, fusion, project in _pairs(network):
+        if type(fusion.out) is not nn.Linear:
+            return f"{path}.out is no linear layer but {type(fusion.out).__name__}"
+        reads = f"what reads {path}"
+        reason = mismatch(f"{path}.out", fusion.out, bias=True) or pointwise(reads, project)
+        if reason := reason or mismatch(reads, project, bias=True, groups=1):
+            return reason
+        found += 1
+    return None if found else "there is no fusion of two tokens in closed form"
+
+
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Fold every fusion that is in closed form already."""
     folded = macs = 0
-    for module in network.modules():
-        if not isinstance(module, Cdm):
-            continue
-        for fusion, project in zip(module.crossAtts, module.depth_head_rgbd.projects, strict=True):
-            if isinstance(fusion, ClosedFormPairFusion) and isinstance(project, nn.Conv2d):
-                macs += rows * columns * project.in_channels**2 // 4
-                _fold(fusion, project)
-                folded += 1
+    for _, fusion, project in _pairs(network):
+        assert isinstance(project, nn.Conv2d)
+        macs += rows * columns * project.in_channels**2 // 4
+        _fold(fusion, project)
+        folded += 1
     return Saving(folded, macs=macs, nodes=2 * folded)

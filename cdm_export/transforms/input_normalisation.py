@@ -2,21 +2,35 @@
 
     conv(W, (x[planes] - m) / s) + b = conv(W', x) + b - sum W m / s,   W'[:, planes] = W / s
 
-Exact because the patch embedding has no padding: every output sees every constant.
+Exact where that convolution has no padding: then every output sees every constant. With padding it does not: a padded
+zero stands for the mean, and the folded convolution would see black instead.
 """
 
 import torch
 from torch import Tensor, nn
 
+from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
 from reference_model.boundary import IMAGE_PROJECTION, ImageNormalisation, OnBoundary
+
+
+def check(network: nn.Module) -> str | None:
+    """The image goes through a normalisation into one convolution without padding, over all of its planes."""
+    if not isinstance(network, OnBoundary) or not isinstance(network.normalise, ImageNormalisation):
+        return "the image is not normalised before the network, or not by planes"
+    try:
+        proj = network.network.get_submodule(IMAGE_PROJECTION)
+    except AttributeError:
+        return f"the network has no {IMAGE_PROJECTION} to fold the normalisation into"
+    if not isinstance(proj, nn.Conv2d):
+        return f"{IMAGE_PROJECTION} is no convolution but {type(proj).__name__}"
+    return mismatch(IMAGE_PROJECTION, proj, bias=True, padding=(0, 0), groups=1, in_channels=3)
 
 
 @torch.no_grad()
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Fold the normalisation that stands before the encoder of the image."""
-    if not isinstance(network, OnBoundary) or not isinstance(network.normalise, ImageNormalisation):
-        return Saving(0)
+    assert isinstance(network, OnBoundary) and isinstance(network.normalise, ImageNormalisation)
     normalise = network.normalise
     proj = network.network.get_submodule(IMAGE_PROJECTION)
     assert isinstance(proj, nn.Conv2d) and proj.bias is not None

@@ -9,7 +9,7 @@ once for the large model. Layer by layer, only one extra weight exists at a time
 import torch
 from torch import Tensor, nn
 
-from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
 
 
@@ -32,6 +32,11 @@ def _rewrite(linear: nn.Linear) -> MatMulLinear:
     rewritten = MatMulLinear(linear)
     linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)  # frees the original at once
     return rewritten
+
+
+def check(network: nn.Module) -> str | None:
+    """Any linear layer will do."""
+    return None if modules_of(network, nn.Linear) else "there is no linear layer"
 
 
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:

@@ -10,10 +10,13 @@ image, which is cropped. m is the response to b alone. At the border the zero pa
 per channel: corners, edges, interior. These are stored; runtimes spread them over the map when they load the graph.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
 from reference_model.dpt import DptHead
 
@@ -72,22 +75,43 @@ def _places(length: int) -> Tensor:
     return places
 
 
+def _levels(network: nn.Module) -> Iterator[tuple[str, DptHead, int, nn.ConvTranspose2d]]:
+    """Levels of every decoder that a transposed convolution makes finer: path, decoder, number, that convolution."""
+    for path, head in network.named_modules():
+        for level in (0, 1) if isinstance(head, DptHead) else ():
+            resize = head.resize_layers[level]
+            if isinstance(resize, nn.ConvTranspose2d):
+                yield path, head, level, resize
+
+
+def check(network: nn.Module) -> str | None:
+    """Every transposed convolution only spreads pixels, by an even factor, and a plain 3x3 without a bias reads it."""
+    found = 0
+    for path, head, level, resize in _levels(network):
+        factor, name = resize.stride[0], f"layer{level + 1}_rn"
+        if factor % 2:
+            return f"{path}.resize_layers.{level} has stride {factor}, the rule is exact for even ones"
+        plain = {"padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        square = {"kernel_size": (factor, factor), "stride": (factor, factor)}
+        reason = mismatch(f"{path}.resize_layers.{level}", resize, bias=True, **square, **plain)
+        same = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+        if reason := reason or mismatch(f"{path}.scratch.{name}", getattr(head.scratch, name), bias=False, **same):
+            return reason
+        found += 1
+    return None if found else "there is no DPT decoder with transposed convolutions"
+
+
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Rewrite the two finest levels of every decoder."""
     modules = macs = nodes = 0
-    for head in network.modules():
-        if not isinstance(head, DptHead):
-            continue
-        for level in (0, 1):
-            resize, name = head.resize_layers[level], f"layer{level + 1}_rn"
-            convolution = getattr(head.scratch, name)
-            if not isinstance(resize, nn.ConvTranspose2d):
-                continue
-            rewritten = _rewrite(resize, convolution, rows, columns)
-            before = resize.weight.numel() + convolution.weight.numel() * resize.stride[0] ** 2
-            macs += before * rows * columns - rewritten.weight.numel() * (rows + 1) * (columns + 1)
-            setattr(head.scratch, name, rewritten)
-            head.resize_layers[level] = nn.Identity()
-            modules += 1
-            nodes -= 3  # what spreads a large offset reads constants, and is gone once a runtime has loaded the graph
+    for _, head, level, resize in list(_levels(network)):
+        name = f"layer{level + 1}_rn"
+        convolution = getattr(head.scratch, name)
+        rewritten = _rewrite(resize, convolution, rows, columns)
+        before = resize.weight.numel() + convolution.weight.numel() * resize.stride[0] ** 2
+        macs += before * rows * columns - rewritten.weight.numel() * (rows + 1) * (columns + 1)
+        setattr(head.scratch, name, rewritten)
+        head.resize_layers[level] = nn.Identity()
+        modules += 1
+        nodes -= 3  # what spreads a large offset reads constants, and is gone once a runtime has loaded the graph
     return Saving(modules, macs=macs, nodes=nodes)

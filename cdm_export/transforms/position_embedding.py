@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.saving import Saving
-from reference_model.vit import TRAINED_GRID, DinoV2
+from reference_model.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
 
 
 class FixedPosition(nn.Module):
@@ -25,6 +25,15 @@ class FixedPosition(nn.Module):
         if (rows, columns) != self.grid:
             raise ValueError(f"position embedding was folded for {self.grid} patches, got {(rows, columns)}")
         return embedding
+
+
+def check(network: nn.Module) -> str | None:
+    """Every encoder has to interpolate its embedding as the original does."""
+    encoders = {path: module for path, module in network.named_modules() if isinstance(module, DinoV2)}
+    for path, encoder in encoders.items():
+        if type(encoder.position) is not InterpolatedPosition:
+            return f"{path} does not interpolate its position embedding: it is {type(encoder.position).__name__}"
+    return None if encoders else "there is no DINOv2 encoder"
 
 
 @torch.no_grad()

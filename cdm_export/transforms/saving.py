@@ -1,4 +1,4 @@
-"""What a rule saves, as it reports it."""
+"""What a rule did to a network, as it reports it."""
 
 from dataclasses import dataclass
 
@@ -13,3 +13,5 @@ class Saving:
     """Multiply-adds of products and convolutions that are no longer done."""
     nodes: int = 0
     """Nodes that the exported ONNX graph has fewer; negative where it has more."""
+    skipped: str = ""
+    """Why the rule does not apply to the network, which it left alone; empty where it was applied."""

@@ -13,7 +13,7 @@ goes into W_q.
 import torch
 from torch import Tensor, nn
 
-from cdm_export.transforms.replace import replace_modules
+from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
 from reference_model.cdm.network import TokenPairFusion
 
@@ -79,6 +79,15 @@ def _rewrite(fusion: TokenPairFusion) -> ClosedFormPairFusion:
         assign=True,
     )
     return closed.requires_grad_(False)
+
+
+def check(network: nn.Module) -> str | None:
+    """Every fusion is plain attention with biases: no learnt extra token, none of zeros."""
+    found = modules_of(network, TokenPairFusion)
+    for path, fusion in found.items():
+        if fusion.in_proj_bias is None or fusion.bias_k is not None or fusion.add_zero_attn:
+            return f"{path} attends to more than its two tokens, or has no bias"
+    return None if found else "there is no fusion of two tokens"
 
 
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:

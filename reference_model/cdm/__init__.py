@@ -9,7 +9,7 @@ from reference_model.sections import decoder_section, encoder_section
 from reference_model.variant import SeededRange, Variant, on_boundary
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
 from runtimes.processing.size import lower_bound_size
-from runtimes.typed_graph import Island
+from runtimes.typed_graph import Island, IslandKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,11 +24,17 @@ _INPUT_SIZES = {"vitt": 266}
 _LAST = "depth_head_rgbd.scratch.output_conv2.2"
 _ISLANDS = (
     Island(
+        kind=IslandKind.DECLARED,
         module="depth_pretrained.patch_embed",
         reason="inverse depth reaches 1000 1/m at 1 mm, and 196 of them are summed",
         hands_on="low",
     ),
-    Island(module=_LAST, reason="half a millimetre at 1 m is an eleventh bit of inverse depth", hands_on="fp32"),
+    Island(
+        kind=IslandKind.DECLARED,
+        module=_LAST,
+        reason="half a millimetre at 1 m is an eleventh bit of inverse depth",
+        hands_on="fp32",
+    ),
 )
 _SECTIONS = (
     encoder_section("colour encoder", "pretrained"),

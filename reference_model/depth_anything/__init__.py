@@ -13,7 +13,7 @@ from reference_model.sections import decoder_section, encoder_section
 from reference_model.variant import SeededRange, Variant, on_boundary
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
 from runtimes.processing.size import lower_bound_size
-from runtimes.typed_graph import Island
+from runtimes.typed_graph import Island, IslandKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +130,7 @@ def _island(kind: Kind) -> Island:
         if kind.max_depth is None
         else f"metres follow: half has a step of {np.spacing(np.float16(kind.max_depth)):g} m at {kind.max_depth:g} m"
     )
-    return Island(module=_LAST, reason=reason, hands_on="fp32")
+    return Island(kind=IslandKind.DECLARED, module=_LAST, reason=reason, hands_on="fp32")
 
 
 VARIANTS = tuple(_variant(kind, size) for kind in KINDS for size in kind.sizes)

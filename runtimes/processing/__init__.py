@@ -18,8 +18,22 @@ def preprocess(
     """Frame at camera size -> network inputs by name, each [1, C, h, w] of the contract's type.
 
     ``image_buffer``: an earlier ``image`` that nobody needs any more, written instead of a new array.
-    Raises InputError when the frame lacks what the contract needs, or has another size.
+    Raises InputError when the frame lacks what the contract needs, has a right image that no input takes, or has
+    another size, and for a contract with an input that is not made here. Depth that no input takes is left alone: it
+    may give a scale afterwards (``runtimes/metres.py``).
     """
+    made = ["image"] if contract.depth_input is None else ["image", "inverse_depth"]
+    unknown = [spec.name for spec in contract.inputs if spec.name not in made]
+    if unknown:
+        raise InputError(
+            f"{contract.model} reads {', '.join(unknown)}: this version prepares {' and '.join(made)} for it, "
+            "and nothing else",
+            "Run this bundle with the version of cdm-export that made it.",
+        )
+    if frame.right is not None:
+        raise InputError(
+            f"{contract.model} reads one image: the frame has a right image too", "Leave the right image out."
+        )
     if frame.size != contract.camera:
         raise InputError(
             f"the frame is {frame.size}, this bundle was made for {contract.camera}",

@@ -74,8 +74,10 @@ RESIZES = {"nearest": nearest, "bilinear": bilinear, "bilinear_corners": bilinea
 def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Raw output at camera size [H, W] -> (values [H, W], valid [H, W]).
 
-    Metric models give metres, and valid = finite and nearer than ``contract.far``. Other values stay as they are, and
-    valid = finite. Where not valid the value is 0, never NaN.
+    Metric models give metres, and valid = finite and nearer than ``contract.far``. Other values stay as they are.
+    Relative ones are valid where finite. Disparity is that of the left image, column there minus column in the right
+    one: valid where finite and above 0, since a point at infinity has 0 and none in front of the cameras has less.
+    Where not valid the value is 0, never NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if contract.semantics is Semantics.INVERSE_DEPTH:
@@ -84,6 +86,9 @@ def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArra
         elif contract.semantics is Semantics.METRIC_DEPTH:
             valid = np.isfinite(raw) & (raw > 0) & (raw < np.float32(contract.far))
             values = raw
+        elif contract.semantics is Semantics.DISPARITY:
+            valid = np.isfinite(raw) & (raw > 0)
+            values = raw
         else:
             valid = np.isfinite(raw)
             values = raw
@@ -91,5 +96,9 @@ def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArra
 
 
 def threshold(contract: ModelContract) -> float | None:
-    """Raw value at which depth is ``contract.far``; None where nothing is too far."""
+    """Raw value at which depth is ``contract.far``; None where nothing is too far.
+
+    None for disparity too, although it is valid above 0. Whoever compares masks excuses a share of the threshold around
+    it: around 0 that is an exact 0 alone, and whatever a candidate made of it would be excused.
+    """
     return {Semantics.INVERSE_DEPTH: 1.0 / contract.far, Semantics.METRIC_DEPTH: contract.far}.get(contract.semantics)

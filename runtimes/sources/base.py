@@ -17,7 +17,7 @@ class SourceFrame:
     name: str
     """Unique within the source; good as the stem of a file name."""
     frame: Frame
-    """Colour, and depth in metres."""
+    """Colour, and where the source has them depth in metres and the right image of a pair."""
     raw_depth: NDArray[Any] | None = None
     """[H, W] as stored: integer sensor units, or floating point metres; None when the frame has no depth."""
     depth_scale: float = 1.0

@@ -42,16 +42,15 @@ def fit_frame(source_frame: SourceFrame, camera: Size) -> SourceFrame:
     """Centre crop to the aspect of ``camera``, then resize to it.
 
     Colour is averaged when shrinking and cubic when growing; depth is nearest, since a mean of two depths is
-    a surface that is not there.
+    a surface that is not there. Both images of a pair are fitted alike, so it stays rectified; its disparity and its
+    focal length in pixels change with the width.
     """
-    rgb, depth, raw = source_frame.frame.rgb, source_frame.frame.depth, source_frame.raw_depth
-    cropped = rgb[crop(source_frame.frame.size, camera)]
-    shrinking = cropped.shape[0] > camera.height
-    resized = cv2.resize(cropped, camera, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    given, raw = source_frame.frame, source_frame.raw_depth
     frame = Frame(
-        rgb=np.asarray(resized, np.uint8),
-        depth=None if depth is None else fit_nearest(depth, camera),
-        captured_at=source_frame.frame.captured_at,
+        rgb=_fit_color(given.rgb, camera),
+        depth=None if given.depth is None else fit_nearest(given.depth, camera),
+        right=None if given.right is None else _fit_color(given.right, camera),
+        captured_at=given.captured_at,
     )
     fitted_raw = None if raw is None else fit_nearest(raw, camera)
     return SourceFrame(source_frame.name, frame, fitted_raw, source_frame.depth_scale)
@@ -67,6 +66,13 @@ def crop(size: Size, camera: Size) -> tuple[slice, slice]:
         return slice(start, start + kept)
 
     return centred(size.height, camera.height), centred(size.width, camera.width)
+
+
+def _fit_color(image: NDArray[np.uint8], camera: Size) -> NDArray[np.uint8]:
+    cropped = image[crop(Size.of(image), camera)]
+    shrinking = cropped.shape[0] > camera.height
+    resized = cv2.resize(cropped, camera, interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    return np.asarray(resized, np.uint8)
 
 
 def fit_nearest(image: NDArray[Any], camera: Size) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.errors import InputError
 from runtimes.frame import Frame
 from runtimes.sources.base import FrameSource, SourceFrame
 
@@ -13,7 +14,12 @@ _AXES: dict[str, tuple[int, ...]] = {"mirrored": (1,), "upside-down": (0,), "tur
 
 
 class MirroredSource:
-    """A source, followed by as many mirror images of its frames as make ``count``, or all three of each."""
+    """A source, followed by as many mirror images of its frames as make ``count``, or all three of each.
+
+    A flip from left to right turns the cameras of a stereo pair round too: what was seen from the right is now seen
+    from the left. The flipped right image becomes the left one, and the other way round, so that disparity stays
+    positive. An upside-down flip keeps the sides.
+    """
 
     def __init__(self, source: FrameSource, count: int) -> None:
         self._source = source
@@ -28,7 +34,9 @@ class MirroredSource:
         return len(self.names)
 
     def load(self, index: int) -> SourceFrame:
-        """Frame ``names[index]``. Raises InputError when the one it is made from cannot be used."""
+        """Frame ``names[index]``. Raises InputError when the one it is made from cannot be used, or when the images of
+        its pair would change sides and it has depth: that belongs to the old left image, the new one's is not known.
+        """
         if index < len(self._source):
             return self._source.load(index)
         original, ending = self._made[index - len(self._source)]
@@ -38,7 +46,16 @@ class MirroredSource:
         def flipped(image: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if image is None else np.ascontiguousarray(np.flip(image, axes))
 
-        rgb = flipped(frame.rgb)
+        left, right = frame.rgb, frame.right
+        if right is not None and 1 in axes:
+            if frame.depth is not None:
+                raise InputError(
+                    f"{self.names[index]}: flipped from left to right, the right image of a pair becomes the left one, "
+                    "and the depth image belongs to the other",
+                    "Give as many frames as are needed, or leave out the depth image or the right image.",
+                )
+            left, right = right, left
+        rgb = flipped(left)
         assert rgb is not None
-        mirrored = Frame(rgb=rgb, depth=flipped(frame.depth), captured_at=frame.captured_at)
+        mirrored = Frame(rgb, depth=flipped(frame.depth), right=flipped(right), captured_at=frame.captured_at)
         return SourceFrame(self.names[index], mirrored, flipped(loaded.raw_depth), loaded.depth_scale)
