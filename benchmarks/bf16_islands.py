@@ -23,8 +23,8 @@ import typer
 from numpy.typing import NDArray
 
 from cdm_export.bench.environment import environment
-from cdm_export.onnx_export import export_onnx
-from cdm_export.parity import compare
+from cdm_export.onnx.convert import export_onnx
+from cdm_export.parity.compare import compare
 from cdm_export.transforms import specialise_for
 from reference_model.registry import get_variant
 from reference_model.weights import bundled_checkpoint

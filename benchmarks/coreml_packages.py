@@ -63,8 +63,8 @@ def _interpreted(bundle: Path, precision: str) -> dict[str, float]:
     """Wall and processor seconds of one frame, the package already read."""
     import torch
 
-    from cdm_export.coreml_reference.machine import execute
-    from cdm_export.coreml_reference.package import load_program
+    from cdm_export.coreml.interpreter.execute import execute
+    from cdm_export.coreml.interpreter.program import load_program
 
     program = load_program(bundle / "coreml" / f"{precision}.mlpackage")
     with np.load(next((bundle / "golden").iterdir()), allow_pickle=False) as arrays:

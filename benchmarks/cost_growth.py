@@ -21,11 +21,11 @@ from benchmarks.gemm_worker import GemmJob
 from benchmarks.onnx_macs import count_macs
 from benchmarks.peer_worker import PeerJob
 from cdm_export.bench.environment import conditions, environment
-from cdm_export.bench.race import Finished, Pace, race
+from cdm_export.bench.interleaved import Finished, Pace, race
 from cdm_export.bench.statistics import median_interval
 from cdm_export.cli.console import progress
-from cdm_export.golden import save_frame
-from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx.convert import export_onnx
+from cdm_export.parity.golden import save_frame
 from cdm_export.transforms import specialise_for
 from reference_model.random_weights import seeded_network
 from reference_model.registry import get_variant

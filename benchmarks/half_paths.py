@@ -17,9 +17,9 @@ import typer
 from numpy.typing import NDArray
 
 from cdm_export.bench.environment import environment
-from cdm_export.golden import load_reference
-from cdm_export.onnx_export import export_onnx
-from cdm_export.parity import compare
+from cdm_export.onnx.convert import export_onnx
+from cdm_export.parity.compare import compare
+from cdm_export.parity.golden import load_reference
 from reference_model.torch_runtime import make_boundary
 from runtimes.backends import get_backend, load_runtime
 from runtimes.bundle import Bundle

@@ -16,11 +16,11 @@ import typer
 
 from benchmarks.peer_worker import PeerJob
 from cdm_export.bench.environment import conditions, environment
-from cdm_export.bench.race import Pace, race
+from cdm_export.bench.interleaved import Pace, race
 from cdm_export.bench.statistics import Interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.cli.console import progress
-from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx.convert import export_onnx
 from reference_model.torch_runtime import load_boundary
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import Bundle

@@ -12,7 +12,7 @@ from benchmarks.int8 import int8
 from benchmarks.peers import peers
 from benchmarks.rewrites import rewrites
 from benchmarks.rtx_layers import rtx_layers
-from cdm_export.gates import GATES
+from cdm_export.parity.gates import GATES
 
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parent / "results"

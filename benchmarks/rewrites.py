@@ -22,7 +22,7 @@ import typer
 from torch import Tensor, nn
 
 from cdm_export.bench.environment import environment
-from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx.convert import export_onnx
 from cdm_export.transforms import NEEDS, RULES, Rule, apply_rule
 from cdm_export.transforms.saving import Saving
 from reference_model.cdm.config import CONFIGS

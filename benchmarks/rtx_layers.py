@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from cdm_export.bench.environment import environment
-from cdm_export.engine_layers import EngineLayer, parse_layers, summarise
+from cdm_export.tensorrt.layers import EngineLayer, parse_layers, summarise
 from runtimes.contract import Size
 from runtimes.errors import BackendCrashed, CdmExportError
 from runtimes.host import version_of
@@ -67,7 +67,7 @@ def _in_process(step: str, *arguments: object) -> str:
 
 
 def _build(onnx: str, log: str) -> None:
-    from cdm_export.engine.builder import BuildPlan, build_engine
+    from cdm_export.tensorrt.builder import BuildPlan, build_engine
     from runtimes.tensorrt_api import Log, load_library
 
     trt = load_library("tensorrt-rtx")
@@ -91,7 +91,7 @@ def _export_plain(model: str, onnx: str) -> None:
     """
     import torch
 
-    from cdm_export.onnx_names import name_after_modules
+    from cdm_export.onnx.node_names import name_after_modules
     from reference_model.random_weights import seeded_network
     from reference_model.registry import get_variant
 
@@ -117,7 +117,7 @@ def export_half(model: str, onnx: str, camera: str = str(CAMERA), input_size: st
 
     A stand-in for ``onnx/fp16.onnx`` of a bundle, and quick.
     """
-    from cdm_export.onnx_export import export_onnx
+    from cdm_export.onnx.convert import export_onnx
     from cdm_export.transforms import specialise_for
     from reference_model.random_weights import seeded_network
     from reference_model.registry import get_variant

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdm_export.backend_parity import BackendParity
-from cdm_export.export import ExportRequest, export_bundle
+from cdm_export.export.bundle import ExportRequest, export_bundle
+from cdm_export.parity.check_backend import BackendParity
+from cdm_export.predict.frames import Refined, check_output, refine, weights_warning
 from cdm_export.progress import Progress
-from cdm_export.refine import Refined, check_output, refine, weights_warning
 from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Bundle
 from runtimes.opening import open_choice

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 import cdm_export
-from cdm_export.pictures import colour_depth, write_png
+from cdm_export.predict.pictures import colour_depth, write_png
 
 NEAR_AND_FAR = (0.2, 6.0)
 """Colours of the preview, metres."""

@@ -13,7 +13,7 @@ from parity_tests.once import once
 OUTPUT = "inverse_depth_refined"
 COMPRESSED = ("fp16-w8", "fp16-p4")
 _ISOLATED = (
-    "cdm_export.make_onnx", "cdm_export.make_coreml", "runtimes.worker", "cdm_export.bisect.coreml_worker",
+    "cdm_export.onnx.worker", "cdm_export.coreml.worker", "runtimes.worker", "cdm_export.bisect.coreml_worker",
     "cdm_export.bisect.onnx_worker", "cdm_export.bisect.torch_worker",
 )  # fmt: skip
 
@@ -38,8 +38,8 @@ def together(mini_variant):
 @pytest.fixture(scope="session")
 def coreml_bundle(mini_variant, tmp_path_factory):
     """The miniature with every package; 63 patches and a class token make as many tokens as a head has channels."""
-    from cdm_export.coreml_artefacts import CoremlRequest
-    from cdm_export.export import ExportRequest, export_bundle
+    from cdm_export.coreml.artifacts import CoremlRequest
+    from cdm_export.export.bundle import ExportRequest, export_bundle
     from cdm_export.progress import Silent
     from reference_model.registry import VARIANTS
     from runtimes.contract import Size
@@ -77,7 +77,7 @@ class Editor:
     """A saved package taken apart, and put together again."""
 
     def __init__(self, bundle: Path, precision: str = "fp32") -> None:
-        from cdm_export.coreml_export import import_coremltools
+        from cdm_export.coreml.convert import import_coremltools
 
         self.bundle = bundle
         self.folder = package(bundle, precision) / "Data" / "com.apple.CoreML"

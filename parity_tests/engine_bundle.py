@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cdm_export import publish
-from cdm_export.backend_parity import BackendParity
-from cdm_export.engine import build
-from runtimes import engines, nvidia, sidecar
+from cdm_export.parity.check_backend import BackendParity
+from cdm_export.tensorrt import build
+from runtimes import engines, local_results, nvidia
 from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from runtimes.graph_precision import Island, IslandKind, Typing
 from runtimes.measure import measure
-from runtimes.typed_graph import Island, IslandKind, Typing
 
 SIDE, HEADS = 64, 2
 TYPING = Typing(
@@ -154,7 +154,7 @@ def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: s
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks is told of a GPU; nothing must be run on it."""
     gpu = nvidia.Gpu(name="Test", compute_capability="8.9", integrated=False, memory=1, cuda="13.0")
-    for place in (build, engines, sidecar):
+    for place in (build, engines, local_results):
         monkeypatch.setattr(place, "gpu_or_none", lambda: gpu)
     monkeypatch.setattr(build, "free_memory", lambda gpu: 0)
     monkeypatch.setattr("runtimes.cuda_memory.require_cuda", lambda: None)

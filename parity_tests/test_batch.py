@@ -8,13 +8,13 @@ import onnx
 import pytest
 
 import cdm_export
-from cdm_export.backend_parity import check_backend
 from cdm_export.bench import BenchRequest, bench_bundle
 from cdm_export.bench.markdown import to_markdown
-from cdm_export.golden import ReferenceFrame, load_reference, raw_frame
+from cdm_export.parity.check_backend import check_backend
+from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.progress import Silent
 from parity_tests.conftest import cli
-from runtimes import sidecar
+from runtimes import local_results
 from runtimes.backends import BACKENDS
 from runtimes.bundle import Bundle, State
 from runtimes.contract import Size
@@ -103,9 +103,9 @@ def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     assert done.returncode == 0 and {(one["precision"], one["batch"]) for one in report["parity"]} == {
         ("fp32", 1), ("fp16", 1), ("fp16-attn32", 1), ("fp32", 3), ("fp16", 3)
     }  # fmt: skip
-    learnt = sidecar.load(bundle, BATCH)["onnxruntime", "fp16"]
+    learnt = local_results.load(bundle, BATCH)["onnxruntime", "fp16"]
     assert learnt.batch == BATCH and learnt.label == "fp16-b3"
-    sidecar.save(bundle, learnt.model_copy(update={"p50_ms": 1e-6}))
+    local_results.save(bundle, learnt.model_copy(update={"p50_ms": 1e-6}))
     assert choose(bundle).batch == 1 and choose(bundle, "onnxruntime", "fp16").batch == 1
     assert choose(bundle, batch=BATCH).name == "onnxruntime fp16-b3"
     assert "onnxruntime fp16-b3: passed" in cli("inspect", bundle.path).stdout

@@ -20,7 +20,7 @@ from cdm_export.bench.statistics import mean_interval, median_interval, paired_r
 from cdm_export.progress import Silent
 from parity_tests.conftest import cli
 from parity_tests.test_power import orin_nano
-from runtimes import sidecar
+from runtimes import local_results
 from runtimes.bundle import Bundle
 from runtimes.errors import BackendCrashed, InputError
 from runtimes.isolated import Child
@@ -86,7 +86,7 @@ def test_every_backend_here_is_timed(benched):
         assert entry.description["backend"] == entry.backend
     ratios = {entry.name: entry.ratio for entry in result.entries}
     assert ratios["onnxruntime fp32"] == (1.0, 1.0, 1.0) and ratios["openvino fp32"][0] > 0
-    assert load_result(sidecar.find_bench(Bundle.open(bundle))) == result
+    assert load_result(local_results.find_bench(Bundle.open(bundle))) == result
 
 
 def test_markdown_never_without_conditions(benched):
@@ -187,10 +187,10 @@ def test_latencies_reach_auto_only_for_what_was_verified(small_bundle, tmp_path,
     bundle = tmp_path / "small.bundle"
     shutil.copytree(small_bundle, bundle, ignore=shutil.ignore_patterns("engines"))
     bench_bundle(BenchRequest(bundle, "onnxruntime", frames=1), Silent())
-    assert sidecar.load(Bundle.open(bundle)) == {}
+    assert local_results.load(Bundle.open(bundle)) == {}
     assert cli("verify", bundle, "--backend", "onnxruntime", "-q").returncode == 0
     result = bench_bundle(BenchRequest(bundle, "onnxruntime", frames=3), Silent())
-    local = sidecar.load(Bundle.open(bundle))["onnxruntime", "fp32"]
+    local = local_results.load(Bundle.open(bundle))["onnxruntime", "fp32"]
     assert local.p50_ms == result.entries[0].stages["inference"].p50 and local.verdict.verdict == "passed"
 
 

@@ -11,8 +11,8 @@ from cdm_export.bisect.onnx_probe import OnnxProbe
 from cdm_export.bisect.search import bisect, scan
 from cdm_export.bisect.stages import stages_in_order
 from cdm_export.bisect.torch_probe import TorchProbe
-from cdm_export.gates import GATES
-from cdm_export.golden import ReferenceFrame
+from cdm_export.parity.gates import GATES
+from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Silent
 from reference_model.registry import get_variant
 from reference_model.sections import Section

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("coremltools")
 
-from cdm_export.coreml_reference.arithmetic import StrictHalf
+from cdm_export.coreml.interpreter.arithmetic import StrictHalf
 from parity_tests.coreml_operation import close, quick, random, run, sides
 from runtimes.errors import BundleError
 

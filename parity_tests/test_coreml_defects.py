@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("coremltools")
 
 from cdm_export.bisect import bisect_bundle
-from cdm_export.golden import ReferenceFrame
+from cdm_export.parity.golden import ReferenceFrame
+from cdm_export.parity.verify import VerifyRequest, verify_bundle
 from cdm_export.progress import Silent
-from cdm_export.verify import VerifyRequest, verify_bundle
 from parity_tests.coreml_bundle import fitted_hashes, package
 from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import Bundle

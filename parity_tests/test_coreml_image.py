@@ -11,17 +11,17 @@ pytest.importorskip("coremltools")
 
 from cdm_export.bisect import bisect_bundle
 from cdm_export.cli.export import _summary
-from cdm_export.coreml_artefacts import CoremlRequest, check_coreml
-from cdm_export.coreml_export import import_coremltools
-from cdm_export.coreml_reference.machine import execute
-from cdm_export.coreml_reference.package import load_program
-from cdm_export.golden import ReferenceFrame, load_reference, raw_frame
+from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
+from cdm_export.coreml.convert import import_coremltools
+from cdm_export.coreml.interpreter.execute import execute
+from cdm_export.coreml.interpreter.program import load_program
+from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
+from cdm_export.parity.verify import VerifyRequest, first_frame, verify_bundle
 from cdm_export.progress import Silent
-from cdm_export.verify import VerifyRequest, first_frame, verify_bundle
 from parity_tests.conftest import cli
 from parity_tests.coreml_bundle import Editor, package
 from reference_model.torch_runtime import load_boundary
-from runtimes import sidecar
+from runtimes import local_results
 from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import MANIFEST, Bundle
 from runtimes.contract import CONTRACT_KEY, IMAGE, ModelContract
@@ -182,8 +182,8 @@ def test_it_runs_by_name_only(together, coreml_bundle, tmp_path):
     shutil.copytree(coreml_bundle, copy)
     assert verify_bundle(VerifyRequest(copy, "coreml-reference", precision=IMAGE), Silent()).passed
     opened = Bundle.open(copy)
-    local = sidecar.load(opened)[CANDIDATE]
-    sidecar.save(opened, local.model_copy(update={"p50_ms": 1.0}))  # the only one measured here, and the fastest
+    local = local_results.load(opened)[CANDIDATE]
+    local_results.save(opened, local.model_copy(update={"p50_ms": 1.0}))  # the only one measured here, and the fastest
     assert choose(opened, "coreml-reference").precision == "fp32"
     frame = raw_frame(golden(copy)[0])
     with open_choice(opened, choose(opened, *CANDIDATE)) as pipeline:

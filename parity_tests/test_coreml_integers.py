@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("coremltools")
 
-from cdm_export.coreml_export import import_coremltools
-from cdm_export.palette import palette
+from cdm_export.coreml.convert import import_coremltools
+from cdm_export.coreml.palette import palette
 from parity_tests.coreml_operation import close, quick, random, run
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -12,16 +12,16 @@ import torch
 
 pytest.importorskip("coremltools")
 
-import cdm_export.make_coreml
+import cdm_export.coreml.worker
 import runtimes.coreml
 from benchmarks.memory import run_sampled
-from cdm_export.coreml_artefacts import CoremlRequest, check_coreml
-from cdm_export.coreml_export import coreml_rules, import_coremltools
-from cdm_export.coreml_reference.machine import execute
-from cdm_export.coreml_reference.package import load_program
-from cdm_export.golden import load_reference
+from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
+from cdm_export.coreml.convert import coreml_rules, import_coremltools
+from cdm_export.coreml.interpreter.execute import execute
+from cdm_export.coreml.interpreter.program import load_program
+from cdm_export.parity.golden import load_reference
+from cdm_export.parity.verify import VerifyRequest, verify_bundle
 from cdm_export.progress import Silent
-from cdm_export.verify import VerifyRequest, verify_bundle
 from parity_tests.conftest import cli
 from parity_tests.coreml_bundle import COMPRESSED, OUTPUT, package
 from reference_model.registry import get_variant
@@ -30,8 +30,8 @@ from runtimes.bundle import Bundle, State
 from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError
+from runtimes.graph_precision import IslandKind
 from runtimes.selection import choose
-from runtimes.typed_graph import IslandKind
 
 
 def contract(bundle):
@@ -100,11 +100,11 @@ def test_attention_is_one_operation_where_the_target_has_it(coreml_bundle):
 
 def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_path):
     manifest = Bundle.open(coreml_bundle).manifest
-    job = cdm_export.make_coreml.CoremlJob(
+    job = cdm_export.coreml.worker.CoremlJob(
         contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
         image=None, typing=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
     )  # fmt: skip
-    (made,) = cdm_export.make_coreml.make_coreml(job, Silent())
+    (made,) = cdm_export.coreml.worker.make_coreml(job, Silent())
     assert made.specification == 7
     program = load_program(tmp_path / "fp32.mlpackage")
     kinds = [one.kind for one in program.operations]
@@ -166,7 +166,7 @@ def test_coremltools_missing(coreml_bundle, monkeypatch):
 
 def test_pytorch_missing(coreml_bundle, monkeypatch):
     """A Mac that only runs packages has no PyTorch: the interpreter is not to be had there, and says so."""
-    monkeypatch.setattr("cdm_export.coreml_reference.runtime.find_spec", lambda name: None)
+    monkeypatch.setattr("cdm_export.coreml.interpreter.runtime.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match="computes with PyTorch"):
         load_runtime(BACKENDS["coreml-reference"], package(coreml_bundle), contract(coreml_bundle), "fp32")
 

@@ -8,16 +8,16 @@ from torch import nn
 
 pytest.importorskip("coremltools")
 
-from cdm_export.coreml_artefacts import CoremlRequest, check_coreml
-from cdm_export.coreml_export import convert, save, trace
-from cdm_export.coreml_quantise import check_quantised, quantise
-from cdm_export.coreml_reference.machine import execute
-from cdm_export.coreml_reference.package import load_program
-from cdm_export.golden import load_reference
-from cdm_export.make_coreml import CoremlJob, Integers, make_coreml
-from cdm_export.parity import compare
+from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
+from cdm_export.coreml.convert import convert, save, trace
+from cdm_export.coreml.interpreter.execute import execute
+from cdm_export.coreml.interpreter.program import load_program
+from cdm_export.coreml.quantize import check_quantised, quantise
+from cdm_export.coreml.worker import CoremlJob, Integers, make_coreml
+from cdm_export.parity.compare import compare
+from cdm_export.parity.golden import load_reference
 from cdm_export.progress import Silent
-from cdm_export.quantise.smoothing import smoothable
+from cdm_export.quantize.smoothquant import smoothable
 from cdm_export.transforms import RULES, specialise_for
 from parity_tests.coreml_bundle import OUTPUT, package
 from parity_tests.coreml_operation import random
@@ -26,7 +26,7 @@ from runtimes.bundle import Bundle
 from runtimes.contract import QUANTISED, ModelContract, Semantics, Size, TensorSpec
 from runtimes.coreml_target import get_target
 from runtimes.errors import BundleError, InputError
-from runtimes.typed_graph import Island, IslandKind, Typing
+from runtimes.graph_precision import Island, IslandKind, Typing
 
 STEPS = {"conv": 0.015, "twice": 0.01, "last": 0.004}
 ISLAND = Island(kind=IslandKind.RESOLUTION, module="wide", reason="its resolution", hands_on="fp32")

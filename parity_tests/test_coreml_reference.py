@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 pytest.importorskip("coremltools")
 
-from cdm_export.coreml_export import import_coremltools
-from cdm_export.coreml_reference.machine import KNOWN, execute
-from cdm_export.coreml_reference.package import Operation, Program, Reference, ValueType, load_program
+from cdm_export.coreml.convert import import_coremltools
+from cdm_export.coreml.interpreter.execute import KNOWN, execute
+from cdm_export.coreml.interpreter.program import Operation, Program, Reference, ValueType, load_program
 from parity_tests.coreml_operation import close, random
 from runtimes.errors import BundleError
 

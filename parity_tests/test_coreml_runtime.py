@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import runtimes.coreml
-from cdm_export.image_boundary import image_contract
+from cdm_export.parity.image_input import image_contract
 from runtimes.backends import BACKENDS
 from runtimes.contract import CONTRACT_KEY
 from runtimes.coreml import Attempt, CoreMl, TryJob, load
@@ -146,7 +146,7 @@ def test_a_failure_is_never_first():
 def saved(tmp_path, contract, target="macOS15"):
     """A package that does next to nothing, with a contract inside."""
     pytest.importorskip("coremltools")
-    from cdm_export.coreml_export import import_coremltools, save
+    from cdm_export.coreml.convert import import_coremltools, save
 
     ct = import_coremltools()
     from coremltools.converters.mil import Builder

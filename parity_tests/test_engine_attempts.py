@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cdm_export.engine import build as module
 from cdm_export.progress import Silent
+from cdm_export.tensorrt import build as module
 from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
 from runtimes import engines
 from runtimes.bundle import State

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cdm_export.engine.build import LOCK
+from cdm_export.tensorrt.build import LOCK
 from parity_tests.conftest import cli
 from parity_tests.engine_bundle import TYPING, bundle_of, make_bundle, write_graph
 from parity_tests.engine_bundle import contract as model_contract
@@ -39,7 +39,7 @@ def build(bundle, *options, expect=0, **environment):
 
 
 def plan(graph, **changed):
-    from cdm_export.engine.builder import BuildPlan
+    from cdm_export.tensorrt.builder import BuildPlan
 
     settings = {"precision": "fp16", "typing": TYPING, "workspace": 0, "optimisation_level": 3, "timing_cache": None}
     return BuildPlan(graph=graph, **{**settings, **changed})
@@ -151,7 +151,7 @@ def test_graph_that_cannot_be_read_names_its_node(tmp_path):
 
 
 def test_every_step_can_cancel(tmp_path):
-    from cdm_export.engine.builder import build_engine
+    from cdm_export.tensorrt.builder import build_engine
 
     graph = tmp_path / "fp16.onnx"
     write_graph(graph)
@@ -169,9 +169,9 @@ def test_every_step_can_cancel(tmp_path):
 
 
 def test_broken_fusion_is_shown_to_be_broken(tmp_path):
-    from cdm_export.engine.builder import build_engine
-    from cdm_export.engine.evidence import gather
-    from cdm_export.engine_layers import parse_layers
+    from cdm_export.tensorrt.builder import build_engine
+    from cdm_export.tensorrt.checks import gather
+    from cdm_export.tensorrt.layers import parse_layers
 
     graph = tmp_path / "fp16.onnx"
     write_graph(graph)
@@ -304,9 +304,9 @@ def test_vits(vits):
 
 
 def test_bf16(tmp_path):
-    from cdm_export.engine.builder import build_engine
-    from cdm_export.engine.evidence import gather
-    from cdm_export.engine_layers import parse_layers
+    from cdm_export.tensorrt.builder import build_engine
+    from cdm_export.tensorrt.checks import gather
+    from cdm_export.tensorrt.layers import parse_layers
 
     graph = tmp_path / "bf16.onnx"
     write_graph(graph, "BFLOAT16")
@@ -325,7 +325,7 @@ def test_engine_that_shows_stages(tmp_path):
 
     from cdm_export.bisect.onnx_probe import write_showing
     from cdm_export.bisect.probe import showing
-    from cdm_export.engine.stages import engine_showing
+    from cdm_export.tensorrt.debug_engine import engine_showing
 
     plain, shown = tmp_path / "plain.onnx", tmp_path / "shown.onnx"
     write_graph(plain)

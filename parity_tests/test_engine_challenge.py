@@ -6,16 +6,16 @@ import shutil
 import pytest
 
 from cdm_export import publish
-from cdm_export.bench.race import Race
-from cdm_export.engine import build as module
-from cdm_export.engine import challenge
+from cdm_export.bench import speed_gate
+from cdm_export.bench.interleaved import Race
 from cdm_export.progress import Silent
-from cdm_export.quantise import guard
+from cdm_export.tensorrt import build as module
+from cdm_export.tensorrt import int8_selection
 from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
-from runtimes import engines, sidecar
+from runtimes import engines, local_results
 from runtimes.backends import get_backend
 from runtimes.bundle import MANIFEST, Bundle, State
-from runtimes.quantisation import SpeedComparison
+from runtimes.quantization import SpeedComparison
 from runtimes.selection import choose
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -61,7 +61,7 @@ def device(monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(module, "check_backend", judge)
-    monkeypatch.setattr(challenge, "compare_speed", race)
+    monkeypatch.setattr(int8_selection, "compare_speed", race)
     return state
 
 
@@ -153,11 +153,11 @@ def test_an_undecided_engine_is_no_choice_after_verify_either(bundle, device):
     interrupted(bundle, device)
     backend = get_backend("tensorrt-rtx")
     engine = engines.find(bundle, backend, "int8-fp16")
-    local = sidecar.LocalVerdict(
-        backend=backend.name, precision="int8-fp16", artefact=engine.record.engine.sha256, host=sidecar.host(backend),
-        version=backend.version, verdict=engine.record.self_test, p50_ms=0.001,
+    local = local_results.LocalVerdict(
+        backend=backend.name, precision="int8-fp16", artefact=engine.record.engine.sha256,
+        host=local_results.host(backend), version=backend.version, verdict=engine.record.self_test, p50_ms=0.001,
     )  # fmt: skip
-    assert sidecar.save(bundle, local) is not None
+    assert local_results.save(bundle, local) is not None
     assert choose(bundle, "tensorrt-rtx").precision == "fp16"
     assert choose(bundle, "tensorrt-rtx", "int8-fp16").local, "by name it may be run"
 
@@ -171,7 +171,7 @@ def test_what_failed_its_gate_is_not_built_again(bundle, device):
 
 def test_a_race_that_was_cut_short_decides_nothing(monkeypatch, contract, tmp_path):
     """Ctrl-C after some rounds ends the race with figures; they are no reason to publish or to drop anything."""
-    monkeypatch.setattr(guard, "race", lambda *arguments: Race(finished={}, failed={}, complete=False))
-    ways = [guard.Way(backend="onnxruntime", precision=name, file=tmp_path) for name in ("fp32", "int8")]
+    monkeypatch.setattr(speed_gate, "race", lambda *arguments: Race(finished={}, failed={}, complete=False))
+    ways = [speed_gate.Way(backend="onnxruntime", precision=name, file=tmp_path) for name in ("fp32", "int8")]
     with pytest.raises(KeyboardInterrupt):
-        guard.compare_speed(ways, contract, [], Silent())
+        speed_gate.compare_speed(ways, contract, [], Silent())

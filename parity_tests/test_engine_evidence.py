@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from cdm_export.engine.builder import Attention
-from cdm_export.engine.evidence import gather
-from cdm_export.engine_layers import EngineLayer, parse_inspector
+from cdm_export.tensorrt.builder import Attention
+from cdm_export.tensorrt.checks import gather
+from cdm_export.tensorrt.layers import EngineLayer, parse_inspector
 from parity_tests.engine_bundle import TYPING
 
 ATTENTIONS = (Attention("blocks.0.attn.core/Softmax", 50_000_000), Attention("blocks.1.attn.core/Softmax", 50_000_000))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdm_export.engine_layers import EngineLayer, operator, parse_layers, summarise
+from cdm_export.tensorrt.layers import EngineLayer, operator, parse_layers, summarise
 
 # From builds of cdm-vits, half and with attention cores in float32 (1.7.1.116); strides and most formats are left out.
 LOG = """\

@@ -233,7 +233,7 @@ def test_jetson_linux_release():
 
 
 def test_known_issues_concern_what_they_say():
-    from cdm_export.engine.known_issues import concerning
+    from cdm_export.tensorrt.known_issues import concerning
 
     machine = record().machine
     assert ["#4723" in issue.source for issue in concerning(machine, "fp16")] == [True]
@@ -250,8 +250,8 @@ def test_known_issues_concern_what_they_say():
 def built(tmp_path, monkeypatch):
     """A real engine of TensorRT-RTX, and a machine that claims to have a driver."""
     pytest.importorskip("tensorrt_rtx_bindings")
-    from cdm_export.engine.build import BuildRequest, build_bundle
     from cdm_export.progress import Silent
+    from cdm_export.tensorrt.build import BuildRequest, build_bundle
 
     bundle = make_bundle(tmp_path / "tiny.bundle")
     engine = build_bundle(BuildRequest(bundle.path, "tensorrt-rtx", "fp16"), Silent()).engine

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.memory import run_sampled
-from cdm_export.backend_parity import check_backend
-from cdm_export.golden import ReferenceFrame, load_reference, save_frame, save_output
-from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx.convert import export_onnx
+from cdm_export.parity.check_backend import check_backend
+from cdm_export.parity.golden import ReferenceFrame, load_reference, save_frame, save_output
 from cdm_export.progress import Silent
 from parity_tests.conftest import SHARED_FRAMES, cli, write_frame
 from reference_model.registry import get_variant

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cdm_export.golden import load_reference, raw_frame, save_frame
-from cdm_export.parity import compare
+from cdm_export.parity.compare import compare
+from cdm_export.parity.golden import load_reference, raw_frame, save_frame
 from parity_tests.conftest import CAMERA
 from reference_model.registry import get_variant
 from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
 from runtimes.errors import InputError
 from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.metres import KnownRange, SensorAlignment
+from runtimes.metric_scale import KnownRange, SensorAlignment
 from runtimes.pipeline import DepthPipeline
 from runtimes.processing import output, preprocess
 from runtimes.sources import MirroredSource, SourceFrame, fit_frame

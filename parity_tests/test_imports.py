@@ -20,9 +20,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "module",
-    ["cdm_export", "cdm_export.cli", "cdm_export.export", "cdm_export.verify", "runtimes", "runtimes.worker",
-     "runtimes.onnxruntime", "runtimes.openvino", "runtimes.tensorrt", "runtimes.cuda_memory",
-     "reference_model.registry", "cdm_export.engine.build", "cdm_export.engine.build_worker", "cdm_export.doctor"],
+    ["cdm_export", "cdm_export.cli", "cdm_export.export.bundle", "cdm_export.parity.verify", "runtimes",
+     "runtimes.worker", "runtimes.onnxruntime", "runtimes.openvino", "runtimes.tensorrt", "runtimes.cuda_memory",
+     "reference_model.registry", "cdm_export.tensorrt.build", "cdm_export.tensorrt.worker",
+     "cdm_export.doctor.machine"],
 )  # fmt: skip
 def test_nothing_heavy_is_loaded(module):
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"

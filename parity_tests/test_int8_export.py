@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 import pytest
 
+from cdm_export.bench import speed_gate
 from cdm_export.progress import Silent
-from cdm_export.quantise import guard
-from cdm_export.quantise.rules import check_rules
+from cdm_export.quantize.check_qdq import check_rules
 from parity_tests.conftest import cli
 from runtimes.bundle import Bundle, State
 from runtimes.errors import ParityError
-from runtimes.quantisation import SpeedComparison
+from runtimes.quantization import SpeedComparison
 
 EXPORT = ("export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 98, "--fit")
 
@@ -180,21 +180,21 @@ class TestGuard:
         contract = bundle.manifest.contract
         golden = [bundle.file(item.file) for item in bundle.manifest.golden]
         paths = [
-            guard.Way(backend="onnxruntime", precision=name, file=bundle.artefact_file(artefact(bundle, name)))
+            speed_gate.Way(backend="onnxruntime", precision=name, file=bundle.artefact_file(artefact(bundle, name)))
             for name in ("fp32", "int8-fp16")
         ]
-        speed = guard.compare_speed(paths, contract, golden, Silent())
+        speed = speed_gate.compare_speed(paths, contract, golden, Silent())
         assert speed.int8 == "onnxruntime int8-fp16" and speed.other == "onnxruntime fp32"
         assert not speed.faster, "FP16 is emulated on processors"
-        assert guard.compare_speed(paths[:1], contract, golden, Silent()) is None
+        assert speed_gate.compare_speed(paths[:1], contract, golden, Silent()) is None
 
     @pytest.fixture
     def export_again(self, exported, tmp_path, monkeypatch):
         """The export in this process, with the graphs of ``exported`` instead of a new calibration."""
-        from cdm_export.export import ExportRequest, export_bundle
-        from cdm_export.make_onnx import MadeGraph
-        from cdm_export.quantise import int8_artefacts
-        from cdm_export.quantise.make_int8 import MadeInt8
+        from cdm_export.export.bundle import ExportRequest, export_bundle
+        from cdm_export.onnx.worker import MadeGraph
+        from cdm_export.quantize import artifacts
+        from cdm_export.quantize.worker import MadeInt8
         from runtimes.contract import Size
 
         def made(one, folder):
@@ -210,12 +210,12 @@ class TestGuard:
             graphs = tuple(made(one, job.folder) for one in ones)
             return MadeInt8(graphs=graphs, rewrites={}, quantisation=ones[1].quantisation, scales={})
 
-        monkeypatch.setattr(int8_artefacts, "make_int8", make_int8)
+        monkeypatch.setattr(artifacts, "make_int8", make_int8)
 
         def export(progress):
             request = ExportRequest(
                 out=tmp_path / "again.bundle", camera=Size(160, 120), model="cdm-vitt", input_size=98, fit=True,
-                low_precisions=(), int8=int8_artefacts.Int8Request("synthetic:2"),
+                low_precisions=(), int8=artifacts.Int8Request("synthetic:2"),
             )  # fmt: skip
             return export_bundle(request, progress)[0]
 
@@ -223,7 +223,7 @@ class TestGuard:
 
     @pytest.mark.slow
     def test_what_is_slower_is_dropped_with_both_figures(self, export_again, monkeypatch):
-        monkeypatch.setattr("cdm_export.quantise.int8_artefacts.compare_speed", lambda *arguments: self.COMPARED)
+        monkeypatch.setattr("cdm_export.quantize.artifacts.compare_speed", lambda *arguments: self.COMPARED)
         bundle = export_again(Silent())
         assert [one.precision for one in bundle.manifest.artefacts] == ["fp32", "int8-fp16"]
         (dropped,) = bundle.manifest.dropped
@@ -238,7 +238,7 @@ class TestGuard:
         def refuse(job, progress):
             raise ParityError("int8 misses its gate although 20 of 40 parts are not quantised")
 
-        monkeypatch.setattr("cdm_export.quantise.int8_artefacts.make_int8", refuse)
+        monkeypatch.setattr("cdm_export.quantize.artifacts.make_int8", refuse)
         bundle = export_again(progress := Silent())
         assert [one.precision for one in bundle.manifest.artefacts] == ["fp32"]
         assert bundle.manifest.dropped[0].failed and any("int8 is not published" in note for note in progress.notes)

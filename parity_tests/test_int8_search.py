@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from cdm_export.quantise.calibration import Calibration, CalibrationStore
-from cdm_export.quantise.observers import OBSERVERS
-from cdm_export.quantise.search import AIM, planned, search
+from cdm_export.quantize.calibration import Calibration, CalibrationStore
+from cdm_export.quantize.observers import OBSERVERS
+from cdm_export.quantize.sensitivity import AIM, planned, search
 from runtimes.errors import InputError, ParityError
-from runtimes.quantisation import CalibrationIdentity
+from runtimes.quantization import CalibrationIdentity
 
 IDENTITY = CalibrationIdentity(weights="w", frames=("f",), processing="p", procedure=1)
 PARTS = {f"blocks.{index}": (f"blocks.{index}.fc1", f"blocks.{index}.fc2") for index in range(8)}

@@ -4,16 +4,16 @@ import re
 
 import pytest
 
-from cdm_export import doctor
-from cdm_export.engine.known_issues import concerning
+from cdm_export.doctor import machine
 from cdm_export.report import issues
+from cdm_export.tensorrt.known_issues import concerning
 from parity_tests.engine_bundle import make_bundle
-from runtimes import sidecar
+from runtimes import local_results
 from runtimes.backends import BACKENDS
 from runtimes.bundle import MANIFEST, Bundle, State, Verdict
 from runtimes.engine_record import Machine
 from runtimes.host import fingerprint
-from runtimes.quantisation import Dropped
+from runtimes.quantization import Dropped
 
 
 def verdict(backend, outcome, reason):
@@ -52,9 +52,9 @@ def test_states_say_why(quiet, tmp_path):
 def test_what_failed_here_is_named(quiet, tmp_path):
     bundle = make_bundle(tmp_path / "x")
     assert issues.known_issues(bundle) == []
-    sidecar.save(
+    local_results.save(
         bundle,
-        sidecar.LocalVerdict(
+        local_results.LocalVerdict(
             backend="openvino", precision="fp32", artefact=bundle.manifest.artefacts[0].identity, host=fingerprint(),
             version=BACKENDS["openvino"].version, p50_ms=None,
             verdict=verdict("openvino", "failed", "mean 0.1 > 5e-06"),
@@ -82,8 +82,8 @@ def test_faults_of_tensorrt_are_those_a_build_warns_of():
     ],
 )
 def test_doctor_and_page_agree_on_the_processor(tmp_path, monkeypatch, features, status, words):
-    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(features))
-    (finding,) = (one for one in doctor.examine() if one.subject == doctor.REDUCED_PRECISION)
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(features))
+    (finding,) = (one for one in machine.examine() if one.subject == machine.REDUCED_PRECISION)
     assert finding.status == status
     assert re.search(words, finding.detail)
     shown = [issue for issue in issues.known_issues(make_bundle(tmp_path / "x")) if issue.subject == finding.subject]

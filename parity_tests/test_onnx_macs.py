@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.onnx_macs import count_macs
-from cdm_export.onnx_export import export_onnx
+from cdm_export.onnx.convert import export_onnx
 from cdm_export.transforms import specialise
 from parity_tests.test_transforms import multiply_adds
 

@@ -30,5 +30,5 @@ def test_what_a_module_hands_on_is_called_after_it(graph):
 def test_no_trace_of_the_exporting_machine(small_bundle, graph):
     assert not any(node.metadata_props or node.doc_string for node in graph.node)
     content = (small_bundle / "onnx" / "fp32.onnx").read_bytes()
-    for trace in (b"stack_trace", b"onnx_export.py", str(small_bundle.parent).encode()):
+    for trace in (b"stack_trace", b"convert.py", str(small_bundle.parent).encode()):
         assert trace not in content

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cdm_export.gates import GATES
-from cdm_export.parity import compare, compare_inputs, summarise
-from cdm_export.yardstick import near_edges
+from cdm_export.parity.compare import compare, compare_inputs, summarise
+from cdm_export.parity.gates import GATES
+from cdm_export.parity.normalization import near_edges
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import onnx
 import pytest
 import torch
 
-from cdm_export.coreml_export import coreml_typing
-from cdm_export.onnx_export import export_onnx
-from cdm_export.onnx_names import WRAPPED, original_path
-from cdm_export.precision.audit import audit
+from cdm_export.coreml.convert import coreml_typing
+from cdm_export.onnx.audit import audit
+from cdm_export.onnx.convert import export_onnx
+from cdm_export.onnx.node_names import WRAPPED, original_path
 from cdm_export.precision.plan import LARGEST_FP16, MARGIN, plan
 from cdm_export.precision.range_scan import RangeScan
 from cdm_export.precision.rounded import RoundedProducts
@@ -23,9 +23,9 @@ from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import Bundle, State
 from runtimes.contract import Size
 from runtimes.errors import BackendUnavailable, CdmExportError, ParityError
+from runtimes.graph_precision import Island, IslandKind, Typing
 from runtimes.host import cpu_features
 from runtimes.selection import choose, executions
-from runtimes.typed_graph import Island, IslandKind, Typing
 
 ROWS, COLUMNS = 5, 7
 

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from cdm_export.onnx_export import export_onnx
-from cdm_export.quantise.gathering import gather
-from cdm_export.quantise.insert import insert_pairs, integer_weights
-from cdm_export.quantise.layers import groups, integers, quantisable, round_up, weight_steps
-from cdm_export.quantise.observers import OBSERVERS, Histogram
-from cdm_export.quantise.rules import check_rules
-from cdm_export.quantise.simulate import quantised
-from cdm_export.quantise.smoothing import choose_scales, fold, fold_all, smoothable
+from cdm_export.onnx.convert import export_onnx
+from cdm_export.quantize.check_qdq import check_rules
+from cdm_export.quantize.collect_ranges import gather
+from cdm_export.quantize.fake_quant import quantised
+from cdm_export.quantize.insert_qdq import insert_pairs, integer_weights
+from cdm_export.quantize.layers import groups, integers, quantisable, round_up, weight_steps
+from cdm_export.quantize.observers import OBSERVERS, Histogram
+from cdm_export.quantize.smoothquant import choose_scales, fold, fold_all, smoothable
 from cdm_export.transforms import RULES, apply_rule, linear_layout, specialise
 from reference_model.registry import get_variant
 from runtimes.contract import Size

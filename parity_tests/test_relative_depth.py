@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import cdm_export
-from cdm_export.gates import GATES
-from cdm_export.parity import compare, summarise
-from cdm_export.pictures import COLOURS, prediction_picture
+from cdm_export.parity.compare import compare, summarise
+from cdm_export.parity.gates import GATES
+from cdm_export.predict.pictures import COLOURS, prediction_picture
 from parity_tests.conftest import CAMERA
 from reference_model.registry import get_variant
 from runtimes.contract import Semantics
 from runtimes.errors import InputError
 from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.metres import KnownRange, SensorAlignment, fit
+from runtimes.metric_scale import KnownRange, SensorAlignment, fit
 
 MODEL, METRIC = "depth-anything-v2-vits", "depth-anything-v2-metric-indoor-vits"
 

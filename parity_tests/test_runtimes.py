@@ -174,7 +174,7 @@ def test_bundle_moved_to_another_folder_still_runs(small_bundle, tmp_path, frame
 
 
 def test_nan_from_the_network_is_an_error_and_nothing_is_written(small_bundle, tmp_path, monkeypatch):
-    from cdm_export.refine import refine
+    from cdm_export.predict.frames import refine
     from runtimes.errors import ParityError
     from runtimes.sources import open_source
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from runtimes import sidecar
+from runtimes import local_results
 from runtimes.backends import BACKENDS
 from runtimes.bundle import Bundle, Verdict
 from runtimes.errors import InputError, ParityError
@@ -31,7 +31,7 @@ def learn(bundle, backend, outcome="passed", p50=None, **changed):
         mean_mm=1e-3,
         reference="r",
     )
-    local = sidecar.LocalVerdict(
+    local = local_results.LocalVerdict(
         backend=backend,
         precision="fp32",
         artefact=bundle.manifest.artefacts[0].identity,
@@ -40,7 +40,7 @@ def learn(bundle, backend, outcome="passed", p50=None, **changed):
         verdict=verdict,
         p50_ms=p50,
     )
-    return sidecar.save(bundle, local.model_copy(update=changed))
+    return local_results.save(bundle, local.model_copy(update=changed))
 
 
 def test_without_measurement_the_stated_order(bundle):

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from cdm_export.engine.builder import BuildPlan, configure
+from cdm_export.tensorrt.builder import BuildPlan, configure
 from parity_tests.engine_bundle import TYPING
 from runtimes import tensorrt_api as api
 from runtimes.errors import BackendUnavailable, EngineBuildError
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("runtimes/tensorrt.py", "runtimes/tensorrt_api.py", "cdm_export/engine/builder.py",
-           "cdm_export/engine/build_worker.py")  # fmt: skip
+SOURCES = ("runtimes/tensorrt.py", "runtimes/tensorrt_api.py", "cdm_export/tensorrt/builder.py",
+           "cdm_export/tensorrt/worker.py")  # fmt: skip
 SURFACE = json.loads((Path(__file__).parent / "tensorrt_api_surface.json").read_text())
 VERSIONS = SURFACE["versions"]
 SUPPORTED = [version for version in VERSIONS if not version.startswith("8")]

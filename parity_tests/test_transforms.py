@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdm_export.coreml_export import coreml_rules
-from cdm_export.onnx_export import export_onnx
+from cdm_export.coreml.convert import coreml_rules
+from cdm_export.onnx.convert import export_onnx
 from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialise
 from cdm_export.transforms.fused_attention import FusedCore
+from reference_model.backbones.vit import DinoV2, SelfAttention
 from reference_model.boundary import ImageNormalisation, OnBoundary
 from reference_model.cdm.network import RepeatChannels, TokenPairFusion
-from reference_model.vit import DinoV2, SelfAttention
 from runtimes.contract import Size
 from runtimes.coreml_target import TARGETS
 

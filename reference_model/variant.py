@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from reference_model.config import ChannelOrder
 from reference_model.sections import Section
 from runtimes.contract import ModelContract
-from runtimes.typed_graph import Island
+from runtimes.graph_precision import Island
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,7 +3,7 @@
 from runtimes.contract import ModelContract, Semantics, Size
 from runtimes.errors import CdmExportError
 from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.metres import KnownRange, SensorAlignment
+from runtimes.metric_scale import KnownRange, SensorAlignment
 from runtimes.opening import open
 from runtimes.pipeline import DepthPipeline
 

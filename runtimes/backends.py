@@ -93,7 +93,7 @@ BACKENDS: dict[str, Backend] = {
                 "onnx", _ONNXRUNTIME),
         Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _ONNXRUNTIME),
-        Backend("coreml-reference", "cdm_export.coreml_reference.runtime", "coremltools", _INSTALL_COREML, "cpu",
+        Backend("coreml-reference", "cdm_export.coreml.interpreter.runtime", "coremltools", _INSTALL_COREML, "cpu",
                 "coreml", _PACKAGES, verifies_only=True),
     )
 }  # fmt: skip

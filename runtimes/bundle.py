@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.errors import BundleError
+from runtimes.graph_precision import GraphAudit, Rewrite, Typing
 from runtimes.hashing import cached_sha256, sha256_of
-from runtimes.quantisation import Dropped, Quantisation
-from runtimes.typed_graph import GraphAudit, Rewrite, Typing
+from runtimes.quantization import Dropped, Quantisation
 
 SCHEMA_VERSION = 1
 """Of the manifest; a bundle of another version is refused."""

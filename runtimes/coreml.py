@@ -255,7 +255,7 @@ def _measured(compiled: Path, identity: str, file: Path, contract: ModelContract
 def _try(job: TryJob) -> Attempt:
     """One set of compute units in a process of its own: whatever dies, dies there."""
     try:
-        done = run_isolated("runtimes.coreml", job, f"Core ML on {job.units}", lambda message: None)
+        done = run_isolated(__name__, job, f"Core ML on {job.units}", lambda message: None)
     except BackendCrashed as error:
         return Attempt(units=job.units, p50_ms=None, failure=error.message, residency={})
     except CdmExportError as error:

@@ -5,7 +5,7 @@ from typing import Literal
 from runtimes.bundle import FileRecord, State, Verdict
 from runtimes.contract import INTEGER, ModelContract, Precision, Record
 from runtimes.nvidia import Gpu
-from runtimes.quantisation import SpeedComparison
+from runtimes.quantization import SpeedComparison
 
 ENGINE_SCHEMA = 1
 """Of ``engine.json``; an engine with another one is rebuilt."""

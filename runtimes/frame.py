@@ -106,7 +106,7 @@ class DepthResult:
     health: Health
     """Whether to trust it."""
     scaled: str = ""
-    """How relative values became metres (``runtimes/metres.py``); empty where the network predicts what they are."""
+    """How relative values became metres (``metric_scale.py``); empty where the network predicts what they are."""
 
     @property
     def depth_m(self) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What this machine is: names for sidecars and for messages."""
+"""What this machine is: names for local results and for messages."""
 
 import hashlib
 import importlib.metadata

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtimes import engines, sidecar
+from runtimes import engines, local_results
 from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
 from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
 from runtimes.contract import execution_name
@@ -87,7 +87,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
         )
     if backend != "auto" and wanted[0].format == "checkpoint":
         return Choice(wanted[0], None, "fp32", None, False)
-    locals_ = sidecar.load(bundle, batch)
+    locals_ = local_results.load(bundle, batch)
     failed: list[str] = []
     unbuilt = False
     options: list[tuple[float, Choice]] = []

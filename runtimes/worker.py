@@ -48,7 +48,7 @@ class Outcome(Record):
 def run_job(job: Job, on_frame: Callable[[], None] = lambda: None) -> Outcome:
     """Run a job; ``on_frame`` is called after each frame. Raises what the backend raises."""
     what = f"backend '{job.backend}' running {Path(job.path).name}"
-    return Outcome.model_validate(run_isolated("runtimes.worker", job, what, lambda message: on_frame()))
+    return Outcome.model_validate(run_isolated(__name__, job, what, lambda message: on_frame()))
 
 
 def _work(text: str) -> Outcome:

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from cdm_export.bench.environment import conditions, environment
+from cdm_export.bench.interleaved import Finished, Pace, Race, race
 from cdm_export.bench.power import PowerMeter
-from cdm_export.bench.race import Finished, Pace, Race, race
 from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.progress import Progress
-from runtimes import sidecar
+from runtimes import local_results
 from runtimes.backends import BACKENDS, Backend, get_backend
 from runtimes.bundle import Artefact, Bundle, Provenance
 from runtimes.contract import Size, execution_name
@@ -192,10 +192,10 @@ def _weights(provenance: Provenance) -> str:
 
 def _remember(bundle: Bundle, result: BenchResult, progress: Progress) -> None:
     """Keep the result for ``report``, and give ``auto`` the latencies of what was verified here."""
-    if sidecar.save_bench(bundle, result.model_dump_json(indent=1)) is None:
+    if local_results.save_bench(bundle, result.model_dump_json(indent=1)) is None:
         progress.note("the result could not be stored: neither the bundle nor the cache can be written")
-    known = {batch: sidecar.load(bundle, batch) for batch in bundle.manifest.batches}
+    known = {batch: local_results.load(bundle, batch) for batch in bundle.manifest.batches}
     for entry in result.entries:
         local = known[entry.batch].get((entry.backend, entry.precision))
         if local is not None and not entry.threads:
-            sidecar.save(bundle, local.model_copy(update={"p50_ms": entry.stages["inference"].p50}))
+            local_results.save(bundle, local.model_copy(update={"p50_ms": entry.stages["inference"].p50}))

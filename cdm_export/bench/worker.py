@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cdm_export.bench.result import STAGES
-from cdm_export.golden import load_reference, raw_frame
+from cdm_export.parity.golden import load_reference, raw_frame
 from runtimes.contract import Record
 from runtimes.frame import Timing
 from runtimes.isolated import report, requests, serve

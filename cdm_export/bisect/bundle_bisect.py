@@ -13,9 +13,9 @@ from cdm_export.bisect.report import BisectReport, make_report
 from cdm_export.bisect.search import STRATEGIES
 from cdm_export.bisect.stages import section_of, stages_in_order
 from cdm_export.bisect.torch_probe import TorchProbe
-from cdm_export.gates import GATES
-from cdm_export.golden import ReferenceFrame
-from cdm_export.image_boundary import fit_frame
+from cdm_export.parity.gates import GATES
+from cdm_export.parity.golden import ReferenceFrame
+from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
 from reference_model.registry import get_variant
 from runtimes.backends import get_backend, who_runs
@@ -23,10 +23,10 @@ from runtimes.bundle import Bundle
 from runtimes.contract import QUANTISED
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from runtimes.graph_precision import Typing
 from runtimes.nvidia import find_gpu
 from runtimes.opening import reference_path
 from runtimes.selection import boundary_of, executions
-from runtimes.typed_graph import Typing
 
 
 def bisect_bundle(

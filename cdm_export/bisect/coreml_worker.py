@@ -14,7 +14,7 @@ from runtimes.isolated import run_isolated, serve
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cdm_export.coreml_reference.package import Program
+    from cdm_export.coreml.interpreter.program import Program
 
 
 class ShowJob(Record):
@@ -69,7 +69,7 @@ class Shown(Record):
 def show(job: ShowJob) -> Shown:
     """Run a job. Raises BundleError, CheckpointError, BackendCrashed."""
     what = f"the Core ML reference showing stages of {Path(job.package).name}"
-    return Shown.model_validate(run_isolated("cdm_export.bisect.coreml_worker", job, what, lambda message: None))
+    return Shown.model_validate(run_isolated(__name__, job, what, lambda message: None))
 
 
 def stage_values(program: "Program", output: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ def stage_values(program: "Program", output: str) -> dict[str, str]:
 def _work(text: str) -> Shown:
     import torch
 
-    from cdm_export.coreml_reference.package import load_program
+    from cdm_export.coreml.interpreter.program import load_program
 
     job = ShowJob.model_validate_json(text)
     if job.threads:
@@ -117,7 +117,7 @@ def _inputs(job: ShowJob) -> "dict[str, Tensor]":
 
 
 def _values(job: ShowJob, program: "Program", wanted: Collection[str]) -> "dict[str, Tensor]":
-    from cdm_export.coreml_reference.machine import execute
+    from cdm_export.coreml.interpreter.execute import execute
 
     seen: dict[str, Tensor] = {}
 
@@ -163,7 +163,7 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
     """Nodes of the exported graph by name, in float32 PyTorch."""
     import torch
 
-    from cdm_export.coreml_export import coreml_rules, trace
+    from cdm_export.coreml.convert import coreml_rules, trace
     from cdm_export.transforms import specialise_for
     from reference_model.torch_runtime import load_boundary
     from runtimes.coreml_target import get_target

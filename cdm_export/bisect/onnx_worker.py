@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm_export.engine.stages import engine_showing
+from cdm_export.tensorrt.debug_engine import engine_showing
 from runtimes.backends import get_backend, load_runtime
 from runtimes.contract import ModelContract, Record
 from runtimes.isolated import run_isolated, serve
@@ -39,7 +39,7 @@ class Shown(Record):
 def show(job: ShowJob) -> dict[str, str]:
     """npy file by name of the output. Raises what the backend raises, BackendCrashed when it dies."""
     what = f"backend '{job.backend}' showing stages of {Path(job.path).name}"
-    done = run_isolated("cdm_export.bisect.onnx_worker", job, what, lambda message: None)
+    done = run_isolated(__name__, job, what, lambda message: None)
     return Shown.model_validate(done).files
 
 

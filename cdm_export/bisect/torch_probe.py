@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cdm_export.bisect.probe import Shapes
 from cdm_export.bisect.torch_worker import ShowJob, show
 from runtimes.contract import ModelContract
-from runtimes.typed_graph import Typing
+from runtimes.graph_precision import Typing
 
 
 class TorchProbe:

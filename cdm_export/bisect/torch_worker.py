@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cdm_export.onnx_names import original_path
+from cdm_export.onnx.node_names import original_path
 from reference_model.variant import NETWORK
 from runtimes.contract import ModelContract, Record
 from runtimes.errors import ParityError
+from runtimes.graph_precision import Typing
 from runtimes.isolated import run_isolated, serve
-from runtimes.typed_graph import Typing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Shown(Record):
 def show(job: ShowJob) -> Shown:
     """Run a job. Raises CheckpointError, ParityError, BackendUnavailable for an unknown precision, BackendCrashed."""
     what = f"PyTorch, computing stages in {job.precision},"
-    return Shown.model_validate(run_isolated("cdm_export.bisect.torch_worker", job, what, lambda message: None))
+    return Shown.model_validate(run_isolated(__name__, job, what, lambda message: None))
 
 
 def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run_frames, verify
+from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run, verify
 from cdm_export.cli.console import report_error
 from runtimes.errors import CdmExportError, InputError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 app.command("export")(export.command)
 app.command("build")(build.command)
-app.command("run")(run_frames.command)
+app.command("run")(run.command)
 app.command("verify")(verify.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)
@@ -43,7 +43,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-def run(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code; no traceback ever reaches a user for an error of theirs."""
     as_json = "--json" in arguments
 

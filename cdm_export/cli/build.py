@@ -9,7 +9,7 @@ from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import BundleArgument, Json, Quiet, run_inputs
 
 if TYPE_CHECKING:
-    from cdm_export.engine.build import BuildReport
+    from cdm_export.tensorrt.build import BuildReport
 
 
 class Target(str, Enum):
@@ -53,7 +53,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Engine for this device, tested on the golden frames; for RTX on any machine, also without a GPU."""
-    from cdm_export.engine.build import BuildRequest, build_bundle
+    from cdm_export.tensorrt.build import BuildRequest, build_bundle
 
     remedies = remedy is Remedy.auto if remedy is not None else precision == "auto"
     request = BuildRequest(bundle, target.value, precision, remedies, workspace, optimisation_level, force)
@@ -64,7 +64,7 @@ def command(
         return
     if quiet:
         return
-    from cdm_export.engine.words import evidence_lines
+    from cdm_export.tensorrt.describe import evidence_lines
     from runtimes.bundle import Bundle
 
     for outcome in report.outcomes:

@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """The main job on an embedded default: export, verify, refine a real frame."""
     from cdm_export.demo import run_demo
-    from cdm_export.refine import weights_warning
+    from cdm_export.predict.frames import weights_warning
 
     with progress(not quiet and not as_json) as shown:
         demo = run_demo(out, shown)

@@ -8,7 +8,7 @@ _MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]not here[/]", "problem": "[b
 
 def command(as_json: Json = False) -> None:
     """What this machine can build and run, and the exact command that adds the rest."""
-    from cdm_export.doctor import examine
+    from cdm_export.doctor.machine import examine
 
     findings = examine()
     if as_json:

@@ -11,12 +11,12 @@ from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
 from runtimes.contract import COMPRESSED, QUANTISED, Precision, Size
 from runtimes.coreml_target import NEWEST, get_target
 from runtimes.errors import InputError, ParityError
-from runtimes.typed_graph import LowPrecision
+from runtimes.graph_precision import LowPrecision
 
 if TYPE_CHECKING:
-    from cdm_export.backend_parity import BackendParity
-    from cdm_export.coreml_artefacts import CoremlRequest
-    from cdm_export.quantise.int8_artefacts import Int8Request
+    from cdm_export.coreml.artifacts import CoremlRequest
+    from cdm_export.parity.check_backend import BackendParity
+    from cdm_export.quantize.artifacts import Int8Request
     from runtimes.bundle import Bundle
 
 
@@ -97,8 +97,8 @@ def command(
     targets = _chosen("--target", target, ("onnx", "coreml"))
     precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision), "int8"))
     size = Size.parse(camera)
-    from cdm_export.export import ExportRequest, export_bundle
-    from cdm_export.export_report import failures
+    from cdm_export.export.bundle import ExportRequest, export_bundle
+    from cdm_export.export.parity_report import failures
 
     request = ExportRequest(
         out=out,
@@ -148,7 +148,7 @@ def command(
 
 
 def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> "Int8Request | None":
-    from cdm_export.quantise.int8_artefacts import Int8Request
+    from cdm_export.quantize.artifacts import Int8Request
 
     if "int8" not in precisions:
         if calibration is not None or keep_slower:
@@ -163,7 +163,7 @@ def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> 
 
 
 def _coreml(targets: list[str], target: str, fed: str, weights: str | None) -> "CoremlRequest | None":
-    from cdm_export.coreml_artefacts import CoremlRequest
+    from cdm_export.coreml.artifacts import CoremlRequest
 
     system = get_target(target)
     names = [] if weights is None else _chosen("--coreml-weights", weights, tuple(_SUFFIXES))

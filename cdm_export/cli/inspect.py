@@ -13,8 +13,8 @@ from runtimes.contract import ModelContract, Semantics
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from runtimes.quantisation import Quantisation
-    from runtimes.typed_graph import GraphAudit, Rewrite, Typing
+    from runtimes.graph_precision import GraphAudit, Rewrite, Typing
+    from runtimes.quantization import Quantisation
 
 
 def command(
@@ -23,14 +23,14 @@ def command(
     as_json: Json = False,
 ) -> None:
     """What is inside a bundle: contract, artefacts, verdicts, provenance; nothing is run."""
-    from cdm_export.engine.words import evidence_lines
-    from runtimes import engines, sidecar
+    from cdm_export.tensorrt.describe import evidence_lines
+    from runtimes import engines, local_results
     from runtimes.bundle import Bundle
     from runtimes.contract import Size
 
     opened = Bundle.open(bundle, full=full)
     manifest = opened.manifest
-    here = [local for batch in manifest.batches for local in sidecar.load(opened, batch).values()]
+    here = [local for batch in manifest.batches for local in local_results.load(opened, batch).values()]
     built = engines.scan(opened)
     if as_json:
         print_json(

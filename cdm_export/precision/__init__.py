@@ -1,5 +1,5 @@
 """Precision lives in the graph: which module computes in which type, decided from measured ranges, and checked.
 
 ``range_scan.py`` measures, ``plan.py`` decides, ``typed_modules.py`` types the network, ``rounded.py`` runs it with
-arithmetic that overflows, ``attention_fp32.py`` makes the second graph, ``audit.py`` counts what came out.
+arithmetic that overflows, ``onnx/`` writes the graphs and counts what came out.
 """

@@ -13,10 +13,10 @@ from torch import nn
 
 from cdm_export.transforms.attention import AttentionAround
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion, PairCore
-from reference_model.dpt import DptHead
-from reference_model.vit import Block, DinoV2, PatchEmbed
+from reference_model.backbones.dpt import DptHead
+from reference_model.backbones.vit import Block, DinoV2, PatchEmbed
 from runtimes.errors import ParityError
-from runtimes.typed_graph import Island, IslandKind, LowPrecision, Typing, within
+from runtimes.graph_precision import Island, IslandKind, LowPrecision, Typing, within
 
 LARGEST_FP16 = 65504.0
 MARGIN = 4.0

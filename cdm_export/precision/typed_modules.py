@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cdm_export.onnx_names import WRAPPED
-from reference_model.vit import Block, DinoV2
+from cdm_export.onnx.node_names import WRAPPED
+from reference_model.backbones.vit import Block, DinoV2
 from runtimes.errors import ParityError
-from runtimes.typed_graph import Typing, within
+from runtimes.graph_precision import Typing, within
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

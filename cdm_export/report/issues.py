@@ -7,10 +7,10 @@ Nothing is judged here: states and verdicts say why themselves, faults of Tensor
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cdm_export.doctor import REDUCED_PRECISION, examine
-from cdm_export.engine.known_issues import KNOWN_ISSUES
-from cdm_export.engine.records import machine_of
-from runtimes import engines, sidecar
+from cdm_export.doctor.machine import REDUCED_PRECISION, examine
+from cdm_export.tensorrt.known_issues import KNOWN_ISSUES
+from cdm_export.tensorrt.record import machine_of
+from runtimes import engines, local_results
 from runtimes.backends import BACKENDS
 from runtimes.bundle import Bundle, State
 from runtimes.engine_record import Machine
@@ -67,7 +67,7 @@ def _artefacts(bundle: Bundle) -> Iterator[Issue]:
 
 def _verdicts_here(bundle: Bundle) -> Iterator[Issue]:
     for batch in bundle.manifest.batches:
-        for local in sidecar.load(bundle, batch).values():
+        for local in local_results.load(bundle, batch).values():
             if not local.verdict.passed:
                 fault = f"{local.verdict.verdict} on this machine: {local.verdict.reason}"
                 yield Issue(f"{local.backend} {local.label}", fault, "auto leaves it alone.")

@@ -14,7 +14,7 @@ from cdm_export.bench.result import BenchResult, load_result, per_frame_note
 from cdm_export.report.charts import Point, latency_bars, scatter
 from cdm_export.report.issues import known_issues
 from cdm_export.report.sizes import SizeRow, compare_sizes
-from runtimes import engines, sidecar
+from runtimes import engines, local_results
 from runtimes.bundle import Bundle, Verdict
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.contract import Size
@@ -126,7 +126,7 @@ def _environment() -> Any:
 
 
 def _bench(bundle: Bundle, given: Path | None) -> BenchResult | None:
-    path = given or sidecar.find_bench(bundle)
+    path = given or local_results.find_bench(bundle)
     if path is None:
         return None
     result = load_result(path)
@@ -144,7 +144,7 @@ def _verdicts(bundle: Bundle) -> Iterator[_Row]:
         for verdict in artefact.verdicts:
             yield _Row(f"{verdict.backend} {artefact.label}", verdict, "where it was made", None)
     for batch in bundle.manifest.batches:
-        for local in sidecar.load(bundle, batch).values():
+        for local in local_results.load(bundle, batch).values():
             yield _Row(
                 f"{local.backend} {local.label}", local.verdict, "on this machine", local.p50_ms if batch == 1 else None
             )

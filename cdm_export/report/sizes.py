@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.golden import load_reference
-from cdm_export.yardstick import spread
-from runtimes import sidecar
+from cdm_export.parity.golden import load_reference
+from cdm_export.parity.normalization import spread
+from runtimes import local_results
 from runtimes.bundle import Bundle
 from runtimes.contract import Size
 from runtimes.errors import InputError
@@ -82,7 +82,7 @@ def _row(bundle: Bundle, difference: Depth | None) -> SizeRow:
     contract = bundle.manifest.contract
     passed = [
         (local.p50_ms, f"{local.backend} {local.precision}")
-        for local in sidecar.load(bundle).values()
+        for local in local_results.load(bundle).values()
         if local.verdict.passed and local.p50_ms is not None
     ]
     fastest = min(passed, default=None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cdm_export.transforms.conditions import pointwise
 from cdm_export.transforms.saving import Saving
-from reference_model.dpt import DptHead, FeatureFusion, upsample
+from reference_model.backbones.dpt import DptHead, FeatureFusion, upsample
 
 
 class EarlyConvolutionFusion(nn.Module):

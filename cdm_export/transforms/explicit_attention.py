@@ -14,7 +14,7 @@ from cdm_export.transforms.attention import AttentionAround
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
-from reference_model.vit import SelfAttention
+from reference_model.backbones.vit import SelfAttention
 
 
 class AttentionCore(nn.Module):

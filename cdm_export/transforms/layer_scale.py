@@ -10,7 +10,7 @@ from torch import nn
 
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
-from reference_model.vit import Block, LayerScale, Mlp, SwiGlu
+from reference_model.backbones.vit import Block, LayerScale, Mlp, SwiGlu
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
-from reference_model.dpt import DptHead
+from reference_model.backbones.dpt import DptHead
 
 
 class PhaseConvolution(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.transforms.saving import Saving
-from reference_model.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
+from reference_model.backbones.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
 
 
 class FixedPosition(nn.Module):

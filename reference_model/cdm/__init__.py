@@ -8,8 +8,8 @@ from reference_model.config import DINO_DPT_UNUSED, ChannelOrder
 from reference_model.sections import decoder_section, encoder_section
 from reference_model.variant import SeededRange, Variant, on_boundary
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
+from runtimes.graph_precision import Island, IslandKind
 from runtimes.processing.size import lower_bound_size
-from runtimes.typed_graph import Island, IslandKind
 
 if TYPE_CHECKING:
     from torch import nn

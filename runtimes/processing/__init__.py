@@ -20,7 +20,7 @@ def preprocess(
     ``image_buffer``: an earlier ``image`` that nobody needs any more, written instead of a new array.
     Raises InputError when the frame lacks what the contract needs, has a right image that no input takes, or has
     another size, and for a contract with an input that is not made here. Depth that no input takes is left alone: it
-    may give a scale afterwards (``runtimes/metres.py``).
+    may give a scale afterwards (``runtimes/metric_scale.py``).
     """
     made = ["image"] if contract.depth_input is None else ["image", "inverse_depth"]
     unknown = [spec.name for spec in contract.inputs if spec.name not in made]

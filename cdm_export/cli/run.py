@@ -1,0 +1,185 @@
+"""``cdm-export run``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cdm_export.cli.console import print_json, progress
+from cdm_export.cli.options import (
+    BackendName,
+    BundleArgument,
+    CheckpointOption,
+    DepthScale,
+    Fit,
+    Json,
+    PrecisionName,
+    Quiet,
+    Threads,
+)
+from runtimes.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from runtimes.contract import ModelContract
+    from runtimes.metric_scale import ToMetres
+    from runtimes.sources import FrameSource
+
+
+def command(
+    bundle: BundleArgument,
+    *,
+    source: Annotated[
+        str,
+        typer.Option("--input", "--rgb-image", help="Colour image; or a folder, frames.json, synthetic:N, sample."),
+    ],
+    depth: Annotated[
+        Path | None, typer.Option("--depth", "--depth-image", help="Depth image (16-bit PNG, or .npy in metres).")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", "--output", help=".npy (metres), .png (16-bit mm), or a folder for all.")
+    ],
+    metres: Annotated[
+        str | None,
+        typer.Option(
+            "--metres",
+            metavar="NEAR:FAR|sensor",
+            help="Give relative depth metres: nearest and farthest pixel are known, or scale and shift from --depth.",
+        ),
+    ] = None,
+    colours: Annotated[
+        str, typer.Option("--colours", help="Colour map: inferno, magma, plasma, viridis, turbo or grey.")
+    ] = "inferno",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
+    depth_scale: DepthScale = 1000.0,
+    max_depth: Annotated[
+        float | None, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")
+    ] = None,
+    far: Annotated[float | None, typer.Option("--far", help="Metres; depth beyond is invalid.")] = None,
+    fit: Fit = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad frame of a folder.")] = False,
+    checkpoint: CheckpointOption = None,
+    threads: Threads = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run one frame or a folder of frames: metres, 16-bit millimetres and a picture.
+
+    Relative depth has no metres: then it is the values, their range in 16 bits, and a picture without a scale.
+    """
+    from cdm_export.predict.frames import check_output, refine_source, weights_warning
+    from cdm_export.predict.pictures import COLOURS
+    from runtimes.bundle import Bundle
+    from runtimes.opening import open_choice
+    from runtimes.selection import choose
+
+    opened = Bundle.open(bundle)
+    contract = opened.manifest.contract
+    choice = choose(opened, backend, precision)
+    if colours not in COLOURS:
+        raise InputError(f"unknown colour map '{colours}'. {did_you_mean(colours, list(COLOURS))}")
+    to_metres = _to_metres(metres, contract, max_depth, far)
+    reads_depth = contract.depth_input is not None or (to_metres is not None and to_metres.needs_depth)
+    if depth is not None and not reads_depth and not contract.metric:
+        raise InputError(
+            f"{contract.model} does not read the depth image {depth}",
+            "Align to it with --metres sensor, or leave it out.",
+        )
+    frames = _source(source, depth, depth_scale, contract, fit, reads_depth)
+    check_output(out, frames, bundle)
+    warning = weights_warning(opened.manifest)
+    bad: dict[str, str] = {}
+    refined = []
+    with progress(not quiet and not as_json) as shown:
+        shown.stage(f"opening with {choice}")
+        with open_choice(
+            opened, choice, threads=threads, max_depth=max_depth, far=far, checkpoint=checkpoint
+        ) as pipeline:
+            if warning:
+                shown.note(warning)
+            for unpaired in frames.unpaired:
+                shown.note(f"{unpaired} has no partner and is left out")
+            shown.stage(f"running {len(frames)} frame(s)", len(frames))
+
+            def on_bad(name: str, error: InputError) -> None:
+                bad[name] = error.message
+                shown.note(f"skipped: {error}")
+                shown.step()
+
+            single = len(frames) == 1
+            for item in refine_source(
+                pipeline,
+                frames,
+                out,
+                str(choice),
+                warning,
+                strict=strict or single,
+                on_bad=on_bad,
+                to_metres=to_metres,
+                colours=colours,
+            ):
+                refined.append(item)
+                for text in item.warnings:
+                    shown.note(text)
+                shown.step()
+            description = pipeline.describe()
+    if as_json:
+        print_json(
+            {
+                "backend": vars(description),
+                "choice": str(choice),
+                "parity": choice.verdict.model_dump(mode="json") if choice.verdict else None,
+                "frames": [item.to_json() for item in refined],
+                "skipped": bad,
+            }
+        )
+    elif not quiet:
+        print(str(choice))
+        for item in refined:
+            timing, health = item.result.timing, item.result.health
+            print(
+                f"{item.name}: {health.valid_share:.1%} valid, {timing.total:.0f} ms -> "
+                + ", ".join(map(str, item.files))
+                + (f" ({item.result.scaled})" if item.result.scaled else "")
+            )
+    if bad:
+        if not as_json:
+            print(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}", file=sys.stderr)
+        raise typer.Exit(InputError.exit_code)
+
+
+def _to_metres(
+    given: str | None, contract: "ModelContract", max_depth: float | None, far: float | None
+) -> "ToMetres | None":
+    from runtimes.metric_scale import KnownRange, SensorAlignment
+
+    if given is None:
+        return None
+    if contract.metric:
+        raise InputError(f"{contract.model} gives metres already", "Leave --metres out.")
+    if given == "sensor":
+        return SensorAlignment(max_depth or contract.max_depth, far or contract.far)
+    try:
+        near, farthest = map(float, given.split(":"))
+    except ValueError:
+        raise InputError(
+            f"--metres wants NEAR:FAR in metres, or sensor; got '{given}'", "For example --metres 0.5:10."
+        ) from None
+    return KnownRange(near, farthest)
+
+
+def _source(
+    source: str, depth: Path | None, depth_scale: float, contract: "ModelContract", fit: bool, reads_depth: bool
+) -> "FrameSource":
+    from runtimes.contract import Size
+    from runtimes.sources import open_source
+    from runtimes.sources.single import SingleSource
+
+    camera = Size(*contract.camera)
+    if depth is not None or (Path(source).is_file() and Path(source).suffix.lower() != ".json"):
+        if depth is None and reads_depth:
+            why = "refines sensor depth" if contract.depth_input else "is to be aligned to sensor depth"
+            raise InputError(f"{contract.model} {why}: {source} has no depth image", "Give it with --depth DEPTH.")
+        return SingleSource.open(Path(source), depth, depth_scale, camera, fit)
+    return open_source(source, depth_scale=depth_scale, camera=camera, fit=fit, needs_depth=reads_depth)

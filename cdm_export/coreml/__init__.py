@@ -1,0 +1,1 @@
+"""Core ML packages: conversion, compression, quantization, and an interpreter for any machine."""

@@ -1,0 +1,25 @@
+"""The backend ``coreml-reference``: verifies packages where there is no Mac; never chosen to run one."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from runtimes.backends import Backend
+from runtimes.contract import ModelContract
+from runtimes.errors import BackendUnavailable
+from runtimes.runtime import Runtime
+
+
+def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Runtime:
+    """Open a package.
+
+    Raises BackendUnavailable without PyTorch, which is the arithmetic here; BundleError for a package that does not
+    hold together, holds an operation unknown here, or was made for another contract.
+    """
+    if find_spec("torch") is None:
+        raise BackendUnavailable(
+            f"backend '{backend.name}' computes with PyTorch, which is not installed here",
+            "Add it with: pip install 'cdm-export[export,coreml]'",
+        )
+    from cdm_export.coreml.interpreter.session import open_package
+
+    return open_package(path, contract, precision, threads)

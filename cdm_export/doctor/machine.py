@@ -1,0 +1,151 @@
+"""What this machine can build and run, and the exact command that adds the rest. Nothing heavy is imported."""
+
+import platform
+import shutil
+
+from cdm_export.doctor.check import Finding
+from cdm_export.doctor.nvidia import nvidia_findings
+from runtimes.backends import BACKENDS
+from runtimes.cache import cache_dir
+from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
+from runtimes.nvidia import available_memory
+
+INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
+"""Command that adds everything exporting needs."""
+REDUCED_PRECISION = "reduced precision"
+"""Subject of the finding on what the processor computes faster than float32."""
+_FAST = {
+    "BF16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "FP16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+    "INT8": {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"},
+}
+"""Instructions of which any one makes a precision fast; without them libraries compute in float32 with casts around."""
+_EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "scikit-image")
+
+
+def examine() -> list[Finding]:
+    """Look at everything; never raises for what it finds."""
+    return [
+        _machine(),
+        _reduced_precision(),
+        _memory(),
+        _disk(),
+        _opencv(),
+        *_backends(),
+        _export(),
+        *nvidia_findings(),
+        *_conflicts(),
+    ]
+
+
+def _machine() -> Finding:
+    fast = [name for name in ("avx512_bf16", "avx512_vnni", "amx_tile", "asimddp", "i8mm") if name in cpu_features()]
+    return Finding(
+        "machine",
+        "ok",
+        f"{cpu_name()}, {usable_cpus()} usable processor(s), {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}{', ' + ' '.join(fast) if fast else ''}",
+    )
+
+
+def _reduced_precision() -> Finding:
+    fast = [name for name, flags in _FAST.items() if flags & cpu_features()]
+    slow = [name for name in _FAST if name not in fast]
+    if not slow:
+        return Finding(REDUCED_PRECISION, "ok", f"the processor has instructions for {', '.join(fast)}")
+    return Finding(
+        REDUCED_PRECISION,
+        "missing",
+        f"the processor has no instructions for {', '.join(slow)}: such graphs are right on it, and rarely faster than "
+        f"FP32{'; it has them for ' + ', '.join(fast) if fast else ''}",
+        "cdm-export bench BUNDLE",
+    )
+
+
+def _memory() -> Finding:
+    free, total = (size / 2**30 for size in available_memory())
+    if not total:
+        return Finding("memory", "ok", "not told by this system")
+    return Finding("memory", "ok", f"{free:.1f} of {total:.1f} GiB available; exporting cdm-vitl takes about 4 GiB")
+
+
+def _disk() -> Finding:
+    place = next(path for path in (cache_dir(), *cache_dir().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    return Finding(
+        "cache",
+        "ok" if free >= 4 else "problem",
+        f"{free:.1f} GiB free under {cache_dir()} (move it with $CDM_EXPORT_CACHE)",
+    )
+
+
+def _opencv() -> Finding:
+    import cv2
+
+    build = cv2.getBuildInformation()
+    camera = next((line for line in build.splitlines() if "GStreamer" in line), "")
+    if platform.machine() == "aarch64" and "YES" not in camera:
+        return Finding(
+            "opencv",
+            "problem",
+            f"OpenCV {cv2.__version__} has no GStreamer: the pip wheel hides JetPack's build, and CSI cameras are gone",
+            "pip uninstall opencv-python, in an environment made with --system-site-packages",
+        )
+    return Finding("opencv", "ok", f"OpenCV {cv2.__version__}")
+
+
+def _backends() -> list[Finding]:
+    findings = []
+    for backend in (backend for backend in BACKENDS.values() if not backend.engine):
+        library, version = backend.library, backend.version
+        subject = f"backend {backend.name}"
+        if not backend.installed:
+            findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))
+        elif backend.device == "apple" and platform.system() != "Darwin":
+            detail = f"{library} {version} makes packages here; a Mac runs them"
+            findings.append(Finding(subject, "missing", detail, "cdm-export verify BUNDLE --backend coreml-reference"))
+        elif backend.device == "cuda" and not _has_provider(backend.name):
+            findings.append(
+                Finding(
+                    subject,
+                    "missing",
+                    f"{library} {version} is a build without it",
+                    f"pip uninstall {library} && {backend.install}",
+                )
+            )
+        else:
+            findings.append(Finding(subject, "ok", f"{library} {version}, runs {', '.join(backend.precisions)}"))
+    return findings
+
+
+def _has_provider(backend: str) -> bool:
+    import onnxruntime
+
+    from runtimes.onnxruntime import PROVIDERS
+
+    return PROVIDERS[backend] in onnxruntime.get_available_providers()
+
+
+def missing_to_export() -> list[str]:
+    """Distributions that exporting needs and this environment lacks."""
+    return [name for name in _EXPORT if version_of(name) is None]
+
+
+def _export() -> Finding:
+    if missing := missing_to_export():
+        return Finding("export", "missing", f"exporting also needs {', '.join(missing)}", INSTALL_EXPORT)
+    return Finding("export", "ok", ", ".join(f"{name} {version_of(name)}" for name in _EXPORT))
+
+
+def _conflicts() -> list[Finding]:
+    """The CPU and GPU builds of ONNX Runtime install the same files over each other."""
+    if version_of("onnxruntime") and version_of("onnxruntime-gpu"):
+        return [
+            Finding(
+                "onnxruntime",
+                "problem",
+                "onnxruntime and onnxruntime-gpu are both installed: whichever came last wins, file by file",
+                "pip uninstall onnxruntime onnxruntime-gpu && pip install 'cdm-export[gpu]'",
+            )
+        ]
+    return []

@@ -1,0 +1,1 @@
+"""The export job: from weights to a published bundle."""

@@ -1,0 +1,1 @@
+"""ONNX graphs: conversion, names, types counted after the write."""

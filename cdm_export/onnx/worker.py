@@ -1,0 +1,304 @@
+"""Everything of an export that needs PyTorch, in a process of its own (``runtimes/isolated.py``).
+
+Reference outputs first, then the rewrites in place, then one ONNX file after another: the large model exists once, and
+all its memory is returned before the first backend verifies. Freeing it inside one process left 1.1 x the weights in
+the allocator.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_export import publish
+from cdm_export.onnx.batch import export_batch
+from cdm_export.onnx.convert import OPSET, OPSET_BF16, export_onnx
+from cdm_export.parity.golden import load_reference, save_output
+from cdm_export.progress import Progress, relay
+from reference_model.registry import get_variant
+from reference_model.variant import NETWORK, Variant
+from runtimes.bundle import Artefact, Provenance, State, Verdict
+from runtimes.contract import ModelContract, Precision, Record, execution_name
+from runtimes.graph_precision import GraphAudit, LowPrecision, Rewrite, Typing
+from runtimes.isolated import report, run_isolated, serve
+from runtimes.quantization import Quantisation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class MakeJob(Record):
+    """What to make."""
+
+    contract: ModelContract
+    """Model, sizes and channel order."""
+    checkpoint: str | None
+    """Checkpoint file; or ``random_weights``."""
+    random_weights: int | None
+    """Seed; or ``checkpoint``."""
+    frames: tuple[str, ...]
+    """npz files with the network's inputs; the reference's output is added to them."""
+    more_frames: tuple[str, ...]
+    """The same, of another boundary: they get the reference's output, and nothing is measured on them."""
+    low_precisions: tuple[LowPrecision, ...]
+    """What to make beside FP32."""
+    batch: int
+    """Frames at once of a second FP32 and a second FP16 graph; 1 makes none."""
+    folder: str
+    """Existing folder that takes ``PRECISION.onnx``."""
+    outputs: str
+    """Existing folder that takes ``torch-PRECISION-INDEX.npy``: raw outputs of the typed networks in PyTorch."""
+
+
+class MadeGraph(Record):
+    """One ONNX file."""
+
+    precision: Precision
+    """Of the graph."""
+    batch: int = 1
+    """Frames that go in at once."""
+    opset: int
+    """ONNX operator set."""
+    files: tuple[str, ...]
+    """File names in the folder, the graph first."""
+    versions: dict[str, str]
+    """Libraries that made it."""
+    typing: Typing | None
+    """How it was typed; None for FP32."""
+    graph: GraphAudit
+    """What came out."""
+
+    def artefact(
+        self,
+        folder: Path,
+        rewrites: dict[str, Rewrite],
+        state: State,
+        verdicts: Iterable[Verdict],
+        quantisation: Quantisation | None = None,
+    ) -> Artefact:
+        """For the manifest of the bundle in ``folder``."""
+        return Artefact(
+            name=f"onnx/{execution_name(self.precision, self.batch)}",
+            format="onnx",
+            precision=self.precision,
+            batch=self.batch,
+            opset=self.opset,
+            main=f"onnx/{self.files[0]}",
+            files=tuple(publish.record(folder, folder / "onnx" / name) for name in self.files),
+            producers=self.versions,
+            rewrites=rewrites,
+            typing=self.typing,
+            graph=self.graph,
+            quantisation=quantisation,
+            state=state,
+            verdicts=tuple(verdicts),
+        )
+
+
+class Made(Record):
+    """What was made."""
+
+    provenance: Provenance
+    """Where the weights came from."""
+    rewrites: dict[str, Rewrite]
+    """Exact rewrites, and what each saved."""
+    graphs: tuple[MadeGraph, ...]
+    """In order of making, FP32 first, those for a batch last."""
+    peaks: dict[str, float | None]
+    """Largest magnitude per module over all frames; empty when nothing was typed, None where it was not a number."""
+
+
+def make_onnx(job: MakeJob, progress: Progress) -> Made:
+    """Run the job. Raises CheckpointError for a checkpoint that cannot be used."""
+    what = "PyTorch, exporting the model,"
+    return Made.model_validate(run_isolated(__name__, job, what, relay(progress)))
+
+
+def _work(text: str) -> Made:
+    from reference_model.reference import exact_float32, run_reference
+    from reference_model.torch_runtime import make_boundary
+
+    job = MakeJob.model_validate_json(text)
+    contract = job.contract
+    variant = get_variant(contract.model)
+    exact_float32()
+    network, provenance = _load(job, variant)
+    boundary = variant.on_boundary(network, contract.channel_order).eval()
+    frames = (*job.frames, *job.more_frames)
+    report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(frames)})
+    for frame in frames:
+        raw = run_reference(boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
+        save_output(Path(frame), Path(frame), contract, raw)
+        report({"step": frame})
+    rewrites = _specialise(boundary, contract)
+    peaks: dict[str, float] = {}
+    if "fp16" in job.low_precisions:
+        peaks = _scan(boundary, job)
+    graphs = [_fp32(boundary, job)]
+    batches = _batch(boundary, graphs[0], job)
+    for precision in job.low_precisions:
+        if len(graphs) > 1:  # typing is in place: the network is made again from its weights
+            boundary = make_boundary(provenance.random_weights or Path(str(job.checkpoint)), contract)
+            _specialise(boundary, contract)
+        made = _low(boundary, variant, peaks, precision, job)
+        graphs += made
+        batches += _batch(boundary, made[0], job)
+    return Made(
+        provenance=provenance,
+        rewrites=rewrites,
+        graphs=(*graphs, *batches),
+        peaks={path: peak if np.isfinite(peak) else None for path, peak in peaks.items()},
+    )
+
+
+def _specialise(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
+    from cdm_export.transforms import specialise_for
+
+    savings = specialise_for(contract, boundary)
+    return {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
+
+
+def _scan(boundary: "nn.Module", job: MakeJob) -> dict[str, float]:
+    from cdm_export.precision.range_scan import RangeScan
+    from reference_model.reference import run_reference
+
+    report({"stage": "ranges of every module", "steps": len(job.frames)})
+    with RangeScan() as scan:
+        for frame in job.frames:
+            run_reference(boundary, job.contract, inputs_of(frame, job.contract))
+            report({"step": frame})
+    return scan.peaks
+
+
+def _fp32(boundary: "nn.Module", job: MakeJob) -> MadeGraph:
+    from cdm_export.onnx.audit import audit
+
+    report({"stage": "export to ONNX, fp32", "steps": 0})
+    path = Path(job.folder) / "fp32.onnx"
+    versions = export_onnx(boundary, job.contract, path, external_data=job.batch > 1)  # a batch's graph shares them
+    return made_graph("fp32", OPSET, path, versions, None, audit(path, None))
+
+
+def _low(
+    boundary: "nn.Module", variant: Variant, peaks: dict[str, float], precision: LowPrecision, job: MakeJob
+) -> list[MadeGraph]:
+    """Type the network in place; run it in PyTorch on every frame; write its graph, and for FP16 the second one."""
+    from cdm_export.onnx.audit import audit
+    from cdm_export.onnx.fp32_attention import attention_in_fp32, write_with_fp32_attention
+    from cdm_export.precision.plan import plan
+    from cdm_export.precision.rounded import RoundedProducts
+    from cdm_export.precision.typed_modules import type_network
+    from cdm_export.transforms.explicit_attention import AttentionCore
+    from reference_model.reference import run_reference
+
+    network = boundary.get_submodule(NETWORK)
+    typing = plan(network, peaks, variant.islands, precision)
+    modules = dict(network.named_modules())
+    cores = [path for path in modules if isinstance(modules[path], AttentionCore) and not typing.computes_in_fp32(path)]
+    if precision == "fp16":  # in BF16 it is every block, for resolution
+        for block, why in typing.residuals.items():
+            report({"note": f"{precision}: {block} keeps an FP32 residual stream: {why}"})
+    type_network(network, typing)
+    report({"stage": f"{precision} in PyTorch, with arithmetic that overflows", "steps": len(job.frames)})
+    for index, frame in enumerate(job.frames):
+        with RoundedProducts():
+            raw = run_reference(boundary, job.contract, inputs_of(frame, job.contract))
+        np.save(Path(job.outputs) / f"torch-{precision}-{index}.npy", raw[job.contract.outputs[0].name])
+        report({"step": frame})
+    report({"stage": f"export to ONNX, {precision}", "steps": 0})
+    path = Path(job.folder) / f"{precision}.onnx"
+    opset = OPSET if precision == "fp16" else OPSET_BF16
+    # In a file of their own, so that the second graph can share them.
+    versions = export_onnx(boundary, job.contract, path, opset=opset, external_data=True)
+    graphs = [made_graph(precision, opset, path, versions, typing, audit(path, typing))]
+    if precision == "fp16":
+        second, retyped = path.with_name("fp16-attn32.onnx"), attention_in_fp32(typing, cores)
+        write_with_fp32_attention(path, second, cores)
+        made = made_graph("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
+        graphs.append(made.model_copy(update={"files": (second.name, f"{path.name}.data")}))
+    return graphs
+
+
+def _batch(boundary: "nn.Module", single: MadeGraph, job: MakeJob) -> list[MadeGraph]:
+    """The graph for a batch beside the one for a frame; BF16 files are for engines, which take one frame."""
+    from cdm_export.onnx.audit import audit
+
+    if job.batch == 1 or single.precision == "bf16":
+        return []
+    name = execution_name(single.precision, job.batch)
+    report({"stage": f"export to ONNX, {name}", "steps": 0})
+    path = Path(job.folder) / f"{name}.onnx"
+    versions = export_batch(boundary, job.contract.batched(job.batch), path, path.with_name(single.files[0]))
+    graph = audit(path, single.typing)
+    files = (path.name, *single.files[1:])
+    return [single.model_copy(update={"batch": job.batch, "files": files, "versions": versions, "graph": graph})]
+
+
+def made_graph(
+    precision: Precision,
+    opset: int,
+    path: Path,
+    versions: dict[str, str],
+    typing: Typing | None,
+    graph: GraphAudit,
+) -> MadeGraph:
+    """The account of a graph that was written to ``path``, with its weights' file where it has one."""
+    data = path.with_name(f"{path.name}.data")
+    return MadeGraph(
+        precision=precision,
+        opset=opset,
+        files=(path.name, data.name) if data.exists() else (path.name,),
+        versions=versions,
+        typing=typing,
+        graph=graph,
+    )
+
+
+def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
+    if job.random_weights is not None:
+        return _seeded(job, variant, job.random_weights)
+    from reference_model.checkpoint import load_network
+
+    assert job.checkpoint is not None
+    path = Path(job.checkpoint)
+    report({"stage": f"checkpoint {path.name}", "steps": 0})
+    network, checkpoint, loaded = load_network(path, variant)
+    for note in loaded.notes():
+        report({"note": note})
+    if checkpoint.ignored:
+        report({"note": f"foreign Python objects in the file were not loaded: {', '.join(checkpoint.ignored)}"})
+    return network, Provenance(
+        checkpoint=path.name, sha256=checkpoint.sha256, random_weights=None, licence=variant.licence
+    )
+
+
+def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Provenance]":
+    import torch
+
+    from reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
+
+    report({"stage": f"seeded random weights for {variant.name}", "steps": 0})
+    report(
+        {
+            "note": f"random weights (seed {seed}), range-calibrated to {variant.seeded_range.words}: they prove the "
+            "plumbing, the depth means nothing"
+        }
+    )
+    network = seeded_network(variant, seed)
+    inputs = inputs_of(job.frames[0], job.contract)
+    tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in job.contract.inputs)
+    weights = calibrate_range(network, variant, job.contract.channel_order, tensors, seed)
+    identity = state_dict_sha256(network)
+    return network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, licence="")
+
+
+def inputs_of(frame: str, contract: ModelContract) -> dict[str, NDArray[np.float32]]:
+    """The network's inputs of a frame on disk, by name."""
+    arrays = load_reference(Path(frame))
+    return {spec.name: arrays[spec.name] for spec in contract.inputs}
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,82 @@
+"""The boundary of an artefact that is fed an 8-bit image: its contract, its frames, and what the 8 bits cost.
+
+Its truth is the same network fed the same image, in floats: the reference has no other boundary than the bundle's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cdm_export.parity.compare import compare
+from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame, save_arrays, save_output
+from runtimes.bundle import InputLoss
+from runtimes.contract import ModelContract
+from runtimes.errors import InputError
+from runtimes.processing import preprocess
+
+_IMAGE = "image"
+_UNIT = "red, green, blue, 0..255"
+
+
+def image_contract(contract: ModelContract) -> ModelContract:
+    """The contract of the same network behind an 8-bit image."""
+    inputs = tuple(
+        spec.model_copy(update={"dtype": "uint8", "unit": _UNIT}) if spec.name == _IMAGE else spec
+        for spec in contract.inputs
+    )
+    return contract.model_copy(update={"inputs": inputs, "image_resize": "cubic_8bit"})
+
+
+def fit_frame(frame: ReferenceFrame, contract: ModelContract, folder: Path) -> ReferenceFrame:
+    """The frame as a contract is fed: itself, or a copy in ``folder`` whose 8-bit image became floats.
+
+    Raises InputError the other way round: the levels would be rounded twice.
+    """
+    arrays = load_reference(frame.path)
+    (expected,) = {spec.dtype for spec in contract.inputs if spec.name == _IMAGE}
+    if arrays[_IMAGE].dtype == expected:
+        return frame
+    if expected != "float32":
+        raise InputError(
+            f"frame {frame.name} was made for floats, what it is meant for takes an 8-bit image",
+            "Compare the other way round.",
+        )
+    path = folder / f"float-{frame.path.name}"
+    save_arrays(path, {**arrays, _IMAGE: arrays[_IMAGE].astype(np.float32) / np.float32(255)})
+    return ReferenceFrame(frame.name, path)
+
+
+@dataclass(frozen=True)
+class ImageFrames:
+    """Frames of an image boundary while an export makes them."""
+
+    contract: ModelContract
+    """Of the boundary."""
+    frames: list[ReferenceFrame]
+    """With the 8-bit image; the reference's part is added by ``finish``."""
+    fed: list[ReferenceFrame]
+    """What the reference is fed for them."""
+
+    def finish(self, references: list[ReferenceFrame]) -> InputLoss:
+        """Add what the reference made of ``fed``; what that lost against ``references``, the same frames in floats."""
+        losses = []
+        for frame, fed, reference in zip(self.frames, self.fed, references, strict=True):
+            output = load_reference(fed.path)["raw_output"]
+            save_output(frame.path, frame.path, self.contract, output)
+            exact = load_reference(reference.path)["raw_output"]
+            losses.append(compare(frame.name, exact, output, self.contract, "fp16").depth)
+        worst = max(losses, key=lambda loss: float("inf") if loss.mean is None else loss.mean)
+        return InputLoss.model_validate(worst.model_dump(include=set(InputLoss.model_fields)))
+
+
+def image_frames(references: list[ReferenceFrame], contract: ModelContract, folder: Path, fed: Path) -> ImageFrames:
+    """``references`` behind an 8-bit image, in ``folder``; what the reference is fed for them, in ``fed``."""
+    behind_image = image_contract(contract)
+    frames = []
+    for reference in references:
+        arrays = load_reference(reference.path)
+        path = folder / f"image-{reference.path.name}"
+        save_arrays(path, {**arrays, **preprocess(raw_frame(arrays), behind_image)})
+        frames.append(ReferenceFrame(reference.name, path))
+    return ImageFrames(behind_image, frames, [fit_frame(frame, contract, fed) for frame in frames])

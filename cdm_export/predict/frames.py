@@ -1,0 +1,215 @@
+"""Run frames and write what a person or a robot wants: metres, 16-bit millimetres, a picture.
+
+Relative inverse depth stays what it is, and is never called metres, unless somebody says how it becomes them.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_export.predict.pictures import DEFAULT_COLOURS, prediction_picture, refinement_picture, write_png
+from reference_model.weights import bundled_checkpoint
+from runtimes.bundle import Manifest
+from runtimes.cache import write_atomically
+from runtimes.errors import InputError, ParityError
+from runtimes.frame import DepthResult
+from runtimes.hashing import cached_sha256
+from runtimes.metric_scale import ToMetres
+from runtimes.pipeline import DepthPipeline
+from runtimes.sources import FrameSource, SourceFrame, check_depth
+
+RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth means nothing"
+"""On everything that seeded random weights made."""
+DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained briefly on rendered rooms; not for use on a robot"
+"""On everything that the weights shipped with the package made; their model card has figures."""
+_PNG_LIMIT_MM = 65535
+"""A 16-bit PNG in millimetres ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
+
+
+def weights_warning(manifest: Manifest) -> str:
+    """What must stand beside every result of these weights; empty for weights that are the user's own."""
+    if manifest.provenance.random_weights:
+        return RANDOM_WARNING
+    shipped = bundled_checkpoint(manifest.contract.model)
+    if shipped is not None and cached_sha256(shipped) == manifest.provenance.sha256:
+        return DEMONSTRATION_WARNING
+    return ""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """One frame, refined and written."""
+
+    name: str
+    """Name of the frame."""
+    result: DepthResult
+    """What the pipeline gave."""
+    files: tuple[Path, ...]
+    """What was written."""
+    warnings: tuple[str, ...]
+    """What a person should know about the frame."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures of the frame, not its pixels."""
+        values = self.result.values[self.result.valid]
+        quantiles = [float(value) for value in np.percentile(values, (1, 50, 99))] if values.size else None
+        return {
+            "frame": self.name,
+            "files": [str(path) for path in self.files],
+            "unit": self.result.unit,
+            "depth_p1_p50_p99" if self.result.unit == "m" else f"{self.result.semantics.value}_p1_p50_p99": quantiles,
+            "scaled": self.result.scaled,
+            "health": vars(self.result.health),
+            "timing_ms": vars(self.result.timing),
+            "warnings": list(self.warnings),
+        }
+
+
+def outputs(out: Path, name: str) -> dict[str, Path]:
+    """Files of one frame by kind: ``.npy``, ``.png`` and ``.view.png`` in the folder ``out``, or the one file it is."""
+    if out.suffix in (".npy", ".png"):
+        return {out.suffix: out}
+    return {kind: out / f"{name}{kind}" for kind in (".npy", ".png", ".view.png")}
+
+
+def check_output(out: Path, source: FrameSource, bundle: Path) -> None:
+    """Raise InputError unless results can be written without touching an input or the bundle; before anything runs."""
+    single = out.suffix in (".npy", ".png")
+    if single and len(source) > 1:
+        raise InputError(f"-o {out} is one file, but there are several frames", "Give a folder.")
+    if single and out.is_dir():
+        raise InputError(f"-o {out} is a folder", "Give a file, or a folder whose name does not end in .npy or .png.")
+    if not single and out.exists() and not out.is_dir():
+        raise InputError(f"-o {out} is a file of an unknown kind: expected .npy, .png or a folder")
+    folder = out.parent if single else out
+    if folder.resolve().is_relative_to(bundle.resolve()):
+        raise InputError(f"-o {out} is inside the bundle, which is never changed", "Choose another -o.")
+    planned = [path.resolve() for name in source.names for path in outputs(out, name).values()]
+    inputs = {path.resolve() for path in source.files}
+    clash = next((path for path in planned if path in inputs), None)
+    if clash is not None:
+        raise InputError(f"-o {out} would write over the input {clash}", "Choose another -o.")
+    if len(set(planned)) < len(planned):
+        raise InputError(f"several frames would write the same file in {out}", "Rename the frames.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".cdm-export-writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}", "Choose another -o.") from error
+
+
+def refine_source(
+    pipeline: DepthPipeline,
+    source: FrameSource,
+    out: Path,
+    caption: str,
+    warning: str,
+    *,
+    strict: bool,
+    on_bad: Callable[[str, InputError], None],
+    to_metres: ToMetres | None = None,
+    colours: str = DEFAULT_COLOURS,
+) -> Iterator[Refined]:
+    """``refine`` every frame. A bad one goes to ``on_bad`` and is skipped, or with ``strict`` raises InputError."""
+    for index, name in enumerate(source.names):
+        try:
+            yield refine(pipeline, source.load(index), out, caption, warning, to_metres, colours)
+        except InputError as error:
+            if strict:
+                raise
+            on_bad(name, error)
+
+
+def refine(
+    pipeline: DepthPipeline,
+    source: SourceFrame,
+    out: Path,
+    caption: str,
+    warning: str,
+    to_metres: ToMetres | None = None,
+    colours: str = DEFAULT_COLOURS,
+) -> Refined:
+    """Run one frame and write it.
+
+    ``out`` ending in ``.npy`` takes float32 metres, in ``.png`` 16-bit millimetres; any other is a folder and takes
+    both and a picture. Of output without metres (``to_metres`` may give it some) ``.npy`` takes the values and ``.png``
+    their range in this frame. Raises InputError when sensor depth is wanted and no pixel has a reading, or when
+    ``to_metres`` finds no scale; ParityError when the network's output holds NaN or Inf; nothing is written then.
+    """
+    reads_depth = pipeline.contract.depth_input is not None or (to_metres is not None and to_metres.needs_depth)
+    warnings = check_depth(source, pipeline.contract.max_depth) if reads_depth else []
+    result = pipeline(source.frame)
+    if result.health.non_finite_share > 0:
+        share = result.health.non_finite_share
+        raise ParityError(
+            f"{source.name}: {share:.2%} of the network's output is NaN or Inf: nothing written",
+            "Find out which backend is at fault with: cdm-export verify BUNDLE",
+        )
+    if to_metres is not None:
+        try:
+            result = to_metres(result, source.frame)
+        except InputError as error:
+            raise InputError(f"{source.name}: {error.message}", error.next_step) from error
+    files = outputs(out, source.name)
+    if ".npy" in files:
+        _write_npy(files[".npy"], result)
+    if ".png" in files and result.unit != "m":
+        low, high = _write_range(files[".png"], result)
+        warnings.append(f"0 to 65535 in {files['.png'].name} is {low:.4g} to {high:.4g} of this frame, without a unit")
+    elif ".png" in files:
+        too_far = _write_millimetres(files[".png"], result)
+        if too_far:
+            warnings.append(f"{too_far} pixel(s) beyond 65.535 m are 0 in {files['.png'].name}: 16 bits hold no more")
+    if ".view.png" in files:
+        label = f"{source.name}: {caption}" + (f", {result.scaled}" if result.scaled else "")
+        write_png(files[".view.png"], _picture(pipeline, source, result, label, warning, colours))
+    return Refined(source.name, result, tuple(files.values()), tuple(warnings))
+
+
+def _picture(
+    pipeline: DepthPipeline, source: SourceFrame, result: DepthResult, label: str, warning: str, colours: str
+) -> NDArray[np.uint8]:
+    """With the sensor's depth where there is one to compare metres with."""
+    rgb, sensor, metric = source.frame.rgb, source.frame.depth, result.unit == "m"
+    if sensor is None or not metric:
+        return prediction_picture(rgb, result.values, metric, label, warning, colours=colours)
+    word = "predicted" if pipeline.contract.depth_input is None else "refined"
+    return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colours=colours)
+
+
+def _write_npy(path: Path, result: DepthResult) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, result.values, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def _write_millimetres(path: Path, result: DepthResult) -> int:
+    """Write a 16-bit PNG; returns how many pixels were too far for it."""
+    millimetres = np.rint(result.depth_m.astype(np.float64) * 1000)
+    too_far = millimetres > _PNG_LIMIT_MM
+    image: NDArray[np.uint16] = np.where(too_far, 0, millimetres).astype(np.uint16)
+    _write_16_bits(path, image)
+    return int(too_far.sum())
+
+
+def _write_range(path: Path, result: DepthResult) -> tuple[float, float]:
+    """Write the values' range in this frame, stretched over 16 bits; returns it."""
+    valid = result.values[result.valid].astype(np.float64)
+    low, high = (float(valid.min()), float(valid.max())) if valid.size else (0.0, 0.0)
+    share = (result.values.astype(np.float64) - low) / (high - low if high > low else 1.0)
+    _write_16_bits(path, np.where(result.valid, np.rint(65535 * share), 0).astype(np.uint16))
+    return low, high
+
+
+def _write_16_bits(path: Path, image: NDArray[np.uint16]) -> None:
+    written, data = cv2.imencode(".png", image)
+    assert written
+    write_atomically(path, data.tobytes())

@@ -1,1 +1,0 @@
-"""INT8: calibrate, smooth, decide what is worth quantising, write it into the graph, keep it only where it pays."""

@@ -1,0 +1,89 @@
+"""Which layers of a specialised network may be quantised, and which of them stand or fall together."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cdm_export.transforms.phase_convolution import PhaseConvolution
+from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
+from reference_model.backbones.vit import DinoV2, PatchEmbed
+from reference_model.variant import Variant
+from runtimes.graph_precision import within
+
+LARGEST = 127
+"""Of a weight's integers; -128 is not used, so that they are symmetric. Activations saturate at -128 and 127."""
+_LEAST_WIDTH = 16
+"""Channels in and out under which integer kernels do not pay (NVIDIA's Model Optimizer has the same rule)."""
+
+Quantisable = nn.Linear | nn.Conv2d | PhaseConvolution
+"""Modules with one product: activations come in, ``weight`` has the output channels on its first axis."""
+
+
+def quantisable(network: nn.Module, variant: Variant) -> dict[str, Quantisable]:
+    """Linear layers and convolutions by path, in network order; before ``linear_layout`` takes the linear ones away.
+
+    Matrix products of attention, LayerNorm and sums are none of them; the last convolution writes the depth. What the
+    forward never reads is in no graph.
+    """
+    # The first products see pixels and readings: little to gain, much to lose.
+    never = [path for path, module in network.named_modules() if isinstance(module, PatchEmbed)]
+    return {
+        path: module
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | PhaseConvolution)
+        and path != variant.last_convolution
+        and not any(unused in f"{path}.weight" for unused in variant.unused_parameters)
+        and not any(within(path, other) for other in never)
+        and min(module.weight.shape[:2]) >= _LEAST_WIDTH
+    }
+
+
+def groups(network: nn.Module, layers: dict[str, Quantisable], variant: Variant) -> dict[str, tuple[str, ...]]:
+    """Layers by the part of the network they are in: an encoder's block, a fusion, or a stage of the decoder."""
+    wholes = [path for path, module in network.named_modules() if isinstance(module, ClosedFormPairFusion)]
+    wholes += [
+        f"{path}.blocks.{index}"
+        for path, module in network.named_modules()
+        if isinstance(module, DinoV2)
+        for index in range(len(module.blocks))
+    ]
+    found: dict[str, list[str]] = {}
+    for path in layers:
+        parts = path.split(".")
+        prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        stage = next((name for name in prefixes if any(section.holds(name) for section in variant.sections)), path)
+        found.setdefault(next((whole for whole in wholes if within(path, whole)), stage), []).append(path)
+    return {name: tuple(paths) for name, paths in found.items()}
+
+
+def weight_steps(weight: Tensor) -> Tensor:
+    """Step per output channel [out], a float16 number in float32, so that every twin's graph can hold the same one.
+
+    Rounded up, so that the largest weight is not cut; a channel of zeros gets the smallest step.
+    """
+    return round_up(weight.detach().abs().flatten(1).amax(dim=1).double() / LARGEST)
+
+
+def step_of(bound: float) -> float:
+    """Step of an activation whose integers reach ``bound``, a float16 number as well."""
+    return float(round_up(torch.tensor(bound / LARGEST, dtype=torch.float64)))
+
+
+def round_up(steps: Tensor) -> Tensor:
+    """The nearest float16 number that is not smaller, as float32; at least the smallest positive one."""
+    exact = steps.detach().double().numpy()
+    half = exact.astype(np.float16)
+    raised = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
+    return torch.from_numpy(np.asarray(np.maximum(raised, np.float16(2.0**-24)), np.float32))
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """Weights as their integers times their steps, float32: what a quantised graph computes with."""
+    steps = weight_steps(weight)
+    return integers(weight, steps).float() * steps.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def integers(weight: Tensor, steps: Tensor) -> Tensor:
+    """Weights as int8, -127..127, in their own shape."""
+    scaled = weight.detach().float() / steps.reshape(-1, *[1] * (weight.ndim - 1))
+    return scaled.round().clamp(-LARGEST, LARGEST).to(dtype=scaled.dtype).char()

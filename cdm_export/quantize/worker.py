@@ -1,0 +1,303 @@
+"""The two INT8 graphs of a network, made in a process of its own (``runtimes/isolated.py``).
+
+Calibrate on frames, smooth, search what to quantise, then write ``int8.onnx`` (the rest FP32, for processors) and
+``int8-fp16.onnx`` (the rest typed FP16, for TensorRT) from the same integers and steps.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_export.onnx.worker import MadeGraph, inputs_of, made_graph
+from cdm_export.progress import Progress, relay
+from reference_model.registry import get_variant
+from reference_model.variant import NETWORK, Variant
+from runtimes.bundle import RandomWeights
+from runtimes.contract import ModelContract, Precision, Record
+from runtimes.graph_precision import Rewrite, Typing
+from runtimes.isolated import report, run_isolated, serve
+from runtimes.quantization import CalibrationIdentity, Quantisation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cdm_export.quantize.calibration import CalibrationStore
+    from cdm_export.quantize.layers import Quantisable
+
+OPSET_FP16 = 19
+"""The first whose QuantizeLinear takes FP16 steps; TensorRT 10.3 reads up to 20."""
+_SEARCHED = 4
+"""Calibration frames that trials are made on, evenly spaced; ranges are taken from all."""
+
+
+class Int8Job(Record):
+    """What to make."""
+
+    contract: ModelContract
+    """Boundary and sizes."""
+    checkpoint: str | None
+    """Checkpoint file; or ``random_weights``."""
+    random_weights: RandomWeights | None
+    """How to make seeded weights again; or ``checkpoint``."""
+    weights: str
+    """sha256 of the weights."""
+    source: str
+    """Where the frames come from, in the user's words."""
+    frames: tuple[str, ...]
+    """npz files with the network's inputs, one per calibration frame."""
+    folder: str
+    """Existing folder that takes ``int8.onnx`` and ``int8-fp16.onnx``."""
+
+
+class MadeInt8(Record):
+    """What was made."""
+
+    graphs: tuple[MadeGraph, ...]
+    """``int8`` and ``int8-fp16``."""
+    rewrites: dict[str, Rewrite]
+    """Exact rewrites."""
+    quantisation: Quantisation
+    """Measured and decided."""
+    scales: dict[str, tuple[float, ...]]
+    """Smoothing that ``quantisation.steps`` belong to, per layer; empty when the plain form was better."""
+
+
+def make_int8(job: Int8Job, progress: Progress) -> MadeInt8:
+    """Run the job. Raises ParityError when no choice of parts meets the gate, InputError for a foreign cache."""
+    what = "PyTorch, quantising the model,"
+    return MadeInt8.model_validate(run_isolated(__name__, job, what, relay(progress)))
+
+
+def identity_of(job: Int8Job) -> CalibrationIdentity:
+    """What the calibration of a job depends on."""
+    from cdm_export.quantize.calibration import PROCEDURE
+
+    digests = []
+    for frame in job.frames:
+        digest = hashlib.sha256()
+        for array in inputs_of(frame, job.contract).values():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digests.append(digest.hexdigest())
+    processing = hashlib.sha256(job.contract.model_dump_json().encode()).hexdigest()
+    return CalibrationIdentity(weights=job.weights, frames=tuple(digests), processing=processing, procedure=PROCEDURE)
+
+
+def _work(text: str) -> MadeInt8:
+    from cdm_export.quantize.calibration import CalibrationStore
+    from cdm_export.quantize.layers import groups, quantisable, step_of
+    from cdm_export.transforms import RULES, specialise_for
+    from reference_model.reference import exact_float32
+    from reference_model.torch_runtime import make_boundary
+
+    job = Int8Job.model_validate_json(text)
+    contract, variant = job.contract, get_variant(job.contract.model)
+    exact_float32()
+    report({"stage": "quantising: weights", "steps": 0})
+    boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
+    rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
+    savings = specialise_for(contract, boundary, rules)
+    network = boundary.get_submodule(NETWORK)
+    layers = quantisable(network, variant)
+    parts = groups(network, layers, variant)
+    store = CalibrationStore(identity_of(job))
+    if store.resumed:
+        report({"note": f"calibration goes on from {store.path} ({len(store.found.trials)} trials known)"})
+    session = _Session(job, boundary, layers, store)
+    session.calibrate()
+    forms = {
+        form: {
+            observer: {path: step_of(bound) for path, bound in bounds.items()} for observer, bounds in observed.items()
+        }
+        for form, observed in (("plain", store.found.plain), ("smoothed", store.found.smoothed))
+    }
+    found = session.search(forms, parts)
+    typing, kept = session.typing(found.form, variant)
+    kept |= {
+        part: f"alone it costs {found.sensitivity[part].share_of_gate or float('nan'):.2f} of the gate"
+        for part in found.kept
+    }
+    out = {path for part in found.kept for path in parts[part]} | set(kept)
+    steps = {path: step for path, step in forms[found.form][found.observer].items() if path not in out}
+    left = [layer.weight.numel() for path, layer in layers.items() if path in out]
+    graphs = _write(boundary, {path: layers[path] for path in steps}, steps, typing, job)
+    return MadeInt8(
+        graphs=graphs,
+        rewrites={name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()},
+        quantisation=Quantisation(
+            calibration=store.found.identity,
+            source=job.source,
+            observer=found.observer,
+            smoothed=found.form == "smoothed",
+            strengths=store.found.strengths if found.form == "smoothed" else {},
+            steps=steps,
+            kept=kept,
+            trials=found.trials,
+            sensitivity=found.sensitivity,
+            kept_megabytes=round(3 * sum(left) / 1e6, 3),
+        ),
+        scales=store.found.scales if found.form == "smoothed" else {},
+    )
+
+
+class _Session:
+    """One network at work; it is in the smoothed form or in the plain one."""
+
+    def __init__(
+        self, job: Int8Job, boundary: "nn.Module", layers: "Mapping[str, Quantisable]", store: "CalibrationStore"
+    ) -> None:
+        self._job = job
+        self._boundary = boundary
+        self._layers = layers
+        self._store = store
+        self._form = "plain"
+
+    def calibrate(self) -> None:
+        """Bounds before smoothing, scales, bounds after; what is known already is not measured again."""
+        from cdm_export.quantize.smoothquant import choose_scales, smoothable
+
+        network = self._boundary.get_submodule(NETWORK)
+        targets = {target.path: target for target in smoothable(network) if target.path in self._layers}
+        if not self._store.found.scales:
+            gathered = self._gather("ranges of every layer", targets)
+            strengths, scales = {}, {}
+            import torch
+
+            for path, target in targets.items():
+                seen = gathered[path]
+                assert seen.largest is not None
+                strengths[path], chosen = choose_scales(target.layer, seen.largest, torch.cat(seen.rows))
+                scales[path] = tuple(chosen.tolist())
+            self._store.add(plain=self._bounds(gathered), strengths=strengths, scales=scales)
+        if not self._store.found.smoothed:
+            self._become("smoothed")
+            self._store.add(smoothed=self._bounds(self._gather("ranges after smoothing", {})))
+
+    def _gather(self, title: str, targets: Mapping[str, object]) -> Any:
+        from cdm_export.quantize.collect_ranges import gather
+
+        report({"stage": f"quantising: {title}", "steps": len(self._job.frames)})
+        return gather(self._layers, targets, [partial(self._forward, frame) for frame in self._job.frames])
+
+    def _bounds(self, gathered: Any) -> dict[str, dict[str, float]]:
+        from cdm_export.quantize.observers import OBSERVERS
+
+        return {
+            name: {path: observe(seen.histogram) for path, seen in gathered.items()}
+            for name, observe in OBSERVERS.items()
+        }
+
+    def search(self, forms: Any, parts: Mapping[str, Sequence[str]]) -> Any:
+        """See ``sensitivity.py``."""
+        from cdm_export.quantize.sensitivity import planned, search
+
+        frames = self._searched()
+        report({"stage": "quantising: PyTorch on the frames of the search", "steps": len(frames)})
+        references = [self._forward(frame) for frame in frames]
+        report({"stage": "quantising: which parts bear it", "steps": planned(parts)})
+        return search(
+            forms,
+            parts,
+            references,
+            self._job.contract,
+            self._simulate,
+            self._store,
+            lambda: report({"step": "trial"}),
+        )
+
+    def _simulate(self, form: str, steps: Mapping[str, float], count: int) -> list[NDArray[np.float32]]:
+        from cdm_export.quantize.fake_quant import quantised
+
+        self._become(form)
+        with quantised({path: self._layers[path] for path in steps}, steps):
+            return [self._run(frame) for frame in self._searched()[:count]]
+
+    def typing(self, form: str, variant: Variant) -> "tuple[Typing, dict[str, str]]":
+        """Islands of the FP16 twin in the form that was chosen, and the layers that these keep out of INT8."""
+        from cdm_export.precision.plan import plan
+        from cdm_export.precision.range_scan import RangeScan
+
+        self._become(form)
+        network = self._boundary.get_submodule(NETWORK)
+        if not self._store.found.peaks:
+            frames = self._searched()
+            report({"stage": "quantising: ranges of every module", "steps": len(frames)})
+            with RangeScan() as scan:
+                for frame in frames:
+                    self._forward(frame)
+            self._store.add(peaks={path: peak if np.isfinite(peak) else None for path, peak in scan.peaks.items()})
+        peaks = {path: float("nan") if peak is None else peak for path, peak in self._store.found.peaks.items()}
+        typing = plan(network, peaks, variant.islands, "fp16")
+        reasons = {path: typing.reason(path) for path in self._layers if typing.computes_in_fp32(path)}
+        return typing, {path: f"FP32 in the FP16 twin: {reason}" for path, reason in reasons.items()}
+
+    def _become(self, form: str) -> None:
+        """Folding moves powers of two, so that going back is exact."""
+        from cdm_export.quantize.smoothquant import fold_all
+
+        if form == self._form:
+            return
+        scales = self._store.found.scales
+        if form == "plain":
+            scales = {path: tuple(1 / scale for scale in chosen) for path, chosen in scales.items()}
+        fold_all(self._boundary.get_submodule(NETWORK), scales)
+        self._form = form
+
+    def _searched(self) -> list[str]:
+        frames = self._job.frames
+        chosen = np.linspace(0, len(frames) - 1, min(_SEARCHED, len(frames))).round().astype(int)
+        return [frames[index] for index in chosen]
+
+    def _forward(self, frame: str) -> NDArray[np.float32]:
+        raw = self._run(frame)
+        report({"step": frame})
+        return raw
+
+    def _run(self, frame: str) -> NDArray[np.float32]:
+        from reference_model.reference import run_reference
+
+        contract = self._job.contract
+        return run_reference(self._boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
+
+
+def _write(
+    boundary: "nn.Module",
+    layers: "Mapping[str, Quantisable]",
+    steps: Mapping[str, float],
+    typing: Typing,
+    job: Int8Job,
+) -> tuple[MadeGraph, ...]:
+    """Both graphs; the network is typed in place for the second."""
+    from cdm_export.onnx.audit import audit
+    from cdm_export.onnx.convert import OPSET, export_onnx
+    from cdm_export.precision.typed_modules import type_network
+    from cdm_export.quantize.check_qdq import check_rules
+    from cdm_export.quantize.insert_qdq import insert_pairs, integer_weights
+    from cdm_export.transforms import linear_layout
+
+    weights = integer_weights(layers)
+    network = boundary.get_submodule(NETWORK)
+    linear_layout.apply(network, 0, 0)
+    insert = partial(insert_pairs, steps=steps, weights=weights)
+    graphs = []
+    twins: tuple[tuple[Precision, int, Typing | None], ...] = (
+        ("int8", OPSET, None),
+        ("int8-fp16", OPSET_FP16, typing),
+    )
+    for precision, opset, typed in twins:
+        report({"stage": f"export to ONNX, {precision}", "steps": 0})
+        if typed is not None:
+            type_network(network, typed)
+        path = Path(job.folder) / f"{precision}.onnx"
+        versions = export_onnx(boundary, job.contract, path, opset=opset, change=insert)
+        check_rules(path, steps)
+        graphs.append(made_graph(precision, opset, path, versions, typed, audit(path, typed)))
+    return tuple(graphs)
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,62 @@
+"""The record beside an engine, from what a build reported."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import cdm_export
+from cdm_export import publish
+from cdm_export.tensorrt.worker import BuildJob, BuildOutcome
+from runtimes.bundle import State
+from runtimes.contract import ModelContract
+from runtimes.engine_record import BuildSettings, EngineRecord, Machine, Source
+from runtimes.engines import PLAN, RECORD
+from runtimes.nvidia import Gpu, system_name
+
+
+def machine_of(backend: str, version: str, gpu: Gpu | None) -> Machine:
+    """What an engine made here is tied to; one of TensorRT-RTX to no GPU."""
+    rtx = backend == "tensorrt-rtx"
+    return Machine(
+        backend="tensorrt-rtx" if rtx else "tensorrt",
+        version=version,
+        system=system_name(),
+        gpu=None if rtx else gpu,
+    )
+
+
+def write_record(
+    folder: Path,
+    job: BuildJob,
+    outcome: BuildOutcome,
+    contract: ModelContract,
+    source: Source,
+    gpu: Gpu | None,
+    remedy: str = "",
+) -> EngineRecord:
+    """Describe the engine in ``folder``, a candidate until it was tested."""
+    record = EngineRecord(
+        schema_version=1,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        producer=f"cdm-export {cdm_export.__version__}",
+        precision=job.precision,
+        source=source,
+        contract=contract,
+        engine=publish.record(folder, folder / PLAN),
+        machine=machine_of(job.backend, outcome.version, gpu),
+        settings=BuildSettings(
+            typing=outcome.typing,
+            tf32=outcome.tf32,
+            optimisation_level=job.optimisation_level,
+            workspace=outcome.workspace,
+            remedy=remedy,
+            extra_outputs=outcome.extra_outputs,
+        ),
+        evidence=outcome.evidence,
+        warnings=outcome.warnings,
+        build_seconds=round(outcome.seconds, 1),
+        state=State.CANDIDATE,
+        self_test=None,
+        measured_ms=None,
+    )
+    (folder / RECORD).write_text(record.model_dump_json(indent=1))
+    return record
