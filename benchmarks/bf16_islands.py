@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.compare import compare
-from cdm_export.transforms import specialise_for
+from cdm_export.transforms import specialize_for
 from reference_model.registry import get_variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.contract import DEFAULT_FAR, ModelContract, Size
@@ -38,7 +38,7 @@ RESULT = Path(__file__).parent / "results" / "bf16_islands.json"
 CAMERA = Size(640, 480)
 _SEED = 1
 _REAL = {"redwood_0": 1000.0, "tum_0": 5000.0}
-"""Real frames that are used, and their sensor units per metre."""
+"""Real frames that are used, and their sensor units per meter."""
 
 _FINAL = r"scratch\.output_conv|^depth_head_rgbd/Resize"
 _HEAD = r"^depth_head_rgbd"
@@ -148,7 +148,7 @@ def _from_pytorch(
         name: run_reference(boundary, contract, inputs)[contract.outputs[0].name] for name, inputs in frames.items()
     }
     export_onnx(boundary, contract, folder / "untouched.onnx")
-    specialise_for(contract, boundary)
+    specialize_for(contract, boundary)
     export_onnx(boundary, contract, folder / "fp32.onnx")
     return references, weights
 

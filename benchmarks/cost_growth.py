@@ -26,7 +26,7 @@ from cdm_export.bench.statistics import median_interval
 from cdm_export.cli.console import progress
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.golden import save_frame
-from cdm_export.transforms import specialise_for
+from cdm_export.transforms import specialize_for
 from reference_model.random_weights import seeded_network
 from reference_model.registry import get_variant
 from runtimes.contract import ModelContract, Size
@@ -127,7 +127,7 @@ def make_graph(point: Point, folder: Path) -> None:
         return
     variant, contract = get_variant(point.model), point.contract
     network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
-    specialise_for(contract, network)
+    specialize_for(contract, network)
     export_onnx(network, contract, path.with_suffix(".partial"))
     path.with_suffix(".partial").rename(path)
 

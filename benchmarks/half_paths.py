@@ -53,8 +53,8 @@ def main(
         runtime = load_runtime(get_backend("onnxruntime"), plain, contract, "fp32")
         calls[PLAIN] = partial(_run, runtime, inputs, name)
         for backend in map(get_backend, _BACKENDS):
-            for artefact, precision in executions(opened, backend):
-                runtime = load_runtime(backend, opened.artefact_file(artefact), contract, precision)
+            for artifact, precision in executions(opened, backend):
+                runtime = load_runtime(backend, opened.artifact_file(artifact), contract, precision)
                 calls[f"{backend.name} {precision}"] = partial(_run, runtime, inputs, name)
                 precisions[f"{backend.name} {precision}"] = precision
         errors = {

@@ -49,22 +49,22 @@ def main(
         manifest = json.loads((out / "manifest.json").read_text())
         table = json.loads((out / "reports" / "int8.json").read_text())
     sizes = {one["precision"]: sum(file["size"] for file in one["files"]) / 1e6 for one in manifest["artefacts"]}
-    quantisation = table["quantisation"]
+    quantization = table["quantisation"]
     result: dict[str, Any] = {
         "what": f"INT8 of {model} at {camera}",
         "verified_on": f"{table['parity'][0]['frames']} {_kind(frames)} frame(s)",
         "weights": "trained, ships with the package" if trained else "seeded, with planted outlier channels",
         "network": manifest["contract"]["network"],
-        "calibration": f"{len(quantisation['calibration']['frames'])} {_kind(calibration)} frame(s)",
+        "calibration": f"{len(quantization['calibration']['frames'])} {_kind(calibration)} frame(s)",
         "megabytes": {name: round(size, 1) for name, size in sizes.items()},
-        "kept_megabytes": quantisation["kept_megabytes"],
-        "chosen": f"{'smoothed' if quantisation['smoothed'] else 'plain'} {quantisation['observer']}",
-        "kept": quantisation["kept"],
-        "products": len(quantisation["steps"]),
-        "trials": quantisation["trials"],
-        "sensitivity": dict(list(quantisation["sensitivity"].items())[:12]),
+        "kept_megabytes": quantization["kept_megabytes"],
+        "chosen": f"{'smoothed' if quantization['smoothed'] else 'plain'} {quantization['observer']}",
+        "kept": quantization["kept"],
+        "products": len(quantization["steps"]),
+        "trials": quantization["trials"],
+        "sensitivity": dict(list(quantization["sensitivity"].items())[:12]),
         "parity": table["parity"],
-        "speed": quantisation["speed"],
+        "speed": quantization["speed"],
         "seconds": round(run.seconds, 1),
         "environment": environment(),
     }
@@ -99,12 +99,12 @@ def plant_outliers(checkpoint: Path) -> None:
 
 
 def int8() -> str:
-    """The tables: error of everything quantised, then what was published of it."""
+    """The tables: error of everything quantized, then what was published of it."""
     results = {
         path.stem.removeprefix("int8-"): json.loads(path.read_text()) for path in sorted(RESULTS.glob("int8-*.json"))
     }
     observers = ["abs-max", "percentile", "mse"]
-    rows = [f"| everything quantised, mean error | {' | '.join(observers)} |", "|---" * (len(observers) + 1) + "|"]
+    rows = [f"| everything quantized, mean error | {' | '.join(observers)} |", "|---" * (len(observers) + 1) + "|"]
     for model, result in results.items():
         for form in ("plain", "smoothed"):
             errors = [result["trials"][f"{form} {observer}"]["mean"] for observer in observers]

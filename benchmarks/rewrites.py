@@ -76,12 +76,12 @@ class Decoder(nn.Module):
         self.grid = (rows, columns)
 
     def forward(self, *tokens: Tensor) -> Tensor:
-        """Four colour and four depth levels, each [1, T, C]."""
+        """Four color and four depth levels, each [1, T, C]."""
         assert isinstance(self.crossAtts, nn.ModuleList)
         half = len(tokens) // 2
         levels = [
-            torch.cat((colour, fusion(colour, depth)), dim=-1)
-            for fusion, colour, depth in zip(self.crossAtts, tokens[:half], tokens[half:], strict=True)
+            torch.cat((color, fusion(color, depth)), dim=-1)
+            for fusion, color, depth in zip(self.crossAtts, tokens[:half], tokens[half:], strict=True)
         ]
         out: Tensor = self.depth_head_rgbd(levels, *self.grid)
         return out
@@ -212,7 +212,7 @@ def compare(names: Sequence[str], part: str, folder: Path, rounds: int) -> "list
 
 
 class _Timed:
-    """Keeps every duration: ratios are formed call against neighbouring call."""
+    """Keeps every duration: ratios are formed call against neighboring call."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.call = call
@@ -259,8 +259,8 @@ def _decoder_contract(contract: ModelContract) -> ModelContract:
     patches = contract.network.height // PATCH * (contract.network.width // PATCH)
     width = CONFIGS[contract.model.removeprefix("cdm-")].encoder.width
     tokens = tuple(
-        TensorSpec(name=f"{encoder}_{level}", shape=(1, patches, width), unit="normalised tokens")
-        for encoder in ("colour", "depth")
+        TensorSpec(name=f"{encoder}_{level}", shape=(1, patches, width), unit="normalized tokens")
+        for encoder in ("color", "depth")
         for level in range(4)
     )
     return contract.model_copy(update={"inputs": tokens})

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from cdm_export.bench.environment import environment
-from cdm_export.tensorrt.layers import EngineLayer, parse_layers, summarise
+from cdm_export.tensorrt.layers import EngineLayer, parse_layers, summarize
 from runtimes.contract import Size
 from runtimes.errors import BackendCrashed, CdmExportError
 from runtimes.host import version_of
@@ -36,7 +36,7 @@ class CpuBuild:
     seconds: float
     """Parsing and building."""
     engine_bytes: int
-    """Size of the serialised engine."""
+    """Size of the serialized engine."""
     peak_rss_bytes: int
     """Largest resident memory of the building process."""
 
@@ -71,7 +71,7 @@ def _build(onnx: str, log: str) -> None:
     from runtimes.tensorrt_api import Log, load_library
 
     trt = load_library("tensorrt-rtx")
-    plan = BuildPlan(Path(onnx).resolve(), "fp16", typing=None, workspace=0, optimisation_level=3, timing_cache=None)
+    plan = BuildPlan(Path(onnx).resolve(), "fp16", typing=None, workspace=0, optimization_level=3, timing_cache=None)
     with Path(log).open("w") as file:
         built = build_engine(trt, plan, Log(lambda severity, message: file.write(f"[{severity}] {message}\n")))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -118,14 +118,14 @@ def export_half(model: str, onnx: str, camera: str = str(CAMERA), input_size: st
     A stand-in for ``onnx/fp16.onnx`` of a bundle, and quick.
     """
     from cdm_export.onnx.convert import export_onnx
-    from cdm_export.transforms import specialise_for
+    from cdm_export.transforms import specialize_for
     from reference_model.random_weights import seeded_network
     from reference_model.registry import get_variant
 
     variant = get_variant(model)
     contract = variant.contract(model, Size.parse(camera), int(input_size))
     network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
-    specialise_for(contract, network)
+    specialize_for(contract, network)
     network.half()
     network.register_forward_pre_hook(lambda module, inputs: tuple(tensor.half() for tensor in inputs))
     network.register_forward_hook(lambda module, inputs, output: output.float())
@@ -139,7 +139,7 @@ def _measure(onnx: Path, form: str, folder: Path) -> dict[str, Any]:
     built = build_on_cpu(onnx, folder / "build.log")
     return {
         "form": form,
-        **summarise(built.layers).model_dump(mode="json"),
+        **summarize(built.layers).model_dump(mode="json"),
         "build_seconds": round(built.seconds, 1),
         "engine_bytes": built.engine_bytes,
         "build_peak_rss_bytes": built.peak_rss_bytes,

@@ -32,7 +32,7 @@ from runtimes.sources import SourceFrame, open_source
 MODEL = "cdm-vitt"
 RESULT = Path(__file__).parent / "results" / "small_model.json"
 _SCALES = {"tum": 5000.0, "cdm": 10000.0}
-"""Sensor units per metre of the frames whose names begin so; others are in millimetres."""
+"""Sensor units per meter of the frames whose names begin so; others are in millimeters."""
 
 
 def main(

@@ -2,7 +2,7 @@
 
 >>> import cdm_export
 >>> refine = cdm_export.open("d435.bundle")                                # doctest: +SKIP
->>> result = refine(cdm_export.Frame(rgb=rgb, depth=depth_in_metres))      # doctest: +SKIP
+>>> result = refine(cdm_export.Frame(rgb=rgb, depth=depth_in_meters))      # doctest: +SKIP
 >>> result.depth_m                                                         # doctest: +SKIP
 """
 

@@ -21,16 +21,16 @@ import cv2
 import numpy as np
 
 import cdm_export
-from cdm_export.predict.pictures import colour_depth, write_png
+from cdm_export.predict.pictures import color_depth, write_png
 
 NEAR_AND_FAR = (0.2, 6.0)
-"""Colours of the preview, metres."""
+"""Colors of the preview, meters."""
 LEAST_VALID, LEAST_SENSOR = 0.05, 0.01
 """Shares under which a frame is not to be acted on."""
 
 
 class Camera(Protocol):
-    """Something that delivers frames, depth aligned to colour, in metres."""
+    """Something that delivers frames, depth aligned to color, in meters."""
 
     def frames(self) -> Generator[cdm_export.Frame, None, None]:
         """One after the other, as they come; ends when the camera does."""
@@ -190,8 +190,8 @@ def loop(
 
 
 def preview(frame: cdm_export.Frame, result: cdm_export.DepthResult) -> bool:
-    """Colour beside refined depth in a window; False when q or Esc was pressed."""
-    picture = np.hstack([frame.rgb, colour_depth(result.depth_m, NEAR_AND_FAR)])
+    """Color beside refined depth in a window; False when q or Esc was pressed."""
+    picture = np.hstack([frame.rgb, color_depth(result.depth_m, NEAR_AND_FAR)])
     text = f"{result.timing.total:.0f} ms, {result.health.valid_share:.0%} valid" + (
         "" if healthy(result) else "  DO NOT USE"
     )
@@ -201,14 +201,14 @@ def preview(frame: cdm_export.Frame, result: cdm_export.DepthResult) -> bool:
 
 
 def saver(folder: Path) -> Callable[[cdm_export.Frame, cdm_export.DepthResult], bool]:
-    """Write every refined frame as metres (.npy) and as a picture."""
+    """Write every refined frame as meters (.npy) and as a picture."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
 
     def save(frame: cdm_export.Frame, result: cdm_export.DepthResult) -> bool:
         nonlocal count
         np.save(folder / f"{count:06d}.npy", result.depth_m)
-        write_png(folder / f"{count:06d}.png", colour_depth(result.depth_m, NEAR_AND_FAR))
+        write_png(folder / f"{count:06d}.png", color_depth(result.depth_m, NEAR_AND_FAR))
         count += 1
         return True
 

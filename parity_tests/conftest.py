@@ -84,7 +84,7 @@ def write_frame(folder: Path, stem: str, frame: Frame) -> tuple[Path, Path]:
 
 @pytest.fixture
 def pair(tmp_path: Path, frame: Callable[[Size], Frame]) -> tuple[Path, Path]:
-    """Colour and depth image for the small bundles."""
+    """Color and depth image for the small bundles."""
     return write_frame(tmp_path / "in", "a", frame(CAMERA))
 
 

@@ -65,8 +65,8 @@ def package(bundle: Path, precision: str = "fp32") -> Path:
 def fitted_hashes(bundle: Path) -> None:
     """What somebody would do who wants a changed bundle to open."""
     manifest = json.loads((bundle / "manifest.json").read_text())
-    for artefact in manifest["artefacts"]:
-        for record in artefact["files"]:
+    for artifact in manifest["artefacts"]:
+        for record in artifact["files"]:
             path = bundle / record["path"]
             record["size"] = path.stat().st_size
             record["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from cdm_export import publish
 from cdm_export.parity.check_backend import BackendParity
 from cdm_export.tensorrt import build
 from runtimes import engines, local_results, nvidia
-from runtimes.bundle import MANIFEST, Artefact, Bundle, Golden, Manifest, Provenance, State, Verdict
+from runtimes.bundle import MANIFEST, Artifact, Bundle, Golden, Manifest, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
 from runtimes.graph_precision import Island, IslandKind, Typing
 from runtimes.measure import measure
@@ -63,8 +63,8 @@ def write_graph(path: Path, low: str = "FLOAT16", operator: str = "Softmax") -> 
         helper.make_node("MatMul", ["shares", "q"], ["mixed"], f"{name}/MatMul_1"),
         helper.make_node("Reshape", ["mixed", "join"], ["plane"], f"{name}/Reshape_1"),
         helper.make_node("Cast", ["plane"], ["wide"], "out/Cast", to=TensorProto.FLOAT),
-        helper.make_node("Conv", ["image", "head.conv.weight"], ["colour"], "head.conv/Conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Add", ["wide", "colour"], ["sum"], "head/Add"),
+        helper.make_node("Conv", ["image", "head.conv.weight"], ["color"], "head.conv/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["wide", "color"], ["sum"], "head/Add"),
         helper.make_node("Relu", ["sum"], ["inverse_depth_refined"], "head/Relu"),
     ]
     specs = contract()
@@ -93,17 +93,17 @@ def bundle_of(path: Path, graph: Path, model: ModelContract) -> Bundle:
     bundle = make_bundle(path)
     for name in ("fp16", "fp32"):
         shutil.copyfile(graph, path / "onnx" / f"{name}.onnx")
-    artefacts = tuple(
-        artefact.model_copy(
+    artifacts = tuple(
+        artifact.model_copy(
             update={
-                "files": (publish.record(path, path / artefact.main),),
-                "typing": artefact.typing and TYPING.model_copy(update={"islands": ()}),
+                "files": (publish.record(path, path / artifact.main),),
+                "typing": artifact.typing and TYPING.model_copy(update={"islands": ()}),
             }
         )
-        for artefact in bundle.manifest.artefacts
-        if artefact.precision != "fp16-attn32"
+        for artifact in bundle.manifest.artifacts
+        if artifact.precision != "fp16-attn32"
     )
-    manifest = bundle.manifest.model_copy(update={"artefacts": artefacts, "contract": model})
+    manifest = bundle.manifest.model_copy(update={"artifacts": artifacts, "contract": model})
     (path / "onnx" / "fp16-attn32.onnx").unlink()
     (path / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     return Bundle.open(path)
@@ -118,12 +118,12 @@ def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: s
     golden = path / "golden" / "000.npz"
     plane = np.full((1, 1, SIDE, SIDE), 0.5, np.float32)
     np.savez(golden, image=np.zeros((1, 3, SIDE, SIDE), np.float32), inverse_depth=plane, raw_output=plane)
-    artefacts = []
+    artifacts = []
     for precision, low in (("fp32", "FLOAT"), ("fp16", "FLOAT16"), ("fp16-attn32", "FLOAT")):
         file = path / "onnx" / f"{precision}.onnx"
         write_graph(file, **({"low": low, **changed} if precision == "fp16" else {"low": low}))
-        artefacts.append(
-            Artefact(
+        artifacts.append(
+            Artifact(
                 name=f"onnx/{precision}",
                 format="onnx",
                 precision=precision,  # type: ignore[arg-type]
@@ -142,8 +142,8 @@ def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: s
         created="2026-01-01T00:00:00+00:00",
         producer="cdm-export 0.1.0",
         contract=contract(),
-        provenance=Provenance(checkpoint="tiny.pt", sha256="0" * 64, random_weights=None, licence=""),
-        artefacts=tuple(artefacts),
+        provenance=Provenance(checkpoint="tiny.pt", sha256="0" * 64, random_weights=None, license=""),
+        artifacts=tuple(artifacts),
         golden=(Golden(name="only", file=publish.record(path, golden)),),
         reports=(),
     )

@@ -53,7 +53,7 @@ class FakeCudart:
         return (0,)
 
     def cudaStreamCreateWithFlags(self, flags):
-        assert flags == 1, "the default stream synchronises with everything"
+        assert flags == 1, "the default stream synchronizes with everything"
         self.streams += 1
         return (0, 77)
 
@@ -189,7 +189,7 @@ class FakeEngine:
 
 
 def fake_trt(engine: FakeEngine | None) -> Any:
-    """A ``trt`` module that deserialises to ``engine``."""
+    """A ``trt`` module that deserializes to ``engine``."""
 
     class Logger:
         def __init__(self) -> None:

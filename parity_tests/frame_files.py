@@ -45,5 +45,5 @@ def refusal(action: Callable[[], Any]) -> str:
 
 
 def with_depth(raw: NDArray[Any], scale: float) -> SourceFrame:
-    metres = (raw / scale).astype(np.float32)
-    return SourceFrame("f", Frame(np.zeros((*raw.shape, 3), np.uint8), metres), raw, scale)
+    meters = (raw / scale).astype(np.float32)
+    return SourceFrame("f", Frame(np.zeros((*raw.shape, 3), np.uint8), meters), raw, scale)

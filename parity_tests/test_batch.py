@@ -39,7 +39,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def bundle(exported, tmp_path):
-    """A copy without anything learnt."""
+    """A copy without anything learned."""
     copy = tmp_path / "batch.bundle"
     shutil.copytree(exported[0], copy, ignore=shutil.ignore_patterns("engines"))
     return Bundle.open(copy)
@@ -52,13 +52,13 @@ def frames(bundle):
 
 def test_both_graphs_are_published_and_share_their_weights(exported):
     bundle, done = Bundle.open(exported[0], full=True), exported[1]
-    by_name = {artefact.name: artefact for artefact in bundle.manifest.artefacts}
+    by_name = {artifact.name: artifact for artifact in bundle.manifest.artifacts}
     assert list(by_name) == ["onnx/fp32", "onnx/fp16", "onnx/fp16-attn32", "onnx/fp32-b3", "onnx/fp16-b3"]
     for precision in ("fp32", "fp16"):
-        artefact = by_name[f"onnx/{precision}-b3"]
-        assert artefact.batch == BATCH and artefact.main == f"onnx/{precision}-b3.onnx"
-        assert artefact.state is State.PUBLISHED and {verdict.frames for verdict in artefact.verdicts} == {BATCH}
-        graph, weights = artefact.files
+        artifact = by_name[f"onnx/{precision}-b3"]
+        assert artifact.batch == BATCH and artifact.main == f"onnx/{precision}-b3.onnx"
+        assert artifact.state is State.PUBLISHED and {verdict.frames for verdict in artifact.verdicts} == {BATCH}
+        graph, weights = artifact.files
         assert weights.path == f"onnx/{precision}.onnx.data" and graph.size < weights.size / 4
     assert "3 mirror" not in done.stderr and "and 2 mirror image(s)" in done.stderr
     assert [golden.name for golden in bundle.manifest.golden][1:] == ["motorcycle-mirrored", "motorcycle-upside-down"]
@@ -82,8 +82,8 @@ def test_every_element_is_its_own_frame(bundle, frames, backend):
 
 
 def test_elements_in_the_wrong_order_fail(bundle, tmp_path):
-    artefact = next(one for one in bundle.manifest.artefacts if one.label == "fp32-b3")
-    model = onnx.load(bundle.artefact_file(artefact))
+    artifact = next(one for one in bundle.manifest.artifacts if one.label == "fp32-b3")
+    model = onnx.load(bundle.artifact_file(artifact))
     last = model.graph.output[0].name
     producer = next(node for node in model.graph.node if last in node.output)
     producer.output[list(producer.output).index(last)] = "ordered"
@@ -103,9 +103,9 @@ def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     assert done.returncode == 0 and {(one["precision"], one["batch"]) for one in report["parity"]} == {
         ("fp32", 1), ("fp16", 1), ("fp16-attn32", 1), ("fp32", 3), ("fp16", 3)
     }  # fmt: skip
-    learnt = local_results.load(bundle, BATCH)["onnxruntime", "fp16"]
-    assert learnt.batch == BATCH and learnt.label == "fp16-b3"
-    local_results.save(bundle, learnt.model_copy(update={"p50_ms": 1e-6}))
+    learned = local_results.load(bundle, BATCH)["onnxruntime", "fp16"]
+    assert learned.batch == BATCH and learned.label == "fp16-b3"
+    local_results.save(bundle, learned.model_copy(update={"p50_ms": 1e-6}))
     assert choose(bundle).batch == 1 and choose(bundle, "onnxruntime", "fp16").batch == 1
     assert choose(bundle, batch=BATCH).name == "onnxruntime fp16-b3"
     assert "onnxruntime fp16-b3: passed" in cli("inspect", bundle.path).stdout

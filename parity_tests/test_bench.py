@@ -155,7 +155,7 @@ def test_interrupted_keeps_full_rounds(small_bundle, tmp_path):
     assert len({len(entry.samples_ms) for entry in result.entries}) == 1
 
 
-def test_failed_artefact_is_skipped_and_said(small_bundle, tmp_path):
+def test_failed_artifact_is_skipped_and_said(small_bundle, tmp_path):
     bundle = tmp_path / "failed.bundle"
     shutil.copytree(small_bundle, bundle, ignore=shutil.ignore_patterns("engines"))
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -201,7 +201,7 @@ def test_latencies_reach_auto_only_for_what_was_verified(small_bundle, tmp_path,
         (["--frames", "0"], "--frames must be at least 1"),
         (["--seconds", "-1"], "--seconds must be above 0"),
         (["--backend", "onnx"], "unknown backend 'onnx'"),
-        (["--precision", "fp8"], "no fp8 artefact"),
+        (["--precision", "fp8"], "no fp8 artifact"),
         (["-o", "bench.txt"], "written as .json or .md"),
         (["--compare", "missing.json"], "missing.json"),
     ],

@@ -157,7 +157,7 @@ def golden(bundle):
 
 @pytest.fixture(scope="module")
 def graph(bundle):
-    return bundle.artefact_file(bundle.manifest.artefacts[0])
+    return bundle.artifact_file(bundle.manifest.artifacts[0])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cdm_export.bisect import write_report
 from cdm_export.bisect.measures import Measure
-from cdm_export.bisect.plot import OUTSIDE, SECTION_COLOURS, growth_picture
+from cdm_export.bisect.plot import OUTSIDE, SECTION_COLORS, growth_picture
 from cdm_export.bisect.report import make_report
 from cdm_export.bisect.search import scan
 from cdm_export.bisect.stages import Stage
@@ -41,15 +41,15 @@ def drawn(values, first=None, tolerance=1e-3):
     )  # fmt: skip
 
 
-def coloured(picture, colour):
-    return (picture == colour).all(axis=2)
+def colored(picture, color):
+    return (picture == color).all(axis=2)
 
 
 def test_the_picture_shows_growth_tolerance_and_the_first_outside(tmp_path):
     report = drawn([1e-6, 1e-5, 1e-4, 1e-2, 1e-1, 1e-1], first="net.s3")
     picture = cv2.cvtColor(cv2.imread(str(write_report(report, tmp_path)[1])), cv2.COLOR_BGR2RGB)
     assert (picture == growth_picture(report)).all()
-    encoder, decoder = (coloured(picture, colour) for colour in SECTION_COLOURS[:2])
+    encoder, decoder = (colored(picture, color) for color in SECTION_COLORS[:2])
     points = encoder | decoder
     # The curve rises: the error's tenfold steps put each section's marks to the right of and above the ones before.
     columns, heights = [], []
@@ -60,14 +60,14 @@ def test_the_picture_shows_growth_tolerance_and_the_first_outside(tmp_path):
     assert columns[0] < columns[1] and heights[0] > heights[1]
     assert points.sum() > 500
     # The dashed line of the tolerance crosses the plot on a row of its own.
-    red = coloured(picture, OUTSIDE)
+    red = colored(picture, OUTSIDE)
     dashes = red[:, 200:].sum(axis=1)
     row = int(dashes.argmax())
     assert dashes[row] > 300
     # The first stage outside has a line from its mark to the axis; with nothing outside there is none.
     assert red[row:].sum(axis=0).max() > 150
     good = growth_picture(drawn([1e-6, 1e-5, 1e-5, 1e-5, 1e-5, 1e-5]))
-    assert coloured(good, OUTSIDE)[150:560].sum(axis=0).max() < 20
+    assert colored(good, OUTSIDE)[150:560].sum(axis=0).max() < 20
 
 
 def test_nan_and_zero_can_be_drawn():

@@ -30,12 +30,12 @@ def test_what_was_published_opens_and_is_complete(small_bundle):
     present = {path.relative_to(small_bundle).as_posix() for path in small_bundle.rglob("*") if path.is_file()}
     assert listed == {path for path in present if not path.startswith("engines/")}
     assert bundle.manifest.provenance.random_weights is not None
-    assert {verdict.backend for verdict in bundle.manifest.artefacts[0].verdicts} == {"openvino", "onnxruntime"}
+    assert {verdict.backend for verdict in bundle.manifest.artifacts[0].verdicts} == {"openvino", "onnxruntime"}
 
 
 def test_changed_byte_is_refused_when_the_file_is_used(bundle):
-    artefact = Bundle.open(bundle).manifest.artefacts[0]
-    main = bundle / artefact.main
+    artifact = Bundle.open(bundle).manifest.artifacts[0]
+    main = bundle / artifact.main
     status = main.stat()
     with main.open("r+b") as file:
         file.seek(-100, os.SEEK_END)
@@ -45,21 +45,21 @@ def test_changed_byte_is_refused_when_the_file_is_used(bundle):
     os.utime(main, ns=(status.st_atime_ns, status.st_mtime_ns))  # an attacker who sets the time back
     opened = Bundle.open(bundle)  # sizes agree
     with pytest.raises(BundleError, match="was changed since it was published"):
-        opened.artefact_file(artefact)
+        opened.artifact_file(artifact)
     with pytest.raises(BundleError, match="was changed since it was published"):
         Bundle.open(bundle, full=True)
 
 
 def test_hash_cache_does_not_outlive_a_change(bundle):
     opened = Bundle.open(bundle)
-    artefact = opened.manifest.artefacts[0]
-    opened.artefact_file(artefact)  # now cached as good
-    main = bundle / artefact.main
+    artifact = opened.manifest.artifacts[0]
+    opened.artifact_file(artifact)  # now cached as good
+    main = bundle / artifact.main
     data = bytearray(main.read_bytes())
     data[len(data) // 2] ^= 0xFF
     main.write_bytes(bytes(data))
     with pytest.raises(BundleError, match="was changed"):
-        opened.artefact_file(artefact)
+        opened.artifact_file(artifact)
 
 
 def test_truncated_file_is_refused_at_opening(bundle):
@@ -104,7 +104,7 @@ def test_file_nobody_vouches_for_beside_the_graph(bundle):
     opened = Bundle.open(bundle)
     (bundle / "onnx" / "unlisted.data").touch()
     with pytest.raises(BundleError, match=r"'onnx/unlisted\.data' is no part of the bundle"):
-        opened.artefact_file(opened.manifest.artefacts[0])
+        opened.artifact_file(opened.manifest.artifacts[0])
 
 
 def test_contract_edited_in_the_manifest(bundle):
@@ -116,7 +116,7 @@ def test_contract_edited_in_the_manifest(bundle):
 
 
 def test_symlink_that_leaves_the_bundle(bundle, tmp_path):
-    main = bundle / Bundle.open(bundle).manifest.artefacts[0].main
+    main = bundle / Bundle.open(bundle).manifest.artifacts[0].main
     outside = tmp_path / "outside.onnx"
     main.rename(outside)
     main.symlink_to(outside)
@@ -158,4 +158,4 @@ def test_opening_works_without_a_writable_cache(bundle, monkeypatch, tmp_path):
     blocked.touch()
     monkeypatch.setenv("CDM_EXPORT_CACHE", str(blocked))
     opened = Bundle.open(bundle)
-    assert opened.artefact_file(opened.manifest.artefacts[0]).is_file()
+    assert opened.artifact_file(opened.manifest.artifacts[0]).is_file()

@@ -204,7 +204,7 @@ def test_non_finite_weights(tmp_path: Path, variant: Variant, state: State, bad:
         load_network(saved(tmp_path / "w.pt", state), variant)
 
 
-def test_quantised_weights(tmp_path: Path, variant: Variant, state: State) -> None:
+def test_quantized_weights(tmp_path: Path, variant: Variant, state: State) -> None:
     state["pretrained.norm.weight"] = torch.ones(24, dtype=torch.int8)
     with pytest.raises(CheckpointError, match=r"pretrained.norm.weight .* is int8, expected float32"):
         load_network(saved(tmp_path / "w.pt", state), variant)

@@ -18,9 +18,9 @@ def test_run_one_frame_into_a_folder(small_bundle, pair, tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == ["a.npy", "a.png", "a.view.png"]
     depth = np.load(out / "a.npy")
-    millimetres = cv2.imread(str(out / "a.png"), cv2.IMREAD_UNCHANGED)
+    millimeters = cv2.imread(str(out / "a.png"), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.float32 and depth.shape == (120, 160)
-    assert millimetres.dtype == np.uint16 and np.abs(millimetres / 1000 - depth).max() <= 0.0006
+    assert millimeters.dtype == np.uint16 and np.abs(millimeters / 1000 - depth).max() <= 0.0006
     picture = cv2.imread(str(out / "a.view.png"))
     assert picture.shape[0] > 2 * 120 and picture.shape[1] > 2 * 160
     assert "parity passed" in done.stdout and "fp32" in done.stdout
@@ -71,7 +71,7 @@ def test_suspicious_depth_scale_is_a_warning(small_bundle, pair, tmp_path):
     assert done.returncode == 0 and "--depth-scale" in done.stderr and "median" in done.stderr
 
 
-def test_millimetres_that_do_not_fit_16_bits(small_bundle, pair, tmp_path):
+def test_millimeters_that_do_not_fit_16_bits(small_bundle, pair, tmp_path):
     """Far pixels are 0 in the PNG, and it says how many."""
     done = cli("run", small_bundle, "--input", pair[0], "--depth", pair[1], "-o", tmp_path / "o", "--far", 1e6)
     depth = np.load(tmp_path / "o" / "a.npy")
@@ -89,7 +89,7 @@ def save(path: Path, image: np.ndarray) -> Path:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("missing colour", ("no such file",)),
+        ("missing color", ("no such file",)),
         ("missing depth", ("no such file",)),
         ("not an image", ("cannot be read as an image",)),
         ("8-bit depth", ("8-bit",)),
@@ -102,7 +102,7 @@ def save(path: Path, image: np.ndarray) -> Path:
 def test_bad_images(small_bundle, pair, tmp_path, what, words):
     color, depth = pair
     good = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED)
-    if what == "missing colour":
+    if what == "missing color":
         color = tmp_path / "in" / "nothing.png"
     elif what == "missing depth":
         depth = tmp_path / "in" / "nothing.png"
@@ -167,7 +167,7 @@ def test_output_that_cannot_be_written(small_bundle, pair, tmp_path):
     [
         (("--backend", "onxruntime"), 2, ("unknown backend 'onxruntime'", "Did you mean 'onnxruntime'")),
         (("--backend", "onnxruntime-cuda"), 3, ("CUDAExecutionProvider", "pip install")),
-        (("--precision", "fp16"), 2, ("no fp16 artefact", "fp32")),
+        (("--precision", "fp16"), 2, ("no fp16 artifact", "fp32")),
         (("--far", "0"), 2, ("far must be above 0",)),
         (("--threads", "-1"), 2, ("--threads",)),
         (("--threads", "100000"), 2, ("usable processor",)),

@@ -119,7 +119,7 @@ def test_no_code_runs_from_the_folder_one_stands_in(copy, tmp_path):
     assert not marker.exists()
 
 
-def test_verify_of_changed_artefact(copy):
+def test_verify_of_changed_artifact(copy):
     graph = copy / "onnx" / "fp32.onnx"
     data = bytearray(graph.read_bytes())
     data[len(data) // 2] ^= 1

@@ -205,8 +205,8 @@ def test_layer_norm(rows, width, affine):
     operands = {"x": x, "axes": torch.tensor([-1]), "epsilon": 1e-3}
     if affine:
         operands |= {"gamma": gamma, "beta": beta}
-    centred = x.double() - x.double().mean(-1, keepdim=True)
-    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    centerd = x.double() - x.double().mean(-1, keepdim=True)
+    expected = centerd / (centerd.square().mean(-1, keepdim=True) + 1e-3).sqrt()
     if affine:
         expected = expected * gamma.double() + beta.double()
     close(run("layer_norm", operands), expected, 1e-4)

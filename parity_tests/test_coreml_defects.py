@@ -80,8 +80,8 @@ def test_nothing_is_found_where_nothing_is_wrong(together, coreml_bundle):
 
 def reference(editor, precision="fp32"):
     opened = Bundle.open(editor.bundle)
-    artefact = next(one for one in opened.manifest.artefacts if one.name == f"coreml/{precision}")
-    path = opened.artefact_file(artefact)
+    artifact = next(one for one in opened.manifest.artifacts if one.name == f"coreml/{precision}")
+    path = opened.artifact_file(artifact)
     return load_runtime(BACKENDS["coreml-reference"], path, opened.manifest.contract, precision)
 
 

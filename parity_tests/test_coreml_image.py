@@ -32,18 +32,18 @@ from runtimes.selection import choose
 CANDIDATE = ("coreml-reference", IMAGE)
 
 
-def artefact(bundle):
-    return next(one for one in Bundle.open(bundle).manifest.artefacts if one.precision == IMAGE)
+def artifact(bundle):
+    return next(one for one in Bundle.open(bundle).manifest.artifacts if one.precision == IMAGE)
 
 
 def golden(bundle):
-    boundary = artefact(bundle).boundary
+    boundary = artifact(bundle).boundary
     return load_reference(bundle / boundary.golden[0].file.path), boundary.contract
 
 
 def opened_reference(bundle, contract):
     opened = Bundle.open(bundle)
-    return load_runtime(BACKENDS["coreml-reference"], opened.artefact_file(artefact(bundle)), contract, IMAGE)
+    return load_runtime(BACKENDS["coreml-reference"], opened.artifact_file(artifact(bundle)), contract, IMAGE)
 
 
 # --- what an export makes ---------------------------------------------------------------------------------------------
@@ -51,13 +51,13 @@ def opened_reference(bundle, contract):
 
 def test_its_boundary_is_its_own(coreml_bundle):
     manifest = Bundle.open(coreml_bundle, full=True).manifest
-    one = artefact(coreml_bundle)
+    one = artifact(coreml_bundle)
     assert [(spec.name, spec.dtype) for spec in one.boundary.contract.inputs] == [
         ("image", "uint8"), ("inverse_depth", "float32"),
     ]  # fmt: skip
     assert one.boundary.contract.outputs == manifest.contract.outputs
     assert manifest.boundary(one) == one.boundary
-    others = [other for other in manifest.artefacts if other != one]
+    others = [other for other in manifest.artifacts if other != one]
     assert {manifest.boundary(other).contract for other in (None, *others)} == {manifest.contract}
     listed = {record.path for record in manifest.files()} | {MANIFEST}
     present = {path.relative_to(coreml_bundle).as_posix() for path in coreml_bundle.rglob("*") if path.is_file()}
@@ -67,7 +67,7 @@ def test_its_boundary_is_its_own(coreml_bundle):
 def test_core_ml_sees_an_image_and_an_array(coreml_bundle):
     description = import_coremltools().utils.load_spec(str(package(coreml_bundle, IMAGE))).description
     image, depth = (feature.type for feature in description.input)
-    contract = artefact(coreml_bundle).boundary.contract
+    contract = artifact(coreml_bundle).boundary.contract
     assert (image.imageType.width, image.imageType.height) == contract.network
     assert image.imageType.ColorSpace.Name(image.imageType.colorSpace) == "RGB"
     assert depth.multiArrayType.dataType == 65568
@@ -83,13 +83,13 @@ def test_its_truth_is_pytorch_on_the_same_image(together, coreml_bundle):
             torch.from_numpy(arrays["image"]).float() / 255, torch.from_numpy(arrays["inverse_depth"])
         )  # fmt: skip
     np.testing.assert_allclose(arrays["raw_output"], expected.numpy(), rtol=1e-5, atol=1e-7)
-    verdict = artefact(coreml_bundle).verdict("coreml-reference")
+    verdict = artifact(coreml_bundle).verdict("coreml-reference")
     assert verdict.verdict == "passed" and 0 < verdict.mean < 1e-3
 
 
 def test_what_the_8_bits_cost_is_said(coreml_bundle):
     manifest = Bundle.open(coreml_bundle).manifest
-    loss = artefact(coreml_bundle).boundary.loss
+    loss = artifact(coreml_bundle).boundary.loss
     exact = load_reference(coreml_bundle / manifest.golden[0].file.path)
     got, _ = golden(coreml_bundle)
     both = exact["valid"] & got["valid"]
@@ -107,14 +107,14 @@ def test_what_the_8_bits_cost_is_said(coreml_bundle):
 
 
 class First(torch.nn.Module):
-    """Colours that are told apart."""
+    """Colors that are told apart."""
 
     def forward(self, image, plane):
         return image[:, :1] + 10 * image[:, 1:2] + 100 * image[:, 2:] + plane
 
 
 @pytest.mark.parametrize("layout", ["RGB", "BGR"])
-def test_levels_are_scaled_and_colours_laid_out_as_the_package_says(tmp_path, layout):
+def test_levels_are_scaled_and_colors_laid_out_as_the_package_says(tmp_path, layout):
     """Whoever feeds an image gives red, green, blue; a program of layout BGR reads blue first."""
     ct = import_coremltools()
     image, plane = torch.randint(0, 256, (1, 3, 6, 8), dtype=torch.uint8), torch.rand(1, 1, 6, 8)
@@ -150,7 +150,7 @@ def editor(coreml_bundle, tmp_path):
     return Editor(copy, IMAGE)
 
 
-def test_swapped_colours_fail_the_gate(together, editor):
+def test_swapped_colors_fail_the_gate(together, editor):
     image = editor.spec.description.input[0].type.imageType
     image.colorSpace = image.ColorSpace.Value("BGR")
     editor.save()
@@ -162,12 +162,12 @@ def test_swapped_colours_fail_the_gate(together, editor):
     ("change", "message"),
     [
         (lambda image: setattr(image, "width", image.width + 14), r"is an image of 140x98, its program reads"),
-        (lambda image: setattr(image, "colorSpace", image.ColorSpace.Value("GRAYSCALE")), "colours GRAYSCALE"),
+        (lambda image: setattr(image, "colorSpace", image.ColorSpace.Value("GRAYSCALE")), "colors GRAYSCALE"),
         (lambda image: image.imageSizeRange.widthRange.SetInParent(), "is an image of 126x98, its program reads"),
     ],
 )
 def test_an_image_its_program_cannot_read(editor, change, message):
-    contract = artefact(editor.bundle).boundary.contract
+    contract = artifact(editor.bundle).boundary.contract
     change(editor.spec.description.input[0].type.imageType)
     editor.save()
     with pytest.raises(BundleError, match=message):
@@ -219,7 +219,7 @@ def test_a_planted_defect_is_found_behind_the_image(together, editor):
     editor.constant(operation, "align_corners").immediateValue.tensor.bools.values[0] = False
     editor.save()
     opened = Bundle.open(editor.bundle)
-    frame = ReferenceFrame("it", editor.bundle / artefact(editor.bundle).boundary.golden[0].file.path)
+    frame = ReferenceFrame("it", editor.bundle / artifact(editor.bundle).boundary.golden[0].file.path)
     report = bisect_bundle(opened, CANDIDATE, ("torch", "fp32"), frame, Silent())
     assert report.operation is not None and report.operation.name == operation.outputs[0].name
 

@@ -43,7 +43,7 @@ def contract(bundle):
 
 def test_packages_are_candidates_that_passed_here(coreml_bundle):
     manifest = Bundle.open(coreml_bundle, full=True).manifest
-    packages = {one.precision: one for one in manifest.artefacts if one.format == "coreml"}
+    packages = {one.precision: one for one in manifest.artifacts if one.format == "coreml"}
     assert {"fp32", "fp16", "fp16-w8"} <= set(packages)
     for one in packages.values():
         assert one.state is State.CANDIDATE
@@ -79,7 +79,7 @@ def test_what_travels_inside(coreml_bundle):
 
 def test_islands_are_where_the_plan_says(coreml_bundle):
     program = load_program(package(coreml_bundle, "fp16"))
-    typing = next(one.typing for one in Bundle.open(coreml_bundle).manifest.artefacts if one.name == "coreml/fp16")
+    typing = next(one.typing for one in Bundle.open(coreml_bundle).manifest.artifacts if one.name == "coreml/fp16")
     for operation in program.operations:
         module = program.module_of(operation.name)
         if operation.kind in ("conv", "linear", "scaled_dot_product_attention", "layer_norm"):
@@ -101,7 +101,7 @@ def test_attention_is_one_operation_where_the_target_has_it(coreml_bundle):
 def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_path):
     manifest = Bundle.open(coreml_bundle).manifest
     job = cdm_export.coreml.worker.CoremlJob(
-        contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
+        contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, license="",
         image=None, typing=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
     )  # fmt: skip
     (made,) = cdm_export.coreml.worker.make_coreml(job, Silent())

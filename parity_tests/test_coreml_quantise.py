@@ -12,18 +12,18 @@ from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
 from cdm_export.coreml.convert import convert, save, trace
 from cdm_export.coreml.interpreter.execute import execute
 from cdm_export.coreml.interpreter.program import load_program
-from cdm_export.coreml.quantize import check_quantised, quantise
+from cdm_export.coreml.quantize import check_quantized, quantize
 from cdm_export.coreml.worker import CoremlJob, Integers, make_coreml
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference
 from cdm_export.progress import Silent
 from cdm_export.quantize.smoothquant import smoothable
-from cdm_export.transforms import RULES, specialise_for
+from cdm_export.transforms import RULES, specialize_for
 from parity_tests.coreml_bundle import OUTPUT, package
 from parity_tests.coreml_operation import random
 from reference_model.variant import NETWORK
 from runtimes.bundle import Bundle
-from runtimes.contract import QUANTISED, ModelContract, Semantics, Size, TensorSpec
+from runtimes.contract import QUANTIZED, ModelContract, Semantics, Size, TensorSpec
 from runtimes.coreml_target import get_target
 from runtimes.errors import BundleError, InputError
 from runtimes.graph_precision import Island, IslandKind, Typing
@@ -78,9 +78,9 @@ def made(request, contract):
 
 
 @pytest.fixture(scope="module")
-def quantised(made, contract, tmp_path_factory):
-    path = tmp_path_factory.mktemp("quantised") / "it.mlpackage"
-    save(quantise(made, STEPS, contract, "", ""), path)
+def quantized(made, contract, tmp_path_factory):
+    path = tmp_path_factory.mktemp("quantized") / "it.mlpackage"
+    save(quantize(made, STEPS, contract, "", ""), path)
     return load_program(path)
 
 
@@ -100,17 +100,17 @@ def in_pytorch(network, steps):
     return network
 
 
-def test_only_the_layers_named_read_integers(quantised):
-    made = {operation.name: operation for operation in quantised.operations}
+def test_only_the_layers_named_read_integers(quantized):
+    made = {operation.name: operation for operation in quantized.operations}
     reads = [
-        (quantised.module_of(one.name), made[one.inputs["x"].name].kind, "weight" in one.inputs)
-        for one in quantised.operations
+        (quantized.module_of(one.name), made[one.inputs["x"].name].kind, "weight" in one.inputs)
+        for one in quantized.operations
         if one.kind in ("linear", "conv")
     ]
     assert [(path, kind == "dequantize") for path, kind, _ in reads] == [
         ("conv", True), ("twice", True), ("twice", True), ("other", False), ("last", True), ("wide", False),
     ]  # fmt: skip
-    assert sum(one.kind == "quantize" for one in quantised.operations) == 4
+    assert sum(one.kind == "quantize" for one in quantized.operations) == 4
     assert all(made[name].outputs[0].dtype == "int8" for name, one in made.items() if one.kind == "quantize")
 
 
@@ -123,38 +123,38 @@ def test_it_computes_what_pytorch_does_in_integers(made, contract, tmp_path, lay
         exact = network(image)
         in_pytorch(network.network, steps)
         expected = network(image)
-    save(quantise(made, steps, contract, "", ""), tmp_path / "it.mlpackage")
+    save(quantize(made, steps, contract, "", ""), tmp_path / "it.mlpackage")
     (got,) = execute(load_program(tmp_path / "it.mlpackage"), {"image": image}).values()
     lost = float((expected - exact).norm() / exact.norm())
     apart = float((got - expected).norm() / expected.norm())
     assert 0.001 < lost < 0.02 and apart < lost / 2
 
 
-def test_what_was_saved_is_checked(quantised):
-    check_quantised(quantised, STEPS)
+def test_what_was_saved_is_checked(quantized):
+    check_quantized(quantized, STEPS)
     with pytest.raises(BundleError, match=r"\(last\) reads steps of 0.004\d*, expected 0.0599"):
-        check_quantised(quantised, STEPS | {"last": 0.06})
+        check_quantized(quantized, STEPS | {"last": 0.06})
     with pytest.raises(BundleError, match=r"\(other\) reads steps of None, expected 0.0100"):
-        check_quantised(quantised, STEPS | {"other": 0.01})
+        check_quantized(quantized, STEPS | {"other": 0.01})
     with pytest.raises(BundleError, match=r"\(last\) reads steps of 0.004\d*, expected None"):
-        check_quantised(quantised, {path: step for path, step in STEPS.items() if path != "last"})
+        check_quantized(quantized, {path: step for path, step in STEPS.items() if path != "last"})
 
 
 def test_layers_that_cannot_be(made, contract):
     with pytest.raises(InputError, match="no layer 'lost'"):
-        quantise(made, STEPS | {"lost": 0.1}, contract, "", "")
+        quantize(made, STEPS | {"lost": 0.1}, contract, "", "")
     with pytest.raises(InputError, match="'wide' computes in FP32"):
-        quantise(made, STEPS | {"wide": 0.1}, contract, "", "")
+        quantize(made, STEPS | {"wide": 0.1}, contract, "", "")
 
 
 def test_what_it_takes():
-    request = CoremlRequest("macos14", (QUANTISED,))
+    request = CoremlRequest("macos14", (QUANTIZED,))
     check_coreml(request, ("fp16",), True)
     with pytest.raises(InputError, match="takes the activation steps that int8 is calibrated with") as raised:
         check_coreml(request, ("fp16",), False)
     assert "--calibration" in raised.value.next_step
     with pytest.raises(InputError, match="8-bit activations begin with macos14"):
-        check_coreml(CoremlRequest("macos13", (QUANTISED,)), ("fp16",), True)
+        check_coreml(CoremlRequest("macos13", (QUANTIZED,)), ("fp16",), True)
 
 
 def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_variant):
@@ -162,24 +162,24 @@ def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_varian
     manifest = Bundle.open(coreml_bundle).manifest
     contract, layer = manifest.contract, "pretrained.blocks.0.attn.qkv"
     boundary = mini_variant.on_boundary(mini_variant.build(), contract.channel_order)
-    specialise_for(contract, boundary, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    specialize_for(contract, boundary, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
     scales = {
         target.path: (0.5, 2.0) * (target.divided[0].shape[0] // 2)
         for target in smoothable(boundary.get_submodule(NETWORK))
     }  # fmt: skip
-    half = next(one for one in manifest.artefacts if one.name == "coreml/fp16")
+    half = next(one for one in manifest.artifacts if one.name == "coreml/fp16")
     job = CoremlJob(
-        contract=contract, checkpoint=None, random_weights=manifest.provenance.random_weights, licence="",
+        contract=contract, checkpoint=None, random_weights=manifest.provenance.random_weights, license="",
         image=None, typing=None, target="macos15", compressions=(), folder=str(tmp_path),
         integers=Integers(steps={layer: 0.08}, scales=scales, typing=half.typing),
     )  # fmt: skip
     made = make_coreml(job, Silent())[-1]
-    assert made.precision == QUANTISED
+    assert made.precision == QUANTIZED
     assert (made.graph.nodes["quantize"], made.graph.nodes["dequantize"]) == ({"int8": 1}, {"fp16": 1})
-    program = load_program(tmp_path / f"{QUANTISED}.mlpackage")
+    program = load_program(tmp_path / f"{QUANTIZED}.mlpackage")
     arrays = load_reference(coreml_bundle / manifest.golden[0].file.path)
     output = execute(program, {spec.name: torch.from_numpy(arrays[spec.name]) for spec in contract.inputs})
-    parity = compare("it", arrays["raw_output"], output[OUTPUT].numpy(), contract, QUANTISED)
+    parity = compare("it", arrays["raw_output"], output[OUTPUT].numpy(), contract, QUANTIZED)
     assert parity.verdict == "passed", parity.reason
     before, after = (
         next(

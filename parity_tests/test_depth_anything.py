@@ -14,7 +14,7 @@ from cdm_export.precision.plan import plan
 from cdm_export.precision.range_scan import RangeScan
 from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
-from cdm_export.transforms import RULES, specialise
+from cdm_export.transforms import RULES, specialize
 from reference_model.config import DptConfig, VitConfig
 from reference_model.depth_anything.config import DepthAnythingConfig
 from reference_model.depth_anything.network import DepthAnything
@@ -67,7 +67,7 @@ def stated_again(state, image, heads, hooks, max_depth=None):
 
 
 def encoder(state, image, heads, hooks):
-    """Normalised patch tokens of the hooked blocks, and the grid."""
+    """Normalized patch tokens of the hooked blocks, and the grid."""
     get = {name.removeprefix("pretrained."): tensor for name, tensor in state.items() if name.startswith("pretrained.")}
     rows, columns = image.shape[2] // 14, image.shape[3] // 14
     patches = image.reshape(3, rows, 14, columns, 14).permute(1, 3, 0, 2, 4).reshape(rows * columns, -1)
@@ -83,9 +83,9 @@ def encoder(state, image, heads, hooks):
     width, levels = x.shape[1], []
 
     def norm(x, name):
-        centred = x - x.mean(1, keepdim=True)
-        spread = (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
-        return centred / spread * get[f"{name}.weight"] + get[f"{name}.bias"]
+        centerd = x - x.mean(1, keepdim=True)
+        spread = (centerd.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        return centerd / spread * get[f"{name}.weight"] + get[f"{name}.bias"]
 
     def linear(x, name):
         return x @ get[f"{name}.weight"].T + get[f"{name}.bias"]
@@ -214,7 +214,7 @@ def test_rewrites_are_exact(miniature):
     image = torch.rand(1, 3, 70, 98, dtype=torch.float64)
     with torch.inference_mode():
         before = miniature(image)
-        savings = specialise(miniature, 5, 7)
+        savings = specialize(miniature, 5, 7)
         after = miniature(image)
     assert before.std() > 1e-3
     assert float((before - after).abs().max() / before.abs().max()) <= EXACT
@@ -228,7 +228,7 @@ def test_typed_fp16_keeps_the_last_steps_in_fp32(miniature):
     seen = []
     with torch.inference_mode():
         expected = network(image)
-        specialise(network, 5, 7)
+        specialize(network, 5, 7)
         with RangeScan() as scan:
             network(image)
         type_network(network.network, plan(network.network, scan.peaks, get_variant(V2).islands, "fp16"))
@@ -283,7 +283,7 @@ def test_contracts_say_what_the_numbers_are():
     assert get_variant(OUTDOOR).contract(OUTDOOR, Size(160, 120), 70, far=30.0).far == 30
 
 
-def test_validity_of_metres_and_of_what_has_none():
+def test_validity_of_meters_and_of_what_has_none():
     raw = np.array([[[[1.0, 79.0, 80.0, np.nan, np.inf, 0.0]]]], np.float32)
     size = {"camera": Size(6, 1), "network": Size(6, 1)}
     metric = get_variant(OUTDOOR).contract(OUTDOOR, Size(160, 120), 70).model_copy(update=size)

@@ -18,7 +18,7 @@ from parity_tests.engine_bundle import contract as model_contract
 from runtimes import engines
 from runtimes.backends import get_backend
 from runtimes.bundle import State
-from runtimes.errors import BackendUnavailable, BuildCancelled
+from runtimes.errors import BackendUnavailable, BuildCanceled
 from runtimes.selection import choose
 from runtimes.tensorrt_api import Log
 
@@ -41,7 +41,7 @@ def build(bundle, *options, expect=0, **environment):
 def plan(graph, **changed):
     from cdm_export.tensorrt.builder import BuildPlan
 
-    settings = {"precision": "fp16", "typing": TYPING, "workspace": 0, "optimisation_level": 3, "timing_cache": None}
+    settings = {"precision": "fp16", "typing": TYPING, "workspace": 0, "optimization_level": 3, "timing_cache": None}
     return BuildPlan(graph=graph, **{**settings, **changed})
 
 
@@ -161,10 +161,10 @@ def test_every_step_can_cancel(tmp_path):
         phases.append(name)
         return len(phases) < 3
 
-    with pytest.raises(BuildCancelled, match="nothing was kept"):
+    with pytest.raises(BuildCanceled, match="nothing was kept"):
         build_engine(trt, plan(graph), Log(), on_phase=stop)
     assert 3 <= len(phases) < 10
-    with pytest.raises(BuildCancelled):
+    with pytest.raises(BuildCanceled):
         build_engine(trt, plan(graph), Log(), on_step=lambda: False)
 
 
@@ -224,7 +224,7 @@ def test_engine_of_another_graph_is_not_found(bundle, tmp_path):
     other = make_bundle(tmp_path / "other.bundle", operator="LogSoftmax")
     shutil.copytree(bundle.path / "engines", other.path / "engines")
     assert engines.find(other, RTX, "fp16") is None
-    with pytest.raises(BackendUnavailable, match="another artefact"):
+    with pytest.raises(BackendUnavailable, match="another artifact"):
         choose(other, "tensorrt-rtx", "fp16")
 
 
@@ -330,10 +330,10 @@ def test_engine_that_shows_stages(tmp_path):
     plain, shown = tmp_path / "plain.onnx", tmp_path / "shown.onnx"
     write_graph(plain)
     onnx.save(onnx.shape_inference.infer_shapes(onnx.load(plain)), plain)
-    stages = showing(model_contract(), ["mixed", "colour"], {"mixed": (1, 2, 64, 32), "colour": (1, 1, 64, 64)})
+    stages = showing(model_contract(), ["mixed", "color"], {"mixed": (1, 2, 64, 32), "color": (1, 1, 64, 64)})
     write_showing(plain, stages, shown)
     record = engines.read_record(engine_showing(shown, stages, "tensorrt-rtx", "fp16", tmp_path).parent)
-    assert [spec.name for spec in record.contract.outputs] == ["inverse_depth_refined", "mixed", "colour"]
+    assert [spec.name for spec in record.contract.outputs] == ["inverse_depth_refined", "mixed", "color"]
     assert record.state is State.CANDIDATE and record.evidence.kernels >= 5
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("tensorrt_rtx_bindings")
 def bundle(tmp_path):
     """With a second half graph that stands for the INT8 one."""
     made = make_bundle(tmp_path / "tiny.bundle")
-    half = next(one for one in made.manifest.artefacts if one.precision == "fp16")
+    half = next(one for one in made.manifest.artifacts if one.precision == "fp16")
     file = made.path / "onnx" / "int8-fp16.onnx"
     shutil.copy(made.path / half.main, file)
     int8 = half.model_copy(
@@ -34,7 +34,7 @@ def bundle(tmp_path):
             "files": (publish.record(made.path, file),),
         }
     )  # fmt: skip
-    manifest = made.manifest.model_copy(update={"artefacts": (*made.manifest.artefacts, int8)})
+    manifest = made.manifest.model_copy(update={"artifacts": (*made.manifest.artifacts, int8)})
     (made.path / MANIFEST).write_text(manifest.model_dump_json())
     return Bundle.open(made.path)
 
@@ -154,7 +154,7 @@ def test_an_undecided_engine_is_no_choice_after_verify_either(bundle, device):
     backend = get_backend("tensorrt-rtx")
     engine = engines.find(bundle, backend, "int8-fp16")
     local = local_results.LocalVerdict(
-        backend=backend.name, precision="int8-fp16", artefact=engine.record.engine.sha256,
+        backend=backend.name, precision="int8-fp16", artifact=engine.record.engine.sha256,
         host=local_results.host(backend), version=backend.version, verdict=engine.record.self_test, p50_ms=0.001,
     )  # fmt: skip
     assert local_results.save(bundle, local) is not None

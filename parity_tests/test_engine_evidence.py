@@ -127,7 +127,7 @@ def test_integer_products():
         )  # fmt: skip
         return {claim.claim: claim.outcome for claim in evidence.claims}, evidence
 
-    claim = "every quantised product reads Int8"
+    claim = "every quantized product reads Int8"
     told, evidence = outcomes(MHA, integer, added)
     assert set(told.values()) == {"proven"} and claim in told and evidence.float32_products == ()
     told, evidence = outcomes(MHA, integer, layer(names[1]))

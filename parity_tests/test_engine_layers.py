@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdm_export.tensorrt.layers import EngineLayer, operator, parse_layers, summarise
+from cdm_export.tensorrt.layers import EngineLayer, operator, parse_layers, summarize
 
 # From builds of cdm-vits, half and with attention cores in float32 (1.7.1.116); strides and most formats are left out.
 LOG = """\
@@ -69,7 +69,7 @@ def test_log_becomes_layers():
 
 
 def test_summary():
-    summary = summarise(parse_layers(LOG))
+    summary = summarize(parse_layers(LOG))
     assert summary.kernels == 5, "signals and waits between streams are no kernels"
     assert summary.streams == 2
     assert summary.by_kind == {
@@ -83,7 +83,7 @@ def test_summary():
 
 def test_a_kind_that_is_not_known_hides_no_product():
     layer = EngineLayer("mystery", "new_kind", ("Float",), ("Float",), ("head.conv/Conv_2",), 0)
-    assert layer.is_product and summarise([layer]).float32_products == ("head.conv",)
+    assert layer.is_product and summarize([layer]).float32_products == ("head.conv",)
 
 
 def test_a_module_called_mha_is_no_fused_attention():
@@ -111,7 +111,7 @@ def half(tmp_path_factory) -> Path:
 def test_every_encoder_block_gets_one_fused_attention_kernel(half, tmp_path):
     from benchmarks.rtx_layers import build_on_cpu
 
-    summary = summarise(build_on_cpu(half, tmp_path / "build.log").layers)
+    summary = summarize(build_on_cpu(half, tmp_path / "build.log").layers)
     assert sorted(summary.attention) == sorted(
         f"{encoder}.blocks.{block}.attn.core" for encoder in ("pretrained", "depth_pretrained") for block in range(12)
     )

@@ -27,11 +27,11 @@ def record(**changed):
         created="2026-01-01T00:00:00+00:00",
         producer="cdm-export 0.1.0",
         precision="fp16",
-        source=Source(artefact="onnx/fp16", identity="0" * 64),
+        source=Source(artifact="onnx/fp16", identity="0" * 64),
         contract=contract(),
         engine=FileRecord(path=engines.PLAN, size=4, sha256="0" * 64),
         machine=Machine(backend="tensorrt", version="10.3.0", system="L4T36.4.3", gpu=ORIN),
-        settings=BuildSettings(typing="strong", tf32=False, optimisation_level=3, workspace=0),
+        settings=BuildSettings(typing="strong", tf32=False, optimization_level=3, workspace=0),
         evidence=Evidence(source="none", kernels=0, by_kind={}, fused_attention=0, float32_products=(), claims=()),
         warnings=(),
         build_seconds=1.0,
@@ -155,7 +155,7 @@ def test_outputs_of_the_remedy_get_memory_and_are_not_returned():
     shares = {"shares": ((1, 2, SIDE, SIDE), DataType.HALF)}
     tensors = {**{name: (shape, DataType.FLOAT) for name, shape in SHAPES.items()}, **shares}
     settings = BuildSettings(
-        typing="strong", tf32=False, optimisation_level=3, workspace=0, remedy="fusion-breaker",
+        typing="strong", tf32=False, optimization_level=3, workspace=0, remedy="fusion-breaker",
         extra_outputs=("shares",),
     )  # fmt: skip
     runtime, cudart, _ = opened(tensors=tensors, settings=settings)

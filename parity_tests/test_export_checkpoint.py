@@ -37,7 +37,7 @@ LAST = "depth_head_rgbd.scratch.output_conv2.2"
 
 
 def test_checkpoint_to_depth(trained, tmp_path, frame):
-    """The main job: a wrapped checkpoint, model read off its shapes, to metres equal to PyTorch's."""
+    """The main job: a wrapped checkpoint, model read off its shapes, to meters equal to PyTorch's."""
     import torch
 
     import cdm_export
@@ -118,7 +118,7 @@ def test_reduced_precision_that_fails_is_kept_aside(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "torch fp16: failed" in done.stderr and "--bisect --backend torch --precision fp16" in done.stderr
-    states = {artefact.name: artefact.state.value for artefact in Bundle.open(out, full=True).manifest.artefacts}
+    states = {artifact.name: artifact.state.value for artifact in Bundle.open(out, full=True).manifest.artifacts}
     assert states["onnx/fp32"] == "published" and states["onnx/fp16"] == "failed"
 
     verified = cli("verify", out, "--json")

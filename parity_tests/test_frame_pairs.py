@@ -178,19 +178,19 @@ def test_disparity_made_of_none_is_a_difference(stereo: ModelContract) -> None:
     assert "valid mask" in compare("a", candidate, reference, contract, "fp32").reason
 
 
-def test_disparity_wants_a_calibration_for_metres() -> None:
+def test_disparity_wants_a_calibration_for_meters() -> None:
     values = np.full((60, 80), 12.5, np.float32)
     result = DepthResult(
         values, np.ones(values.shape, bool), Semantics.DISPARITY, "", Timing(0, 0, 0), Health(0.0, 1.0, None, None)
     )
     frame = Frame(np.zeros((60, 80, 3), np.uint8), values)
-    for to_metres in (KnownRange(0.5, 10), SensorAlignment()):
-        with pytest.raises(InputError, match="focal length in pixels, baseline in metres"):
-            to_metres(result, frame)
-        with pytest.raises(InputError, match="in metres already"):
-            to_metres(replace(result, unit="m"), frame)
-        with pytest.raises(InputError, match="in metres already"):
-            to_metres(replace(result, semantics=Semantics.METRIC_DEPTH, unit="m"), frame)
+    for to_meters in (KnownRange(0.5, 10), SensorAlignment()):
+        with pytest.raises(InputError, match="focal length in pixels, baseline in meters"):
+            to_meters(result, frame)
+        with pytest.raises(InputError, match="in meters already"):
+            to_meters(replace(result, unit="m"), frame)
+        with pytest.raises(InputError, match="in meters already"):
+            to_meters(replace(result, semantics=Semantics.METRIC_DEPTH, unit="m"), frame)
     with pytest.raises(InputError, match="calibration") as caught:
         _ = result.depth_m
     assert "baseline" in caught.value.next_step and "KnownRange" not in str(caught.value)

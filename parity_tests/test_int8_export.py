@@ -36,29 +36,29 @@ def exported(tmp_path_factory):
     return Bundle.open(out), done.stdout + done.stderr
 
 
-def artefact(bundle, precision):
-    return next(one for one in bundle.manifest.artefacts if one.precision == precision)
+def artifact(bundle, precision):
+    return next(one for one in bundle.manifest.artifacts if one.precision == precision)
 
 
 class TestBundle:
     def test_both_graphs_passed_and_only_one_may_be_chosen(self, exported):
         bundle, printed = exported
-        processors, device = artefact(bundle, "int8"), artefact(bundle, "int8-fp16")
+        processors, device = artifact(bundle, "int8"), artifact(bundle, "int8-fp16")
         assert {verdict.backend for verdict in processors.verdicts} == {"openvino", "onnxruntime"}
         assert all(verdict.verdict == "passed" for verdict in (*processors.verdicts, *device.verdicts))
-        speed = processors.quantisation.speed
+        speed = processors.quantization.speed
         assert processors.state is (State.PUBLISHED if speed.faster else State.DROPPED)
-        assert device.state is State.CANDIDATE and device.quantisation.speed is None
+        assert device.state is State.CANDIDATE and device.quantization.speed is None
         assert str(speed) in re.sub(r"\s+", " ", printed)
         assert "from 2 calibration frame(s)" in re.sub(r"\s+", " ", printed), "two frames are few, and that is said"
 
     def test_one_set_of_integers_and_steps(self, exported):
         bundle, _ = exported
-        graphs = [onnx.load(bundle.artefact_file(artefact(bundle, name))) for name in ("int8", "int8-fp16")]
+        graphs = [onnx.load(bundle.artifact_file(artifact(bundle, name))) for name in ("int8", "int8-fp16")]
         constants = [
             {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer} for model in graphs
         ]
-        steps = artefact(bundle, "int8").quantisation.steps
+        steps = artifact(bundle, "int8").quantization.steps
         assert len(steps) > 60
         for path, step in steps.items():
             for name in (f"{path}.integers", f"{path}.steps", f"{path}.step"):
@@ -69,19 +69,19 @@ class TestBundle:
     def test_rules_hold_and_the_kept_parts_are_whole(self, exported):
         bundle, _ = exported
         for name in ("int8", "int8-fp16"):
-            one = artefact(bundle, name)
-            check_rules(bundle.artefact_file(one), one.quantisation.steps)
-            kept = one.quantisation.kept
+            one = artifact(bundle, name)
+            check_rules(bundle.artifact_file(one), one.quantization.steps)
+            kept = one.quantization.kept
             assert not any(
-                path == part or path.startswith(f"{part}.") for path in one.quantisation.steps for part in kept
+                path == part or path.startswith(f"{part}.") for path in one.quantization.steps for part in kept
             )
 
     def test_sizes(self, exported):
         bundle, _ = exported
-        megabytes = {one.precision: sum(file.size for file in one.files) / 1e6 for one in bundle.manifest.artefacts}
-        kept = artefact(bundle, "int8").quantisation.kept_megabytes
+        megabytes = {one.precision: sum(file.size for file in one.files) / 1e6 for one in bundle.manifest.artifacts}
+        kept = artifact(bundle, "int8").quantization.kept_megabytes
         assert megabytes["int8-fp16"] <= 0.30 * megabytes["fp32"]
-        # Of a model this small, what is never quantised is a larger share: 0.29 with cdm-vits.
+        # Of a model this small, what is never quantized is a larger share: 0.29 with cdm-vits.
         assert megabytes["int8"] <= 0.31 * megabytes["fp32"] + kept
 
     def test_the_table_is_in_the_bundle(self, exported):
@@ -96,9 +96,9 @@ class TestBundle:
     def test_inspect_tells(self, exported):
         bundle, _ = exported
         printed = re.sub(r"\s+", " ", cli("inspect", bundle.path).stdout)
-        quantisation = artefact(bundle, "int8").quantisation
-        assert f"int8: {len(quantisation.steps)} products; ranges from 2 frame(s) of synthetic:2" in printed
-        assert str(quantisation.speed) in printed
+        quantization = artifact(bundle, "int8").quantization
+        assert f"int8: {len(quantization.steps)} products; ranges from 2 frame(s) of synthetic:2" in printed
+        assert str(quantization.speed) in printed
 
 
 class TestRunning:
@@ -112,15 +112,15 @@ class TestRunning:
 
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         bundle, _ = exported
-        one = artefact(bundle, "int8")
-        load_runtime(get_backend(backend), bundle.artefact_file(one), bundle.manifest.contract, "int8", 1).close()
-        runtime = load_runtime(get_backend(backend), bundle.artefact_file(one), bundle.manifest.contract, "int8", 1)
+        one = artifact(bundle, "int8")
+        load_runtime(get_backend(backend), bundle.artifact_file(one), bundle.manifest.contract, "int8", 1).close()
+        runtime = load_runtime(get_backend(backend), bundle.artifact_file(one), bundle.manifest.contract, "int8", 1)
         golden = np.load(bundle.file(bundle.manifest.golden[0].file))
         inputs = {spec.name: golden[spec.name] for spec in bundle.manifest.contract.inputs}
         first, second = (runtime(inputs)["inverse_depth_refined"] for _ in range(2))
         assert np.array_equal(first, second)
         products = runtime.describe().executed["products_by_kernel"]
-        linear = sum("attn." in path or "mlp." in path for path in one.quantisation.steps)
+        linear = sum("attn." in path or "mlp." in path for path in one.quantization.steps)
         assert sum(count for name, count in products.items() if re.search(kernels, name)) >= linear, products
         runtime.close()
         assert list(tmp_path.iterdir()) == [], "a profile was left behind"
@@ -157,7 +157,7 @@ class TestTensorRtRtx:
         record = json.loads(done.stdout)["record"]
         claims = {claim["claim"]: claim for claim in record["evidence"]["claims"]}
         assert all(claim["outcome"] == "proven" for claim in claims.values()), claims
-        assert {"every quantised product reads Int8", "every attention is one fused kernel"} <= set(claims)
+        assert {"every quantized product reads Int8", "every attention is one fused kernel"} <= set(claims)
         assert record["evidence"]["fused_attention"] == 24
         done = cli("run", bundle, "--input", "sample", "--fit", "--backend", "tensorrt-rtx", "--precision", "int8-fp16",
                    "-o", tmp_path / "depth.npy")  # fmt: skip
@@ -180,7 +180,7 @@ class TestGuard:
         contract = bundle.manifest.contract
         golden = [bundle.file(item.file) for item in bundle.manifest.golden]
         paths = [
-            speed_gate.Way(backend="onnxruntime", precision=name, file=bundle.artefact_file(artefact(bundle, name)))
+            speed_gate.Way(backend="onnxruntime", precision=name, file=bundle.artifact_file(artifact(bundle, name)))
             for name in ("fp32", "int8-fp16")
         ]
         speed = speed_gate.compare_speed(paths, contract, golden, Silent())
@@ -198,7 +198,7 @@ class TestGuard:
         from runtimes.contract import Size
 
         def made(one, folder):
-            source = exported[0].artefact_file(one)
+            source = exported[0].artifact_file(one)
             shutil.copy(source, folder)
             return MadeGraph(
                 precision=one.precision, opset=one.opset, files=(source.name,), versions=one.producers,
@@ -206,9 +206,9 @@ class TestGuard:
             )  # fmt: skip
 
         def make_int8(job, progress):
-            ones = [artefact(exported[0], name) for name in ("int8", "int8-fp16")]
+            ones = [artifact(exported[0], name) for name in ("int8", "int8-fp16")]
             graphs = tuple(made(one, job.folder) for one in ones)
-            return MadeInt8(graphs=graphs, rewrites={}, quantisation=ones[1].quantisation, scales={})
+            return MadeInt8(graphs=graphs, rewrites={}, quantization=ones[1].quantization, scales={})
 
         monkeypatch.setattr(artifacts, "make_int8", make_int8)
 
@@ -225,7 +225,7 @@ class TestGuard:
     def test_what_is_slower_is_dropped_with_both_figures(self, export_again, monkeypatch):
         monkeypatch.setattr("cdm_export.quantize.artifacts.compare_speed", lambda *arguments: self.COMPARED)
         bundle = export_again(Silent())
-        assert [one.precision for one in bundle.manifest.artefacts] == ["fp32", "int8-fp16"]
+        assert [one.precision for one in bundle.manifest.artifacts] == ["fp32", "int8-fp16"]
         (dropped,) = bundle.manifest.dropped
         assert dropped.name == "onnx/int8" and not dropped.failed
         assert "30.0 ms" in dropped.reason and "20.0 ms" in dropped.reason
@@ -236,11 +236,11 @@ class TestGuard:
     @pytest.mark.slow
     def test_what_misses_its_gate_is_told_and_the_rest_published(self, export_again, monkeypatch):
         def refuse(job, progress):
-            raise ParityError("int8 misses its gate although 20 of 40 parts are not quantised")
+            raise ParityError("int8 misses its gate although 20 of 40 parts are not quantized")
 
         monkeypatch.setattr("cdm_export.quantize.artifacts.make_int8", refuse)
         bundle = export_again(progress := Silent())
-        assert [one.precision for one in bundle.manifest.artefacts] == ["fp32"]
+        assert [one.precision for one in bundle.manifest.artifacts] == ["fp32"]
         assert bundle.manifest.dropped[0].failed and any("int8 is not published" in note for note in progress.notes)
 
 

@@ -24,7 +24,7 @@ def store(tmp_path, monkeypatch):
 
 
 class Network:
-    """Relative depth error: the sum of what the quantised layers cost, less in the smoothed form."""
+    """Relative depth error: the sum of what the quantized layers cost, less in the smoothed form."""
 
     def __init__(self, contract, costs):
         height, width = contract.outputs[0].shape[-2:]
@@ -64,7 +64,7 @@ def test_the_worst_are_kept_out_and_no_more(contract, store):
 
 def test_what_cannot_hold_is_a_clear_verdict(contract, store):
     network = Network(contract, dict.fromkeys(PARTS, 0.05))
-    with pytest.raises(ParityError, match=rf"4 of 8 parts are not quantised: .* at most {AIM:g} is wanted"):
+    with pytest.raises(ParityError, match=rf"4 of 8 parts are not quantized: .* at most {AIM:g} is wanted"):
         find(network, store, contract)
 
 

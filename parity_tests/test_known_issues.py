@@ -38,10 +38,10 @@ def quiet(monkeypatch):
 
 def test_states_say_why(quiet, tmp_path):
     bundle = make_bundle(tmp_path / "x", {"fp16": State.FAILED, "fp16-attn32": State.DROPPED})
-    fp32, fp16, third = bundle.manifest.artefacts
+    fp32, fp16, third = bundle.manifest.artifacts
     fp16 = fp16.model_copy(update={"verdicts": (verdict("onnxruntime", "failed", "kitchen: p99 9e-03 > 0.005"),)})
     gone = Dropped(name="onnx/int8", reason="onnxruntime int8 takes 80.0 ms a frame", failed=False)
-    manifest = bundle.manifest.model_copy(update={"artefacts": (fp32, fp16, third), "dropped": (gone,)})
+    manifest = bundle.manifest.model_copy(update={"artifacts": (fp32, fp16, third), "dropped": (gone,)})
     (bundle.path / MANIFEST).write_text(manifest.model_dump_json())
     failed, dropped, absent = issues.known_issues(Bundle.open(bundle.path))
     assert failed.subject == "onnx/fp16" and "onnxruntime: kitchen: p99 9e-03 > 0.005" in failed.fault
@@ -55,7 +55,7 @@ def test_what_failed_here_is_named(quiet, tmp_path):
     local_results.save(
         bundle,
         local_results.LocalVerdict(
-            backend="openvino", precision="fp32", artefact=bundle.manifest.artefacts[0].identity, host=fingerprint(),
+            backend="openvino", precision="fp32", artifact=bundle.manifest.artifacts[0].identity, host=fingerprint(),
             version=BACKENDS["openvino"].version, p50_ms=None,
             verdict=verdict("openvino", "failed", "mean 0.1 > 5e-06"),
         ),

@@ -132,8 +132,8 @@ def test_driver_without_a_gpu(driver):
 
 
 def test_warning_before_a_build_that_will_not_fit(tmp_path):
-    artefact = make_bundle(tmp_path / "tiny.bundle").manifest.artefacts[0]
-    large = artefact.model_copy(update={"files": (artefact.files[0].model_copy(update={"size": 1_330_000_000}),)})
+    artifact = make_bundle(tmp_path / "tiny.bundle").manifest.artifacts[0]
+    large = artifact.model_copy(update={"files": (artifact.files[0].model_copy(update={"size": 1_330_000_000}),)})
     said = shortage(large, 1 << 30, 4 << 30)
     assert said is not None and "5.5 GiB" in said and "4.0 GiB are available" in said and "swap" in said
     assert shortage(large, 1 << 30, 16 << 30) is None and shortage(large, 1 << 30, 0) is None

@@ -9,7 +9,7 @@ from runtimes.bundle import Bundle
 @pytest.fixture(scope="module")
 def graph(small_bundle):
     bundle = Bundle.open(small_bundle)
-    return onnx.load(bundle.artefact_file(bundle.manifest.artefacts[0])).graph
+    return onnx.load(bundle.artifact_file(bundle.manifest.artifacts[0])).graph
 
 
 def test_nodes_are_called_after_their_module(graph):

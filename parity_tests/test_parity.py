@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdm_export.parity.compare import compare, compare_inputs, summarise
+from cdm_export.parity.compare import compare, compare_inputs, summarize
 from cdm_export.parity.gates import GATES
 from cdm_export.parity.normalization import near_edges
 
@@ -135,7 +135,7 @@ def test_8_bit_inputs_may_differ_by_what_a_rounding_decides():
 def test_summary_takes_the_worst_frame_and_no_frame_is_no_pass(contract, reference):
     good = check(contract, reference, reference)
     bad = check(contract, reference, reference * 1.01)
-    assert summarise("b", [good, good], "r").verdict == "passed"
-    summary = summarise("b", [good, bad], "r")
+    assert summarize("b", [good, good], "r").verdict == "passed"
+    summary = summarize("b", [good, bad], "r")
     assert summary.verdict == "failed" and summary.mean == bad.depth.mean
-    assert summarise("b", [], "r").verdict == "inconclusive"
+    assert summarize("b", [], "r").verdict == "inconclusive"

@@ -16,7 +16,7 @@ from cdm_export.precision.plan import LARGEST_FP16, MARGIN, plan
 from cdm_export.precision.range_scan import RangeScan
 from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
-from cdm_export.transforms import specialise
+from cdm_export.transforms import specialize
 from parity_tests.conftest import cli
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, load_runtime
@@ -47,7 +47,7 @@ def inputs():
 
 def typed(network, variant, inputs, precision="fp16"):
     """Scan, plan and type in place; the plan."""
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     with torch.inference_mode(), RangeScan() as scan:
         network(*inputs)
     typing = plan(network.network, scan.peaks, variant.islands, precision)
@@ -87,7 +87,7 @@ def test_same_as_half_arithmetic_of_pytorch(network, mini_variant, inputs):
 
 
 def test_ranges_are_those_of_the_modules(network, inputs):
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     seen = []
     module = network.network.pretrained.blocks[1].mlp.fc1
     module.register_forward_hook(lambda module, args, output: seen.append(float(output.abs().max())))
@@ -146,7 +146,7 @@ def test_without_the_plan_a_planted_activation_overflows(network, mini_variant, 
     for block in (0, 1, 2, 3):
         plant(network, 6e4, block)
         network.network.pretrained.blocks[block].ls2.gamma.fill_(1.0)
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     type_network(network.network, plan(network.network, {}, mini_variant.islands, "fp16"))
     assert not run_typed(network, inputs).isfinite().all()
 
@@ -159,57 +159,57 @@ def test_what_no_island_covers_is_refused(network, mini_variant, inputs):
 
 
 def test_nan_in_the_ranges_is_not_small(network, mini_variant):
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     typing = plan(network.network, {"pretrained.blocks.2": float("nan")}, mini_variant.islands, "fp16")
     assert "pretrained.blocks.2" in typing.residuals
     assert LARGEST_FP16 / MARGIN == 16376
 
 
 def test_weights_beyond_fp16_are_refused(network, mini_variant):
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     network.network.depth_head_rgbd.scratch.output_conv1.weight[0, 0, 0, 0] = 1e6
     with pytest.raises(ParityError, match=r"output_conv1\.weight reaches 1e"):
         type_network(network.network, plan(network.network, {}, mini_variant.islands, "fp16"))
 
 
 @pytest.fixture(scope="module")
-def artefacts(typed_bundle):
-    return {artefact.precision: artefact for artefact in Bundle.open(typed_bundle).manifest.artefacts}
+def artifacts(typed_bundle):
+    return {artifact.precision: artifact for artifact in Bundle.open(typed_bundle).manifest.artifacts}
 
 
-def test_bundle_holds_every_graph_with_its_verdicts(artefacts):
-    assert list(artefacts) == ["fp32", "fp16", "fp16-attn32", "bf16"]
-    assert {verdict.backend for verdict in artefacts["fp16"].verdicts} == {"torch", "onnxruntime"}
-    ran = {verdict.backend for verdict in artefacts["bf16"].verdicts}
-    for artefact in artefacts.values():
-        assert all(verdict.verdict == "passed" for verdict in artefact.verdicts)
-    assert artefacts["fp16"].state is State.PUBLISHED
-    assert "torch" in ran and artefacts["bf16"].state is (State.PUBLISHED if "openvino" in ran else State.CANDIDATE)
-    assert artefacts["bf16"].opset == 22 and artefacts["fp16"].opset == 18
+def test_bundle_holds_every_graph_with_its_verdicts(artifacts):
+    assert list(artifacts) == ["fp32", "fp16", "fp16-attn32", "bf16"]
+    assert {verdict.backend for verdict in artifacts["fp16"].verdicts} == {"torch", "onnxruntime"}
+    ran = {verdict.backend for verdict in artifacts["bf16"].verdicts}
+    for artifact in artifacts.values():
+        assert all(verdict.verdict == "passed" for verdict in artifact.verdicts)
+    assert artifacts["fp16"].state is State.PUBLISHED
+    assert "torch" in ran and artifacts["bf16"].state is (State.PUBLISHED if "openvino" in ran else State.CANDIDATE)
+    assert artifacts["bf16"].opset == 22 and artifacts["fp16"].opset == 18
 
 
-def test_graph_is_typed_as_planned(artefacts):
-    graph, typing = artefacts["fp16"].graph, artefacts["fp16"].typing
+def test_graph_is_typed_as_planned(artifacts):
+    graph, typing = artifacts["fp16"].graph, artifacts["fp16"].typing
     assert graph is not None and typing is not None
     assert set(graph.nodes["MatMul"]) == {"FLOAT16"}
     assert graph.nodes["Conv"]["FLOAT"] == 2, "inverse depth's patch embedding and the last convolution"
     assert set(graph.nodes["LayerNormalization"]) == {"FLOAT"}
     assert "unexplained" not in graph.casts and sum(graph.casts.values()) == sum(graph.nodes["Cast"].values())
     assert graph.weights_mb["FLOAT16"] > 50 * graph.weights_mb["FLOAT"]
-    whole = artefacts["fp32"].graph
+    whole = artifacts["fp32"].graph
     assert whole is not None and "Cast" not in whole.nodes
 
 
-def test_bf16_is_the_products_inside_the_encoders_blocks(artefacts):
-    graph, typing = artefacts["bf16"].graph, artefacts["bf16"].typing
+def test_bf16_is_the_products_inside_the_encoders_blocks(artifacts):
+    graph, typing = artifacts["bf16"].graph, artifacts["bf16"].typing
     assert graph is not None and typing is not None
     assert graph.nodes["MatMul"]["BFLOAT16"] == 24 * 6, "qkv, scores, values, projection, and two of the MLP"
     assert set(graph.nodes["Conv"]) == {"FLOAT"} and typing.computes_in_fp32("depth_head_rgbd.scratch.output_conv1")
     assert "unexplained" not in graph.casts
 
 
-def test_second_graph_has_fp32_attention_and_the_same_weights(typed_bundle, artefacts):
-    first, second = artefacts["fp16"], artefacts["fp16-attn32"]
+def test_second_graph_has_fp32_attention_and_the_same_weights(typed_bundle, artifacts):
+    first, second = artifacts["fp16"], artifacts["fp16-attn32"]
     assert first.graph is not None and second.graph is not None
     assert second.graph.nodes["Softmax"] == {"FLOAT": 24} and first.graph.nodes["Softmax"] == {"FLOAT16": 24}
     assert second.graph.nodes["MatMul"]["FLOAT"] == 48
@@ -261,10 +261,10 @@ def test_kinds_of_islands_decide_not_their_words(network, mini_variant, inputs):
 
 
 @pytest.mark.parametrize("operator", ["MatMul", "Cast"])
-def test_audit_refuses_what_was_not_planned(typed_bundle, artefacts, tmp_path, operator):
+def test_audit_refuses_what_was_not_planned(typed_bundle, artifacts, tmp_path, operator):
     model = onnx.load(typed_bundle / "onnx" / "fp16.onnx", load_external_data=False)
-    typing = artefacts["fp16"].typing
-    assert audit(typed_bundle / "onnx" / "fp16.onnx", typing) == artefacts["fp16"].graph
+    typing = artifacts["fp16"].typing
+    assert audit(typed_bundle / "onnx" / "fp16.onnx", typing) == artifacts["fp16"].graph
     name = "pretrained.blocks.2.mlp.fc1/MatMul"
     (node,) = [node for node in model.graph.node if node.name == name]
     place = list(model.graph.node).index(node)
@@ -362,7 +362,7 @@ def test_bisect_of_typed_graphs(typed_bundle, precision, against):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--precision", "fp15"), 2, "no fp15 artefact"),
+        (("--precision", "fp15"), 2, "no fp15 artifact"),
         (("--backend", "torch", "--precision", "fp16"), 3, "--bisect --backend torch"),
         (("--against", "torch:fp32"), 2, "belongs to --bisect"),
         (("--bisect", "--against", "torch"), 2, "BACKEND:PRECISION"),
@@ -375,6 +375,6 @@ def test_wrong_words_to_verify(typed_bundle, arguments, code, words):
     assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_typing_survives_its_json(artefacts):
-    typing = artefacts["fp16"].typing
+def test_typing_survives_its_json(artifacts):
+    typing = artifacts["fp16"].typing
     assert typing is not None and Typing.model_validate_json(typing.model_dump_json()) == typing

@@ -136,7 +136,7 @@ def test_depth_and_mask():
     assert (depth[~valid] == 0).all() and depth.dtype == np.float32
 
 
-def test_relative_models_have_no_metres(small_bundle, frame):
+def test_relative_models_have_no_meters(small_bundle, frame):
     import dataclasses
 
     import cdm_export
@@ -153,7 +153,7 @@ def test_relative_models_have_no_metres(small_bundle, frame):
     [
         (np.zeros((4, 4), np.uint8), None, "rgb must be uint8"),
         (np.zeros((4, 4, 3), np.float32), None, "rgb must be uint8"),
-        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), "floating point metres"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), "floating point meters"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.float32), "differ in size"),
     ],
 )

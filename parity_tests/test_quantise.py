@@ -14,12 +14,12 @@ from onnx import numpy_helper
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.quantize.check_qdq import check_rules
 from cdm_export.quantize.collect_ranges import gather
-from cdm_export.quantize.fake_quant import quantised
+from cdm_export.quantize.fake_quant import quantized
 from cdm_export.quantize.insert_qdq import insert_pairs, integer_weights
-from cdm_export.quantize.layers import groups, integers, quantisable, round_up, weight_steps
+from cdm_export.quantize.layers import groups, integers, quantizable, round_up, weight_steps
 from cdm_export.quantize.observers import OBSERVERS, Histogram
 from cdm_export.quantize.smoothquant import choose_scales, fold, fold_all, smoothable
-from cdm_export.transforms import RULES, apply_rule, linear_layout, specialise
+from cdm_export.transforms import RULES, apply_rule, linear_layout, specialize
 from reference_model.registry import get_variant
 from runtimes.contract import Size
 from runtimes.errors import CdmExportError, ParityError
@@ -29,12 +29,12 @@ ROWS, COLUMNS = 5, 7
 
 @pytest.fixture(params=["mlp", "swiglu"])
 def boundary(request, mini_variant):
-    """A miniature CDM, specialised as calibration needs it."""
+    """A miniature CDM, specialized as calibration needs it."""
     torch.manual_seed(0)
     network = mini_variant.build(request.param).eval().requires_grad_(False)
     network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(3.0)
     boundary = mini_variant.on_boundary(network, "bgr").eval()
-    specialise(boundary, ROWS, COLUMNS, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    specialize(boundary, ROWS, COLUMNS, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
     return boundary
 
 
@@ -45,7 +45,7 @@ def inputs():
 
 
 def calibrated(boundary, variant, inputs):
-    layers = quantisable(boundary.network, variant)
+    layers = quantizable(boundary.network, variant)
     with torch.inference_mode():
         gathered = gather(layers, [], [lambda: boundary(*inputs)])
     return layers, {path: OBSERVERS["abs-max"](seen.histogram) / 127 for path, seen in gathered.items()}
@@ -53,7 +53,7 @@ def calibrated(boundary, variant, inputs):
 
 class TestLayers:
     def test_products_only_and_none_that_must_not(self, boundary, mini_variant):
-        layers = quantisable(boundary.network, mini_variant)
+        layers = quantizable(boundary.network, mini_variant)
         assert {f"pretrained.blocks.{index}.attn.qkv" for index in range(4)} <= set(layers)
         assert {"depth_head_rgbd.projects.2", "depth_head_rgbd.scratch.layer4_rn"} <= set(layers)
         assert not any("patch_embed" in path or "norm" in path or path.endswith(".core") for path in layers)
@@ -65,10 +65,10 @@ class TestLayers:
         variant = get_variant("cdm-vitt")
         network = variant.build()
         apply_rule(RULES["phase_convolution"], network, ROWS, COLUMNS)
-        assert "depth_head_rgbd.scratch.layer2_rn" in quantisable(network, variant)
+        assert "depth_head_rgbd.scratch.layer2_rn" in quantizable(network, variant)
 
     def test_every_layer_is_in_one_part(self, boundary, mini_variant):
-        layers = quantisable(boundary.network, mini_variant)
+        layers = quantizable(boundary.network, mini_variant)
         parts = groups(boundary.network, layers, mini_variant)
         assert sorted(path for paths in parts.values() for path in paths) == sorted(layers)
         assert len(parts["depth_pretrained.blocks.2"]) == 4
@@ -166,11 +166,11 @@ class TestSmoothing:
 class TestGraph:
     @pytest.fixture
     def exported(self, boundary, mini_variant, inputs, tmp_path):
-        """What the simulation gives, and the graph: path, steps, outputs of ONNX Runtime without any optimisation."""
+        """What the simulation gives, and the graph: path, steps, outputs of ONNX Runtime without any optimization."""
         layers, steps = calibrated(boundary, mini_variant, inputs)
         steps.pop("depth_pretrained.blocks.1.attn.proj")  # one that is kept out
         chosen = {path: layers[path] for path in steps}
-        with torch.inference_mode(), quantised(chosen, steps):
+        with torch.inference_mode(), quantized(chosen, steps):
             simulated = boundary(*inputs)
         weights = integer_weights(chosen)
         linear_layout.apply(boundary.network, 0, 0)
@@ -187,7 +187,7 @@ class TestGraph:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         got = session.run(None, {"image": inputs[0].numpy(), "inverse_depth": inputs[1].numpy()})[0]
         error = np.abs(simulated - boundary(*inputs).numpy()).mean()
-        assert error > 1e-3 * simulated.std(), "nothing was quantised"
+        assert error > 1e-3 * simulated.std(), "nothing was quantized"
         # A value at the border between two integers may fall on either side of it, and so do all that follow from it.
         assert np.abs(got - simulated).mean() <= 0.5 * error
 
@@ -196,10 +196,10 @@ class TestGraph:
         graph = onnx.load(exported[0]).graph
         products = [node for node in graph.node if node.name.startswith("crossAtts.2.query/MatMul")]
         makers = {node.output[0]: node for node in graph.node}
-        colour, depth = ([makers[name] for name in node.input] for node in products)
-        assert colour[0].input[0] != depth[0].input[0], "each reads its own token"
-        assert colour[1].output[0] != depth[1].output[0], "builders fold a restoring node into its one reader"
-        assert colour[1].input[0] == depth[1].input[0] == "crossAtts.2.query.integers"
+        color, depth = ([makers[name] for name in node.input] for node in products)
+        assert color[0].input[0] != depth[0].input[0], "each reads its own token"
+        assert color[1].output[0] != depth[1].output[0], "builders fold a restoring node into its one reader"
+        assert color[1].input[0] == depth[1].input[0] == "crossAtts.2.query.integers"
 
     @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
     def test_planted_defects_and_other_plans_are_told(self, exported):
@@ -209,8 +209,8 @@ class TestGraph:
             (lambda graph: _zero_point(graph, 3), "not symmetric int8"),
             (_restored_into_sum, "is read by Add"),
             (lambda graph: _step(graph, -1.0), "step that is not positive"),
-            (_floats_again, "is not quantised"),
-            (lambda graph: _floats_again(graph, "crossAtts.2.query/MatMul_2"), r"crossAtts\.2\.query is not quantised"),
+            (_floats_again, "is not quantized"),
+            (lambda graph: _floats_again(graph, "crossAtts.2.query/MatMul_2"), r"crossAtts\.2\.query is not quantized"),
         ):
             path.write_bytes(right)
             model = onnx.load(path)
@@ -219,9 +219,9 @@ class TestGraph:
             with pytest.raises(CdmExportError, match=told):
                 check_rules(path, steps)
         path.write_bytes(right)
-        with pytest.raises(CdmExportError, match=r"blocks.1.attn.proj is not quantised"):
+        with pytest.raises(CdmExportError, match=r"blocks.1.attn.proj is not quantized"):
             check_rules(path, [*steps, "depth_pretrained.blocks.1.attn.proj"])
-        with pytest.raises(CdmExportError, match="is quantised and should not be"):
+        with pytest.raises(CdmExportError, match="is quantized and should not be"):
             check_rules(path, list(steps)[1:])
 
 
@@ -247,8 +247,8 @@ def _restored_into_sum(graph):
 
 def _floats_again(graph, product="attn.qkv/MatMul"):
     node = next(node for node in graph.node if node.name.endswith(product))
-    quantise = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-    source = next(one for one in graph.node if one.output[0] == quantise[node.input[0]].input[0])
+    quantize = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    source = next(one for one in graph.node if one.output[0] == quantize[node.input[0]].input[0])
     node.input[0] = source.input[0]
     node.input[1] = "float.weight"
     graph.initializer.append(numpy_helper.from_array(np.zeros((64, 192), np.float32), "float.weight"))

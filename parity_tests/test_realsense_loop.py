@@ -54,7 +54,7 @@ def test_without_the_cameras_package(example, monkeypatch):
 
 
 class Paced:
-    """Ten frames, one every 10 ms, numbered in their colour."""
+    """Ten frames, one every 10 ms, numbered in their color."""
 
     def __init__(self, fail=False):
         self.fail = fail

@@ -42,7 +42,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle(weights, tmp_path_factory):
-    """From a checkpoint, ONNX and Core ML in FP32 and FP16, on colour images without depth."""
+    """From a checkpoint, ONNX and Core ML in FP32 and FP16, on color images without depth."""
     folder = tmp_path_factory.mktemp("relative")
     images = folder / "images"
     images.mkdir()
@@ -62,23 +62,23 @@ def image(bundle):
 def test_everything_passed_and_the_manifest_says_what_weights_cannot(bundle, weights):
     manifest = Bundle.open(bundle, full=True).manifest
     made = ["onnx/fp32", "onnx/fp16", "onnx/fp16-attn32", *(["coreml/fp32", "coreml/fp16"] if COREML else [])]
-    assert [artefact.name for artefact in manifest.artefacts] == made
-    for artefact in manifest.artefacts:
-        assert artefact.verdicts and all(verdict.verdict == "passed" for verdict in artefact.verdicts)
-        assert all(verdict.mean_mm is None for verdict in artefact.verdicts)
-    fp32 = {verdict.backend: verdict for verdict in manifest.artefacts[0].verdicts}
+    assert [artifact.name for artifact in manifest.artifacts] == made
+    for artifact in manifest.artifacts:
+        assert artifact.verdicts and all(verdict.verdict == "passed" for verdict in artifact.verdicts)
+        assert all(verdict.mean_mm is None for verdict in artifact.verdicts)
+    fp32 = {verdict.backend: verdict for verdict in manifest.artifacts[0].verdicts}
     assert set(fp32) == {"openvino", "onnxruntime"} and all(each.mean <= 5e-6 for each in fp32.values())
     assert manifest.contract.model == MODEL and manifest.contract.semantics is Semantics.RELATIVE_INVERSE_DEPTH
-    assert manifest.provenance.checkpoint == weights.name and manifest.provenance.licence == "Apache-2.0"
-    rewrites = manifest.artefacts[0].rewrites
+    assert manifest.provenance.checkpoint == weights.name and manifest.provenance.license == "Apache-2.0"
+    rewrites = manifest.artifacts[0].rewrites
     assert rewrites["two_token_attention"].skipped == "there is no fusion of two tokens"
     assert rewrites["depth_channel_sum"].skipped and not rewrites["layer_scale"].skipped
-    half = manifest.artefacts[1].graph
+    half = manifest.artifacts[1].graph
     assert half is not None and half.nodes["Conv"]["FLOAT"] == 1, "the last convolution"
     assert set(half.nodes["MatMul"]) == {"FLOAT16"} and set(half.nodes["LayerNormalization"]) == {"FLOAT"}
 
 
-def test_raw_values_are_pytorchs_and_never_called_metres(bundle, weights, image, tmp_path):
+def test_raw_values_are_pytorchs_and_never_called_meters(bundle, weights, image, tmp_path):
     done = cli("run", bundle, "--input", image, "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     (frame,) = json.loads(done.stdout)["frames"]
@@ -98,8 +98,8 @@ def test_raw_values_are_pytorchs_and_never_called_metres(bundle, weights, image,
     assert cv2.imread(str(tmp_path / "out" / "motorcycle.view.png")).shape[1] > 2 * 160
 
 
-def test_metres_by_range_and_by_sensor(bundle, image, tmp_path):
-    known = cli("run", bundle, "--input", image, "-o", tmp_path / "known.npy", "--metres", "0.5:8", "--colours", "grey")
+def test_meters_by_range_and_by_sensor(bundle, image, tmp_path):
+    known = cli("run", bundle, "--input", image, "-o", tmp_path / "known.npy", "--meters", "0.5:8", "--colors", "gray")
     assert known.returncode == 0 and "0.5 to 8 m" in known.stdout, known.stderr
     depth = np.load(tmp_path / "known.npy")
     assert depth.min() == pytest.approx(0.5, rel=1e-4) and depth.max() == pytest.approx(8, rel=1e-4)
@@ -108,25 +108,25 @@ def test_metres_by_range_and_by_sensor(bundle, image, tmp_path):
     sensor[:, 80:] = 0
     cv2.imwrite(str(tmp_path / "d.png"), np.rint(1000 * sensor).astype(np.uint16))
     aligned = cli("run", bundle, "--input", image, "--depth", tmp_path / "d.png", "-o", tmp_path / "out",
-                  "--metres", "sensor", "--json")  # fmt: skip
+                  "--meters", "sensor", "--json")  # fmt: skip
     assert aligned.returncode == 0, aligned.stderr
     (frame,) = json.loads(aligned.stdout)["frames"]
     assert "aligned to the sensor" in frame["scaled"] and frame["unit"] == "m" and "depth_p1_p50_p99" in frame
     got = np.load(tmp_path / "out" / "motorcycle.npy")
     assert np.abs(got / (2 * depth) - 1).max() < 0.01
-    millimetres = cv2.imread(str(tmp_path / "out" / "motorcycle.png"), cv2.IMREAD_UNCHANGED)
-    assert np.abs(millimetres / 1000 - got).max() <= 0.0006
+    millimeters = cv2.imread(str(tmp_path / "out" / "motorcycle.png"), cv2.IMREAD_UNCHANGED)
+    assert np.abs(millimeters / 1000 - got).max() <= 0.0006
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--metres", "sensor"), "no depth image"),
-        (("--metres", "5"), "NEAR:FAR"),
-        (("--metres", "near:far"), "NEAR:FAR"),
-        (("--metres", "8:0.5"), "from near to far"),
-        (("--colours", "infern"), "Did you mean 'inferno'"),
-        (("--depth", "{image}"), "--metres sensor"),
+        (("--meters", "sensor"), "no depth image"),
+        (("--meters", "5"), "NEAR:FAR"),
+        (("--meters", "near:far"), "NEAR:FAR"),
+        (("--meters", "8:0.5"), "from near to far"),
+        (("--colors", "infern"), "Did you mean 'inferno'"),
+        (("--depth", "{image}"), "--meters sensor"),
     ],
 )
 def test_run_refusals(bundle, image, tmp_path, options, words):
@@ -154,7 +154,7 @@ def test_folders_of_images_portrait_ones_and_pairs(bundle, image, frame, tmp_pat
     assert alone.names == ("a",) and alone.load(0).frame.depth is None
 
 
-def test_colour_alone_is_turned_upright_and_beside_depth_it_is_not(image, tmp_path):
+def test_color_alone_is_turned_upright_and_beside_depth_it_is_not(image, tmp_path):
     """A phone's portrait picture is stored lying, with a note to turn it; a depth image has no such note."""
     from runtimes.sources import load_pair
 
@@ -190,7 +190,7 @@ def test_every_other_command_works_on_it(bundle, weights):
     assert "of the output&#39;s range mean error" in text and "mean error, share of the range" in text
     assert " mm mean error" not in text and "mean error, mm" not in text
     shown = cli("inspect", bundle)
-    for words in (MODEL, "relative_inverse_depth in no unit", "not read", "no metres", "last sums"):
+    for words in (MODEL, "relative_inverse_depth in no unit", "not read", "no meters", "last sums"):
         assert words in shown.stdout, words
     listed = cli("models")
     assert MODEL in listed.stdout and "80 m" in " ".join(listed.stdout.split())
@@ -208,7 +208,7 @@ def test_engine_of_it(bundle, tmp_path):
     assert {claim.outcome for claim in engine.record.evidence.claims} == {"proven"}
 
 
-def test_metric_model_in_metres(tmp_path, frame):
+def test_metric_model_in_meters(tmp_path, frame):
     out = tmp_path / "metric.bundle"
     done = cli("export", "--random-weights", 1, "--model", METRIC, "--camera", CAMERA, "--input-size", 70,
                "--frames", "synthetic:1", "--precision", "fp32", "-o", out, "-q")  # fmt: skip
@@ -223,8 +223,8 @@ def test_metric_model_in_metres(tmp_path, frame):
     ran = cli("run", out, "--input", color, "--depth", depth, "-o", tmp_path / "out")
     assert ran.returncode == 0 and "mm)" in ran.stdout, ran.stderr
     assert np.allclose(np.load(tmp_path / "out" / "a.npy"), result.depth_m, rtol=1e-3)
-    refused = cli("run", out, "--input", color, "-o", tmp_path / "x.npy", "--metres", "0.5:8", "-q")
-    assert refused.returncode == 2 and "gives metres already" in refused.stderr
+    refused = cli("run", out, "--input", color, "-o", tmp_path / "x.npy", "--meters", "0.5:8", "-q")
+    assert refused.returncode == 2 and "gives meters already" in refused.stderr
 
 
 @pytest.mark.slow
@@ -235,5 +235,5 @@ def test_large_models(model, tmp_path):
     out = tmp_path / "large.bundle"
     done = cli("export", "--random-weights", 0, "--model", model, "--camera", "640x480", "-o", out, "-q", timeout=3600)
     assert done.returncode == 0, done.stderr
-    for artefact in Bundle.open(out).manifest.artefacts:
-        assert artefact.verdicts and all(verdict.verdict == "passed" for verdict in artefact.verdicts)
+    for artifact in Bundle.open(out).manifest.artifacts:
+        assert artifact.verdicts and all(verdict.verdict == "passed" for verdict in artifact.verdicts)

@@ -1,12 +1,12 @@
-"""Relative inverse depth: gates on its range, and metres only when somebody says how."""
+"""Relative inverse depth: gates on its range, and meters only when somebody says how."""
 
 import numpy as np
 import pytest
 
 import cdm_export
-from cdm_export.parity.compare import compare, summarise
+from cdm_export.parity.compare import compare, summarize
 from cdm_export.parity.gates import GATES
-from cdm_export.predict.pictures import COLOURS, prediction_picture
+from cdm_export.predict.pictures import COLORS, prediction_picture
 from parity_tests.conftest import CAMERA
 from reference_model.registry import get_variant
 from runtimes.contract import Semantics
@@ -45,7 +45,7 @@ def test_errors_are_shares_of_the_range(relative, reference):
     assert off.depth.mean == pytest.approx(2e-3, rel=0.05) and off.depth.pixels == 160 * 120
     assert off.depth.mean_mm is off.depth.over_1mm is off.reference_depth is None
     assert sum(part.pixels for part in off.by_range.values()) == off.depth.pixels
-    assert "of the output's range" in str(summarise("b", [off], "r")) and " mm" not in str(summarise("b", [off], "r"))
+    assert "of the output's range" in str(summarize("b", [off], "r")) and " mm" not in str(summarize("b", [off], "r"))
 
 
 @pytest.mark.parametrize("precision", GATES)
@@ -73,10 +73,10 @@ def test_what_must_not_pass(relative, reference):
     assert check(relative, outlier, off, "fp16").verdict == "failed"
 
 
-def test_metric_models_are_gated_in_metres():
+def test_metric_models_are_gated_in_meters():
     contract = get_variant(METRIC).contract(METRIC, CAMERA, 70)
-    metres = np.linspace(0.5, 19, contract.network.width, dtype=np.float32)[None].repeat(contract.network.height, 0)
-    depth = metres[None, None]
+    meters = np.linspace(0.5, 19, contract.network.width, dtype=np.float32)[None].repeat(contract.network.height, 0)
+    depth = meters[None, None]
     off = check(contract, depth, depth * 1.002, "fp16")
     assert off.verdict == "failed" and off.depth.mean == pytest.approx(2e-3, rel=1e-3) and off.depth.mean_mm > 10
     assert off.reference_depth == pytest.approx((0.7, 18.8), abs=0.1)
@@ -90,7 +90,7 @@ def test_metric_models_are_gated_in_metres():
     assert "valid mask" in check(contract, depth, lost).reason
 
 
-# --- to metres --------------------------------------------------------------------------------------------------------
+# --- to meters --------------------------------------------------------------------------------------------------------
 
 
 def result_of(values, valid=None) -> DepthResult:
@@ -109,7 +109,7 @@ def scene():
     return depth, result_of(relative), Frame(np.zeros((60, 80, 3), np.uint8), depth)
 
 
-def test_without_a_scale_there_are_no_metres(scene):
+def test_without_a_scale_there_are_no_meters(scene):
     with pytest.raises(InputError, match="no metric scale") as caught:
         _ = scene[1].depth_m
     assert "KnownRange" in caught.value.next_step and cdm_export.KnownRange is KnownRange
@@ -178,14 +178,14 @@ def test_alignment_refuses(scene):
             SensorAlignment()(given, Frame(rgb, sensor))
     with pytest.raises(InputError, match="same everywhere"):
         KnownRange(1, 2)(result_of(np.ones((60, 80))), frame)
-    with pytest.raises(InputError, match="metres already"):
+    with pytest.raises(InputError, match="meters already"):
         KnownRange(1, 2)(KnownRange(1, 2)(relative, frame), frame)
 
 
-@pytest.mark.parametrize("colours", [name for name in COLOURS if name != "turbo"])
-def test_near_is_bright_in_metres_and_without(colours):
+@pytest.mark.parametrize("colors", [name for name in COLORS if name != "turbo"])
+def test_near_is_bright_in_meters_and_without(colors):
     rgb, values = np.zeros((120, 160, 3), np.uint8), np.linspace(1, 9, 160, dtype=np.float32)[None].repeat(120, 0)
     for metric in (True, False):
-        picture = prediction_picture(rgb, values, metric, "x", colours=colours).astype(int)
+        picture = prediction_picture(rgb, values, metric, "x", colors=colors).astype(int)
         shown = picture[40:100, picture.shape[1] // 2 :][:, :160]
         assert (shown[:, 20:30].mean() > shown[:, 130:140].mean()) == metric

@@ -60,7 +60,7 @@ def test_everything_known_is_on_the_page(page):
     text = page.read_text()
     parsed = Page(text)
     assert [section for section in parsed.sections if section != "issues"] == [  # some processors have none
-        "latency", "tradeoff", "parity", "sizes", "artefacts", "pictures", "environment"
+        "latency", "tradeoff", "parity", "sizes", "artifacts", "pictures", "environment"
     ]  # fmt: skip
     assert "openvino fp32" in text and "onnxruntime fp32" in text and "not run (" in text
     assert re.search(r"<td>70</td><td>98x70</td>\s*<td>[\d.]+ mm</td>", text)

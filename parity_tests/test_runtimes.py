@@ -150,7 +150,7 @@ def test_graph_of_another_contract(small_bundle, backend):
     contract = bundle.manifest.contract
     wider = contract.inputs[0].model_copy(update={"shape": (1, 3, 70, 112)})
     other = contract.model_copy(update={"inputs": (wider, contract.inputs[1])})
-    path = bundle.artefact_file(bundle.manifest.artefacts[0])
+    path = bundle.artifact_file(bundle.manifest.artifacts[0])
     with pytest.raises(BundleError, match="boundary"):
         load_runtime(BACKENDS[backend], path, other, "fp32")
 

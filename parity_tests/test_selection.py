@@ -34,7 +34,7 @@ def learn(bundle, backend, outcome="passed", p50=None, **changed):
     local = local_results.LocalVerdict(
         backend=backend,
         precision="fp32",
-        artefact=bundle.manifest.artefacts[0].identity,
+        artifact=bundle.manifest.artifacts[0].identity,
         host=fingerprint(),
         version=BACKENDS[backend].version,
         verdict=verdict,
@@ -67,7 +67,7 @@ def test_what_failed_here_is_not_taken(bundle):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"host": "00000000"}, {"artefact": "0" * 64}, {"version": "0.0.1"}], ids=["host", "artefact", "library"]
+    "changed", [{"host": "00000000"}, {"artifact": "0" * 64}, {"version": "0.0.1"}], ids=["host", "artifact", "library"]
 )
 def test_verdict_made_with_something_else_is_void(bundle, changed):
     learn(bundle, "openvino", outcome="failed", **changed)
@@ -114,9 +114,9 @@ def test_uninstalled_backends_are_passed_over(bundle, monkeypatch):
 
 
 def test_names(bundle):
-    assert choose(bundle, "torch").artefact is None
+    assert choose(bundle, "torch").artifact is None
     assert choose(bundle, "onnxruntime", "fp32").backend.name == "onnxruntime"
-    with pytest.raises(InputError, match="no fp8 artefact"):
+    with pytest.raises(InputError, match="no fp8 artifact"):
         choose(bundle, precision="fp8")
     with pytest.raises(InputError, match="Did you mean 'openvino'"):
         choose(bundle, "openvno")

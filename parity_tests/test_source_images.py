@@ -1,4 +1,4 @@
-"""Colour and depth images: which files are read, what is said about the rest, and depth that looks wrong."""
+"""Color and depth images: which files are read, what is said about the rest, and depth that looks wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ class TestColor:
     def test_is_true_rgb_and_exact(self, tmp_path: Path) -> None:
         assert np.array_equal(read_color(write(tmp_path / "a.png", COLOR)), COLOR)
 
-    def test_grey_becomes_rgb_alpha_is_dropped_16_bits_become_8(self, tmp_path: Path) -> None:
-        grey = read_color(write(tmp_path / "grey.png", COLOR[..., 0]))
-        assert np.array_equal(grey, np.repeat(COLOR[..., :1], 3, axis=2))
+    def test_gray_becomes_rgb_alpha_is_dropped_16_bits_become_8(self, tmp_path: Path) -> None:
+        gray = read_color(write(tmp_path / "gray.png", COLOR[..., 0]))
+        assert np.array_equal(gray, np.repeat(COLOR[..., :1], 3, axis=2))
         bgra = np.dstack([COLOR[..., ::-1], np.full((12, 16), 7, np.uint8)])
         assert np.array_equal(read_color(write(tmp_path / "alpha.png", bgra)), COLOR)
         wide = read_color(write(tmp_path / "wide.png", COLOR.astype(np.uint16) * 257))
@@ -40,7 +40,7 @@ class TestColor:
         assert turned is not None and turned.shape == (16, 12, 3), "the EXIF header of this test is not one"
         assert read_color(path).shape == (12, 16, 3)
 
-    def test_missing_file_names_its_neighbours(self, tmp_path: Path) -> None:
+    def test_missing_file_names_its_neighbors(self, tmp_path: Path) -> None:
         write(tmp_path / "frame_01.png", COLOR)
         assert "'frame_01.png'" in refusal(lambda: read_color(tmp_path / "frame_1.png"))
         assert "does not exist" in refusal(lambda: read_color(tmp_path / "nowhere" / "a.png"))
@@ -79,30 +79,30 @@ class TestColor:
 class TestDepth:
     @pytest.mark.parametrize("suffix", [".png", ".tiff"])
     def test_16_bit_image(self, tmp_path: Path, suffix: str) -> None:
-        raw, metres = read_depth(write(tmp_path / f"d{suffix}", DEPTH), 5000)
+        raw, meters = read_depth(write(tmp_path / f"d{suffix}", DEPTH), 5000)
         assert raw.dtype == np.uint16 and np.array_equal(raw, DEPTH)
-        assert metres.dtype == np.float32 and np.array_equal(metres, DEPTH.astype(np.float32) / np.float32(5000))
+        assert meters.dtype == np.float32 and np.array_equal(meters, DEPTH.astype(np.float32) / np.float32(5000))
 
-    def test_float_tiff_is_metres(self, tmp_path: Path) -> None:
+    def test_float_tiff_is_meters(self, tmp_path: Path) -> None:
         truth = (DEPTH / 1000).astype(np.float32)
         assert np.array_equal(read_depth(write(tmp_path / "d.tiff", truth), 1000)[1], truth)
 
-    def test_float_npy_is_metres_and_keeps_what_is_no_reading(self, tmp_path: Path) -> None:
+    def test_float_npy_is_meters_and_keeps_what_is_no_reading(self, tmp_path: Path) -> None:
         truth = np.array([[1.5, np.nan, np.inf], [-1.0, 0.0, 1e300]])
         np.save(tmp_path / "d.npy", truth)
-        raw, metres = read_depth(tmp_path / "d.npy", 1000)
+        raw, meters = read_depth(tmp_path / "d.npy", 1000)
         assert np.array_equal(raw, truth, equal_nan=True)
-        assert metres.dtype == np.float32
+        assert meters.dtype == np.float32
         expected = np.array([[1.5, np.nan, np.inf], [-1, 0, np.inf]], np.float32)
-        assert np.array_equal(metres, expected, equal_nan=True)
+        assert np.array_equal(meters, expected, equal_nan=True)
 
     def test_integer_npy_is_sensor_units(self, tmp_path: Path) -> None:
         np.save(tmp_path / "d.npy", DEPTH.astype(np.int32))
         assert np.allclose(read_depth(tmp_path / "d.npy", 1000)[1], DEPTH / 1000)
 
-    def test_8_bit_is_a_visualisation(self, tmp_path: Path) -> None:
+    def test_8_bit_is_a_visualization(self, tmp_path: Path) -> None:
         message = refusal(lambda: read_depth(write(tmp_path / "d.png", COLOR[..., 0]), 1000))
-        assert "8-bit" in message and "visualisation" in message and "16-bit" in message
+        assert "8-bit" in message and "visualization" in message and "16-bit" in message
 
     def test_several_channels(self, tmp_path: Path) -> None:
         message = refusal(lambda: read_depth(write(tmp_path / "d.png", COLOR), 1000))
@@ -141,7 +141,7 @@ class TestDepthCheck:
     def test_no_reading_is_refused(self, value: float) -> None:
         assert "no pixel" in refusal(lambda: check_depth(with_depth(np.full((4, 5), value), 1), 6))
 
-    def test_tenths_of_a_millimetre_read_as_millimetres(self) -> None:
+    def test_tenths_of_a_millimeter_read_as_millimeters(self) -> None:
         (warning,) = check_depth(with_depth(np.full((4, 5), 15628, np.uint16), 1000), 6)
         assert "0% of the readings" in warning and "at --depth-scale 1000 (median 15.6 m)" in warning
         assert "--depth-scale 10000 would give a median of 1.56 m" in warning
@@ -150,9 +150,9 @@ class TestDepthCheck:
         (warning,) = check_depth(with_depth(np.full((4, 5), 500, np.uint16), 10000), 6)
         assert "--depth-scale 256 would give a median of 1.95 m" in warning
 
-    def test_millimetres_in_a_float_file(self) -> None:
+    def test_millimeters_in_a_float_file(self) -> None:
         (warning,) = check_depth(with_depth(np.full((4, 5), 1800.0, np.float32), 1), 6)
-        assert "read as metres" in warning and "divided by 1000, the median would be 1.8 m" in warning
+        assert "read as meters" in warning and "divided by 1000, the median would be 1.8 m" in warning
 
     def test_no_scale_helps(self) -> None:
         (warning,) = check_depth(with_depth(np.full((4, 5), 2**31, np.int64), 1000), 6)

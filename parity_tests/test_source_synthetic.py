@@ -18,7 +18,7 @@ from runtimes.sources.synthetic import SyntheticSource
 
 WHITE, BLACK = ((1.0, 1.0, 1.0),) * 2, ((0.0, 0.0, 0.0),) * 2
 PINNED = [1.786733, 0.714378, 1.579788, 0.442260]
-"""Mean and deviation of the true depth, mean sensor depth (m), mean colour (0..1) of synthetic:1:0 at 160x120."""
+"""Mean and deviation of the true depth, mean sensor depth (m), mean color (0..1) of synthetic:1:0 at 160x120."""
 
 
 class TestRaycast:
@@ -141,9 +141,9 @@ class TestSynthetic:
 class TestSensorNoise:
     def test_error_grows_with_the_square_of_the_distance(self) -> None:
         spread = {}
-        for metres in (1.0, 2.0, 4.0):
-            raw = simulate_sensor(np.full((200, 200), metres, np.float32), 400, np.random.default_rng(0))
-            spread[metres] = float(np.std(raw[raw > 0] / 1000))
+        for meters in (1.0, 2.0, 4.0):
+            raw = simulate_sensor(np.full((200, 200), meters, np.float32), 400, np.random.default_rng(0))
+            spread[meters] = float(np.std(raw[raw > 0] / 1000))
         assert spread[2] / spread[1] == pytest.approx(4, rel=0.15)
         assert spread[4] / spread[2] == pytest.approx(4, rel=0.15)
         assert spread[2] == pytest.approx(2**2 * 0.08 / (430 * 0.05), rel=0.15)
@@ -158,15 +158,15 @@ class TestSensorNoise:
         assert holes[90:97].min() > 0.9 and holes[134:160].max() < 0.5
 
     def test_unknown_and_too_near_have_no_reading(self) -> None:
-        for metres in (0.0, 0.1):
-            assert not simulate_sensor(np.full((20, 300), metres, np.float32), 100, np.random.default_rng(0)).any()
+        for meters in (0.0, 0.1):
+            assert not simulate_sensor(np.full((20, 300), meters, np.float32), 100, np.random.default_rng(0)).any()
 
     def test_lidar_errs_in_range(self) -> None:
         spread = {}
-        for metres in (1.0, 4.0):
-            depth = np.full((200, 200), metres, np.float32)
+        for meters in (1.0, 4.0):
+            depth = np.full((200, 200), meters, np.float32)
             raw = simulate_sensor(depth, 400, np.random.default_rng(0), camera=L515)
-            spread[metres] = float(np.std(raw[raw > 0] / 1000))
+            spread[meters] = float(np.std(raw[raw > 0] / 1000))
         assert spread[1] == pytest.approx(0.0026, rel=0.15) and spread[4] == pytest.approx(0.0074, rel=0.15)
 
     def test_lidar_has_no_shadow_and_reads_something_between_at_edges(self) -> None:
@@ -178,7 +178,7 @@ class TestSensorNoise:
         assert between[:, 96:104].any() and not between[:, :90].any()
 
     def test_dark_shining_and_grazing_surfaces_are_lost(self) -> None:
-        depth, grey = np.full((200, 200), 1.5, np.float32), np.full((200, 200, 3), 128, np.uint8)
+        depth, gray = np.full((200, 200), 1.5, np.float32), np.full((200, 200, 3), 128, np.uint8)
 
         def lost(rgb: NDArray[np.uint8], depth: NDArray[np.float32] = depth) -> list[float]:
             rng = np.random.default_rng
@@ -186,12 +186,12 @@ class TestSensorNoise:
                 float((simulate_sensor(depth, 400, rng(0), rgb, c)[20:-20, 40:-20] == 0).mean()) for c in (D435, L515)
             ]
 
-        usual = lost(grey)
+        usual = lost(gray)
         assert max(usual) < 0.05
-        assert lost(np.zeros_like(grey))[1] > 0.4 > lost(np.zeros_like(grey))[0] > usual[0]
-        assert min(lost(np.full_like(grey, 255))) > 0.5
+        assert lost(np.zeros_like(gray))[1] > 0.4 > lost(np.zeros_like(gray))[0] > usual[0]
+        assert min(lost(np.full_like(gray, 255))) > 0.5
         floor = np.broadcast_to(400 * 0.1 / np.linspace(5, 40, 200, dtype=np.float32)[:, None], (200, 200))
-        assert lost(grey, np.ascontiguousarray(floor))[1] > 3 * usual[1]
+        assert lost(gray, np.ascontiguousarray(floor))[1] > 3 * usual[1]
 
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
     def test_hidden_regions(self, share: float) -> None:

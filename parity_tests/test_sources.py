@@ -130,7 +130,7 @@ class TestFramesJson:
         assert "frames.json" in message and said in message
 
     def test_missing_image_is_found_when_loaded(self, tmp_path: Path) -> None:
-        source = open_source(str(self.listed(tmp_path, {"frames": [{"color": "a.colour.png"}]})))
+        source = open_source(str(self.listed(tmp_path, {"frames": [{"color": "a.color.png"}]})))
         assert "Did you mean 'a.color.png'" in refusal(lambda: source.load(0))
 
 
@@ -167,7 +167,7 @@ SIDES = st.integers(1, 40)
 
 class TestFit:
     @given(SIDES, SIDES, SIDES, SIDES)
-    def test_window_is_centred_and_as_large_as_can_be(self, w: int, h: int, cw: int, ch: int) -> None:
+    def test_window_is_centerd_and_as_large_as_can_be(self, w: int, h: int, cw: int, ch: int) -> None:
         rows, columns = crop(Size(w, h), Size(cw, ch))
         for window, length in ((rows, h), (columns, w)):
             before, after = window.start, length - window.stop
@@ -185,7 +185,7 @@ class TestFit:
         assert fitted.raw_depth.dtype == dtype and np.isin(fitted.raw_depth, DEPTH).all()
         assert np.array_equal(fitted.frame.depth, (fitted.raw_depth / 1000).astype(np.float32))
 
-    def test_colour_and_depth_stay_together(self) -> None:
+    def test_color_and_depth_stay_together(self) -> None:
         ramp = np.arange(64, dtype=np.uint8) * 3
         rgb = np.repeat(np.broadcast_to(ramp, (48, 64))[..., None], 3, axis=2)
         frame = Frame(np.ascontiguousarray(rgb), rgb[..., 0].astype(np.float32))

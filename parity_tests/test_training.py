@@ -14,7 +14,7 @@ from reference_model.checkpoint import load_network  # noqa: E402
 from reference_model.config import DptConfig, VitConfig  # noqa: E402
 from reference_model.registry import get_variant  # noqa: E402
 from reference_model.training import evaluate  # noqa: E402
-from reference_model.training.initialise import initialise  # noqa: E402
+from reference_model.training.initialize import initialize  # noqa: E402
 from reference_model.training.loss import depth_loss, revival  # noqa: E402
 from reference_model.training.samples import training_sample  # noqa: E402
 from reference_model.training.shards import FRAMES_PER_SHARD, Shards, render_shards, shard_folder  # noqa: E402
@@ -38,7 +38,7 @@ def frames() -> list[View]:
 
 def tiny(seed: int = 0) -> Cdm:
     network = Cdm(TINY)
-    initialise(network, seed)
+    initialize(network, seed)
     return network
 
 
@@ -97,7 +97,7 @@ class TestTraining:
 
     def test_starts_as_a_copy_of_the_sensor_with_holes_filled(self) -> None:
         network = get_variant("cdm-vitt").build()
-        initialise(network, 0)  # type: ignore[arg-type]
+        initialize(network, 0)  # type: ignore[arg-type]
         rows, columns = torch.linspace(0.4, 0.8, 140)[:, None], torch.linspace(0, 0.3, 182)
         sensor = (rows + columns)[None, None]
         with torch.no_grad():
@@ -231,7 +231,7 @@ class TestEvaluation:
 
     def test_a_network_is_a_method(self) -> None:
         network = get_variant("cdm-vitt").build()
-        initialise(network, 0)  # type: ignore[arg-type]
+        initialize(network, 0)  # type: ignore[arg-type]
         depth = evaluate.refiner(network, get_variant("cdm-vitt"))(framed(np.full((60, 80), 2.0, np.float32)))
         assert depth.shape == (60, 80) and np.median(depth) == pytest.approx(2.0, rel=0.3)
 

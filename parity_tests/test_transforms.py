@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cdm_export.coreml.convert import coreml_rules
 from cdm_export.onnx.convert import export_onnx
-from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialise
+from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialize
 from cdm_export.transforms.fused_attention import FusedCore
 from reference_model.backbones.vit import DinoV2, SelfAttention
 from reference_model.boundary import ImageNormalisation, OnBoundary
@@ -76,7 +76,7 @@ def test_rule_alone_is_exact_and_saves_what_it_says(rule, network, inputs):
 def test_the_rules_for_core_ml_are_exact(target, network, inputs):
     expected = network(*inputs)
     rules = coreml_rules(TARGETS[target])
-    savings = specialise(network, ROWS, COLUMNS, rules)
+    savings = specialize(network, ROWS, COLUMNS, rules)
     assert set(savings) == set(rules) == set(RULES) - {"linear_layout"}
     assert all(saving.modules for saving in savings.values())
     assert relative_error(network(*inputs), expected) <= EXACT
@@ -87,7 +87,7 @@ def test_the_rules_for_core_ml_are_exact(target, network, inputs):
 def test_all_rules_together_are_exact(network, inputs):
     expected = network(*inputs)
     before = multiply_adds(network, inputs)
-    savings = specialise(network, ROWS, COLUMNS)
+    savings = specialize(network, ROWS, COLUMNS)
     assert set(savings) == set(RULES) and all(saving.modules for saving in savings.values())
     assert relative_error(network(*inputs), expected) <= EXACT
     assert sum(saving.macs for saving in savings.values()) == before - multiply_adds(network, inputs)
@@ -125,7 +125,7 @@ def test_borders_are_exact_on_every_grid(rows, columns, network):
     inputs = [torch.rand(1, n, 14 * rows, 14 * columns, generator=generator, dtype=torch.float64) for n in (3, 1)]
     expected = network(*inputs)
     before = multiply_adds(network, inputs)
-    savings = specialise(network, rows, columns)
+    savings = specialize(network, rows, columns)
     assert relative_error(network(*inputs), expected) <= EXACT
     assert sum(saving.macs for saving in savings.values()) == before - multiply_adds(network, inputs)
 
@@ -134,7 +134,7 @@ def test_rgb_order_is_folded_too(mini_variant, network, inputs):
     rgb = mini_variant.on_boundary(copy.deepcopy(network.network), "rgb").double()
     expected = rgb(*inputs)
     assert relative_error(expected, network(*inputs)) > 1e-6, "the orders must differ for this test to mean anything"
-    apply_rule(RULES["input_normalisation"], rgb, ROWS, COLUMNS)
+    apply_rule(RULES["input_normalization"], rgb, ROWS, COLUMNS)
     assert relative_error(rgb(*inputs), expected) <= EXACT
 
 
@@ -148,7 +148,7 @@ def test_position_embedding_is_the_original_call_not_a_resize(network):
 
 
 def test_folded_network_refuses_another_size(network, inputs):
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     wider = [torch.nn.functional.pad(tensor, (0, 14)) for tensor in inputs]
     with pytest.raises(ValueError, match="folded for"):
         network(*wider)
@@ -184,28 +184,28 @@ def _cnn(stem):
         (torch.nn.Linear(3, 4), "no convolution but Linear"),
     ],
 )
-def test_normalisation_is_not_folded_where_that_is_not_exact(stem, reason):
+def test_normalization_is_not_folded_where_that_is_not_exact(stem, reason):
     network = _cnn(stem)
     before = copy.deepcopy(network)
-    savings = specialise(network, ROWS, COLUMNS)
-    assert savings["input_normalisation"].modules == 0 and reason in savings["input_normalisation"].skipped
-    assert isinstance(network.normalise, ImageNormalisation)
+    savings = specialize(network, ROWS, COLUMNS)
+    assert savings["input_normalization"].modules == 0 and reason in savings["input_normalization"].skipped
+    assert isinstance(network.normalize, ImageNormalisation)
     if isinstance(stem, torch.nn.Conv2d):
         image = torch.rand(1, 3, 20, 20, dtype=torch.float64)
         assert torch.equal(network(image), before(image)), "a rule that does not apply must leave the network alone"
 
 
-def test_normalisation_is_folded_into_any_stem_without_padding():
+def test_normalization_is_folded_into_any_stem_without_padding():
     network, image = _cnn(_convolution()), torch.rand(1, 3, 20, 20, dtype=torch.float64)
     expected = network(image)
-    assert specialise(network, ROWS, COLUMNS)["input_normalisation"].modules == 1
+    assert specialize(network, ROWS, COLUMNS)["input_normalization"].modules == 1
     assert relative_error(network(image), expected) <= EXACT
 
 
 def test_a_network_without_any_of_it_is_left_alone():
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).double()
     before = copy.deepcopy(network.state_dict())
-    savings = specialise(network, ROWS, COLUMNS)
+    savings = specialize(network, ROWS, COLUMNS)
     assert all(saving.skipped and not saving.modules for saving in savings.values()), savings
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -259,7 +259,7 @@ def test_a_layer_in_two_places_is_rewritten_once(network, inputs):
     for block in blocks[:2]:
         block.ls1, block.ls2 = torch.nn.Identity(), torch.nn.Identity()
     expected = network(*inputs)
-    specialise(network, ROWS, COLUMNS)
+    specialize(network, ROWS, COLUMNS)
     assert relative_error(network(*inputs), expected) <= EXACT
 
 
@@ -283,6 +283,6 @@ def test_a_rule_refuses_what_it_is_not_exact_for(change, rule, reason, network, 
     change(network)
     expected = network(*inputs)
     rules = {**RULES, "explicit_attention": fused_attention} if change is _other_scale else RULES
-    savings = specialise(network, ROWS, COLUMNS, rules)
+    savings = specialize(network, ROWS, COLUMNS, rules)
     assert savings[rule].modules == 0 and reason in savings[rule].skipped, savings[rule]
     assert relative_error(network(*inputs), expected) <= EXACT

@@ -1,1 +1,1 @@
-"""PyTorch: the truth every artefact is compared with. Networks keep their original order of operations."""
+"""PyTorch: the truth every artifact is compared with. Networks keep their original order of operations."""

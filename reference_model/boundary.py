@@ -1,4 +1,4 @@
-"""The boundary that every artefact has: the image is RGB 0..1, whatever the weights want."""
+"""The boundary that every artifact has: the image is RGB 0..1, whatever the weights want."""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class ImageNormalisation(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] RGB 0..1 -> [B, 3, H, W] normalised."""
+        """[B, 3, H, W] RGB 0..1 -> [B, 3, H, W] normalized."""
         return (image[:, list(self.planes)] - self.mean) / self.std
 
 
@@ -37,10 +37,10 @@ class OnBoundary(nn.Module):
 
     def __init__(self, network: nn.Module, order: ChannelOrder) -> None:
         super().__init__()
-        self.normalise = ImageNormalisation(order)
+        self.normalize = ImageNormalisation(order)
         self.network = network
 
     def forward(self, image: Tensor, *others: Tensor) -> Tensor:
         """[B, 3, H, W] RGB 0..1 and the network's other inputs -> the network's output."""
-        out: Tensor = self.network(self.normalise(image), *others)
+        out: Tensor = self.network(self.normalize(image), *others)
         return out

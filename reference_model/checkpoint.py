@@ -152,7 +152,7 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
             if not (tensor.is_floating_point() and wanted.is_floating_point()):
                 raise CheckpointError(
                     f"{name} in {checkpoint.path} is {_dtype(tensor)}, expected {_dtype(wanted)}",
-                    "Give weights that were not quantised: float32, float16 or bfloat16.",
+                    "Give weights that were not quantized: float32, float16 or bfloat16.",
                 )
             converted[_dtype(tensor)] += 1
             tensor = tensor.to(wanted.dtype)

@@ -6,7 +6,7 @@ nothing: the few names that describe tensors stand for objects of this file, eve
 which swallows whatever is done with it. Nothing is imported and nothing of PyTorch is called while unpickling.
 
 Tensors come out as descriptions first and become views of the memory-mapped file when asked for, so that a file is held
-once, as pages the system can drop, and optimiser states are never read.
+once, as pages the system can drop, and optimizer states are never read.
 """
 
 import io
@@ -102,7 +102,7 @@ class StoredTensor(NamedTuple):
     size: tuple[int, ...]
     """Shape."""
     stride: tuple[int, ...]
-    """Elements between neighbours, per dimension."""
+    """Elements between neighbors, per dimension."""
 
 
 class _RebuildTensor:

@@ -42,13 +42,13 @@ class Variant:
     million_parameters: float
     """Parameters / 1e6, unused ones included."""
     weights: str
-    """Where weights can be had and under which licence; ``none published`` otherwise."""
-    licence: str
-    """Note on the weights' licence that travels in the manifest; may be empty."""
+    """Where weights can be had and under which license; ``none published`` otherwise."""
+    license: str
+    """Note on the weights' license that travels in the manifest; may be empty."""
     build: "Callable[[], nn.Module]"
-    """The network with the checkpoint's own state dict, freshly initialised."""
+    """The network with the checkpoint's own state dict, freshly initialized."""
     on_boundary: "Callable[[nn.Module, ChannelOrder], nn.Module]"
-    """The network behind the graph boundary that artefacts have."""
+    """The network behind the graph boundary that artifacts have."""
     fits: Callable[[Mapping[str, tuple[int, ...]]], bool]
     """Whether a state dict's shapes are those of this variant."""
     cannot_tell: str
@@ -76,7 +76,7 @@ class Variant:
 
 
 def on_boundary(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
-    """``Variant.on_boundary`` of the families whose image is normalised with ImageNet's statistics."""
+    """``Variant.on_boundary`` of the families whose image is normalized with ImageNet's statistics."""
     from reference_model.boundary import OnBoundary
 
     return OnBoundary(network, order)

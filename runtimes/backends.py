@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from runtimes.contract import COMPRESSED, IMAGE, QUANTISED, ModelContract
+from runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, ModelContract
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.host import usable_cpus, version_of
 from runtimes.runtime import Runtime
@@ -19,7 +19,7 @@ from runtimes.runtime import Runtime
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run an artefact."""
+    """One way to run an artifact."""
 
     name: str
     """Name on the command line."""
@@ -32,16 +32,16 @@ class Backend:
     device: str
     """``cpu``, ``cuda`` or ``apple``."""
     format: str
-    """Artefact format it runs; ``checkpoint`` for the reference."""
+    """Artifact format it runs; ``checkpoint`` for the reference."""
     precisions: Mapping[str, tuple[str, ...]]
-    """Precisions it computes in, each with those of the artefacts it can be computed from, the best first: another one
+    """Precisions it computes in, each with those of the artifacts it can be computed from, the best first: another one
     than itself where the precision is a hint to the library rather than in the graph."""
     engine: bool = False
-    """Whether it runs engines that ``build`` made from an artefact, rather than the artefact."""
+    """Whether it runs engines that ``build`` made from an artifact, rather than the artifact."""
     distributions: tuple[str, ...] = ()
     """Distributions whose version is the library's, where they have another name than ``library``."""
     verifies_only: bool = False
-    """Whether ``auto`` leaves it alone: it says what an artefact means, and is no way to run one."""
+    """Whether ``auto`` leaves it alone: it says what an artifact means, and is no way to run one."""
 
     @property
     def installed(self) -> bool:
@@ -49,7 +49,7 @@ class Backend:
         return importlib.util.find_spec(self.library) is not None
 
     def runs_for(self, precision: str, made: Collection[str]) -> str | None:
-        """Precision of the artefact that is run for ``precision``, of those that were made; None when there is none."""
+        """Precision of the artifact that is run for ``precision``, of those that were made; None when there is none."""
         return next((typed for typed in self.precisions.get(precision, ()) if typed in made), None)
 
     @property
@@ -69,7 +69,7 @@ _TENSORRT = {**_as_typed("fp32", "fp16", "fp16-attn32", "bf16", "int8-fp16"), "t
 """TF32 is how the float32 graph may be computed."""
 _INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhere: pip install tensorrt"
 
-_PACKAGES = _as_typed("fp32", "fp16", IMAGE, *COMPRESSED, QUANTISED)
+_PACKAGES = _as_typed("fp32", "fp16", IMAGE, *COMPRESSED, QUANTIZED)
 _OPENVINO = {**_as_typed("fp32", "int8"), "bf16": ("bf16", "fp32"), "int8-bf16": ("int8",)}
 """BF16 is best typed into the graph, with FP32 islands; of the FP32 graph it is a hint that spares nothing."""
 _INSTALL_COREML = "pip install 'cdm-export[coreml]'"
@@ -104,7 +104,7 @@ class BackendModule(Protocol):
     """What a backend's module offers."""
 
     def load(self, path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Runtime:
-        """Open an artefact. ``threads`` 0 leaves the choice to the library's default on this machine.
+        """Open an artifact. ``threads`` 0 leaves the choice to the library's default on this machine.
 
         Raises BackendUnavailable when library, device or precision is not to be had here.
         """
@@ -125,7 +125,7 @@ def who_runs(precision: str) -> str:
 
 
 def load_runtime(backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0) -> Runtime:
-    """Open an artefact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
+    """Open an artifact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
     if not backend.installed:
         raise BackendUnavailable(
             f"backend '{backend.name}' needs the package '{backend.library}', which is not installed here",

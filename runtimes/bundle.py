@@ -17,7 +17,7 @@ from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.errors import BundleError
 from runtimes.graph_precision import GraphAudit, Rewrite, Typing
 from runtimes.hashing import cached_sha256, sha256_of
-from runtimes.quantization import Dropped, Quantisation
+from runtimes.quantization import Dropped, Quantization
 
 SCHEMA_VERSION = 1
 """Of the manifest; a bundle of another version is refused."""
@@ -47,7 +47,7 @@ class FileRecord(Record):
 
 
 class State(str, Enum):
-    """Where an artefact stands."""
+    """Where an artifact stands."""
 
     PUBLISHED = "published"
     """Its gate passed, measured where it runs."""
@@ -66,7 +66,7 @@ class Verdict(Record):
     """One backend's answer against the reference, worst frame."""
 
     backend: str
-    """Backend that ran the artefact."""
+    """Backend that ran the artifact."""
     verdict: Literal["passed", "failed", "inconclusive"]
     """Outcome of the gate over all frames."""
     reason: str
@@ -92,19 +92,19 @@ class Verdict(Record):
 
     @property
     def mean_words(self) -> str:
-        """The mean error as a person reads it: in millimetres, or as a share where the output has no unit."""
+        """The mean error as a person reads it: in millimeters, or as a share where the output has no unit."""
         if self.mean is None:
             return "no"
-        return self._millimetres or f"{self.mean:.1e} {_SHARE}"
+        return self._millimeters or f"{self.mean:.1e} {_SHARE}"
 
     def __str__(self) -> str:
         if self.mean is None:
             return f"{self.verdict} ({self.reason})"
-        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self._millimetres or _SHARE}"
+        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self._millimeters or _SHARE}"
         return f"{self.verdict} ({figures}{'; ' + self.reason if self.reason else ''})"
 
     @property
-    def _millimetres(self) -> str | None:
+    def _millimeters(self) -> str | None:
         return None if self.mean_mm is None else f"{self.mean_mm:.2g} mm"
 
 
@@ -141,7 +141,7 @@ class InputLoss(Record):
 
 
 class Boundary(Record):
-    """How an artefact is fed, and the frames to test that with."""
+    """How an artifact is fed, and the frames to test that with."""
 
     contract: ModelContract
     """What its tensors mean."""
@@ -151,7 +151,7 @@ class Boundary(Record):
     """What its inputs lose against those of the bundle; None for the bundle's own."""
 
 
-class Artefact(Record):
+class Artifact(Record):
     """One deployable form of the model."""
 
     name: str
@@ -167,7 +167,7 @@ class Artefact(Record):
     main: InsidePath
     """File to open, the others belong to it; or the folder that holds them all."""
     files: tuple[FileRecord, ...]
-    """Every file of the artefact."""
+    """Every file of the artifact."""
     producers: dict[str, str]
     """Library versions that made it."""
     rewrites: dict[str, Rewrite]
@@ -176,7 +176,9 @@ class Artefact(Record):
     """Which modules are typed how, for a graph of lower precision."""
     graph: GraphAudit | None = None
     """What is in the graph; None where it was not audited."""
-    quantisation: Quantisation | None = None
+    quantization: Quantization | None = Field(
+        default=None, validation_alias="quantisation", serialization_alias="quantisation"
+    )
     """How its integers came about; None where it has none."""
     boundary: Boundary | None = None
     """Of its own; None where it is the bundle's."""
@@ -186,7 +188,7 @@ class Artefact(Record):
     """Parity per backend, on the machine that made the bundle."""
 
     @model_validator(mode="after")
-    def _main_is_vouched_for(self) -> "Artefact":
+    def _main_is_vouched_for(self) -> "Artifact":
         paths = {record.path for record in self.files}
         if self.main not in paths and not (paths and all(path.startswith(f"{self.main}/") for path in paths)):
             raise ValueError(f"main file '{self.main}' is not among its files")
@@ -227,8 +229,8 @@ class Provenance(Record):
     """Of the checkpoint file, or of the state dict of random weights."""
     random_weights: RandomWeights | None
     """How to make random weights again."""
-    licence: str
-    """Note on the weights' licence; may be empty."""
+    license: str = Field(validation_alias="licence", serialization_alias="licence")
+    """Note on the weights' license; may be empty."""
 
 
 class Manifest(Record):
@@ -246,7 +248,7 @@ class Manifest(Record):
     """What the tensors mean; shapes are those of one frame at a time."""
     provenance: Provenance
     """Where the weights came from."""
-    artefacts: tuple[Artefact, ...]
+    artifacts: tuple[Artifact, ...] = Field(validation_alias="artefacts", serialization_alias="artefacts")
     """Deployable forms."""
     dropped: tuple[Dropped, ...] = ()
     """What was made and is not here."""
@@ -255,21 +257,21 @@ class Manifest(Record):
     reports: tuple[FileRecord, ...]
     """Parity report and pictures."""
 
-    def boundary(self, artefact: Artefact | None) -> Boundary:
-        """How an artefact is fed with one frame: its own boundary, else the bundle's, also the reference's (None)."""
-        own = None if artefact is None else artefact.boundary
+    def boundary(self, artifact: Artifact | None) -> Boundary:
+        """How an artifact is fed with one frame: its own boundary, else the bundle's, also the reference's (None)."""
+        own = None if artifact is None else artifact.boundary
         return own or Boundary(contract=self.contract, golden=self.golden)
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Frames at once that there are artefacts for, 1 first."""
-        return tuple(sorted({1, *(artefact.batch for artefact in self.artefacts)}))
+        """Frames at once that there are artifacts for, 1 first."""
+        return tuple(sorted({1, *(artifact.batch for artifact in self.artifacts)}))
 
     def files(self) -> Iterator[FileRecord]:
         """Every file the manifest vouches for."""
-        for artefact in self.artefacts:
-            yield from artefact.files
-            yield from (golden.file for golden in (artefact.boundary.golden if artefact.boundary else ()))
+        for artifact in self.artifacts:
+            yield from artifact.files
+            yield from (golden.file for golden in (artifact.boundary.golden if artifact.boundary else ()))
         for golden in self.golden:
             yield golden.file
         yield from self.reports
@@ -312,12 +314,12 @@ class Bundle:
         self._check_content(record)
         return self.path / record.path
 
-    def artefact_file(self, artefact: Artefact) -> Path:
-        """Path of an artefact's main file, after every file of it was checked; unlisted files beside it are refused."""
-        for record in artefact.files:
+    def artifact_file(self, artifact: Artifact) -> Path:
+        """Path of an artifact's main file, after every file of it was checked; unlisted files beside it are refused."""
+        for record in artifact.files:
             self._check_content(record)
-        listed = {record.path for other in self.manifest.artefacts for record in other.files}
-        main = self.path / artefact.main
+        listed = {record.path for other in self.manifest.artifacts for record in other.files}
+        main = self.path / artifact.main
         for path in main.rglob("*") if main.is_dir() else main.parent.iterdir():
             name = path.relative_to(self.path).as_posix()
             if main.is_dir() and path.is_dir() and not path.is_symlink():

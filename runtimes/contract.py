@@ -1,4 +1,4 @@
-"""What a model's tensors mean: everything a device needs to know besides the artefact itself.
+"""What a model's tensors mean: everything a device needs to know besides the artifact itself.
 
 The contract is written into the bundle's manifest. Processing is chosen from a closed set of primitives
 (``runtimes/processing``), never from code in the bundle.
@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from runtimes.errors import InputError
 
 CONTRACT_KEY = "cdm_export.contract"
-"""Key of the contract, as JSON, in an artefact's own metadata."""
+"""Key of the contract, as JSON, in an artifact's own metadata."""
 DEFAULT_FAR = 25.0
-"""Metres. A pixel farther than this is invalid; the reference implementation's widest clip."""
+"""Meters. A pixel farther than this is invalid; the reference implementation's widest clip."""
 
 Precision = Literal[
     "fp32",
@@ -34,20 +34,20 @@ Precision = Literal[
     "fp16-p4",
     "fp16-w8a8",
 ]
-"""Precision of an artefact or of its execution, and name of the gate it has to pass."""
+"""Precision of an artifact or of its execution, and name of the gate it has to pass."""
 
 INTEGER: tuple[Precision, ...] = ("int8", "int8-fp16", "int8-bf16")
-"""Products of 8-bit integers; what is not quantised is FP32, FP16 or BF16."""
+"""Products of 8-bit integers; what is not quantized is FP32, FP16 or BF16."""
 IMAGE: Precision = "fp16-image"
 """Half behind an 8-bit image: what an app feeds."""
 COMPRESSED: tuple[Precision, ...] = ("fp16-w8", "fp16-p8", "fp16-p6", "fp16-p4")
 """Half with compressed weights: 8-bit integers per channel, palettes of 8, 6 or 4 bits."""
-QUANTISED: Precision = "fp16-w8a8"
+QUANTIZED: Precision = "fp16-w8a8"
 """Half whose layers read 8-bit activations and have 8-bit weights."""
 
 
 def execution_name(precision: str, batch: int) -> str:
-    """How an artefact or its execution is called: ``fp16``, or ``fp16-b4`` where four frames go in at once."""
+    """How an artifact or its execution is called: ``fp16``, or ``fp16-b4`` where four frames go in at once."""
     return precision if batch == 1 else f"{precision}-b{batch}"
 
 
@@ -89,16 +89,19 @@ class Semantics(str, Enum):
 
 
 class Record(BaseModel):
-    """Base of everything written to JSON: frozen, unknown keys refused."""
+    """Base of everything written to JSON: frozen, unknown keys refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A field whose name on disk is older than its name here says so with an alias; both are read, the alias is written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 class TensorSpec(Record):
     """One input or output of the graph."""
 
     name: str
-    """Name in the artefact, the same in every backend."""
+    """Name in the artifact, the same in every backend."""
     shape: tuple[int, ...]
     """Static shape, [B, C, H, W]."""
     dtype: Literal["float32", "uint8"] = "float32"
@@ -108,7 +111,7 @@ class TensorSpec(Record):
 
 
 class ModelContract(Record):
-    """Everything the device needs to turn a frame into depth with an artefact of this bundle."""
+    """Everything the device needs to turn a frame into depth with an artifact of this bundle."""
 
     model: str
     """Registry name of family and variant, e.g. ``cdm-vits``."""
@@ -127,15 +130,15 @@ class ModelContract(Record):
     channel_order: Literal["bgr", "rgb"]
     """Plane order the weights were trained with; folded into the weights, the boundary is always RGB."""
     image_resize: Literal["cubic", "cubic_8bit"] = "cubic"
-    """How the colour image becomes a network input (``processing/image.py``)."""
+    """How the color image becomes a network input (``processing/image.py``)."""
     depth_input: Literal["inverse_nearest"] | None = "inverse_nearest"
     """How sensor depth becomes a network input (``processing/depth.py``); None when the model takes none."""
     output_resize: Literal["nearest", "bilinear", "bilinear_corners"] = "nearest"
     """Resize of the network output to camera size (``processing/output.py``)."""
     max_depth: float = Field(default=6.0, gt=0)
-    """Metres. Sensor readings beyond this are treated as missing."""
+    """Meters. Sensor readings beyond this are treated as missing."""
     far: float = Field(default=DEFAULT_FAR, gt=0)
-    """Metres. Depth beyond this is invalid; without meaning for output that is not metric."""
+    """Meters. Depth beyond this is invalid; without meaning for output that is not metric."""
 
     @property
     def batch(self) -> int:
@@ -152,5 +155,5 @@ class ModelContract(Record):
 
     @property
     def metric(self) -> bool:
-        """Whether the result can be given in metres."""
+        """Whether the result can be given in meters."""
         return self.semantics in (Semantics.INVERSE_DEPTH, Semantics.METRIC_DEPTH)

@@ -19,7 +19,7 @@ class CoremlTarget:
     """Whether it has ``scaled_dot_product_attention`` as one operation."""
     grouped_palettes: bool
     """Whether palettes can be had per group of channels."""
-    quantised_activations: bool
+    quantized_activations: bool
     """Whether it has 8-bit activations."""
 
 

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from runtimes.bundle import FileRecord, State, Verdict
 from runtimes.contract import INTEGER, ModelContract, Precision, Record
 from runtimes.nvidia import Gpu
@@ -46,9 +48,9 @@ class Machine(Record):
 
 
 class Source(Record):
-    """The artefact an engine was built from."""
+    """The artifact an engine was built from."""
 
-    artefact: str
+    artifact: str = Field(validation_alias="artefact", serialization_alias="artefact")
     """Its name in the bundle, e.g. ``onnx/fp16``."""
     identity: str
     """sha256 over the sha256 of its files."""
@@ -61,7 +63,7 @@ class BuildSettings(Record):
     """``strong``: types are the graph's. ``legacy``: TensorRT 8.6, which chooses types under a flag."""
     tf32: bool
     """Whether float32 products may be rounded to TF32; as the configuration reports it."""
-    optimisation_level: int
+    optimization_level: int = Field(validation_alias="optimisation_level", serialization_alias="optimisation_level")
     """0..5."""
     workspace: int
     """Upper limit of scratch memory, bytes; 0 for the library's own."""

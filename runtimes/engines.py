@@ -59,7 +59,7 @@ def scan(bundle: Bundle) -> list[FoundEngine]:
 
 
 def find(bundle: Bundle, backend: Backend, precision: str) -> FoundEngine | None:
-    """The newest usable engine of this backend and precision that fits this machine and the bundle's artefacts.
+    """The newest usable engine of this backend and precision that fits this machine and the bundle's artifacts.
 
     The library's exact version is compared when it is loaded; here only where its metadata is to be had.
     """
@@ -72,7 +72,7 @@ def find(bundle: Bundle, backend: Backend, precision: str) -> FoundEngine | None
 
 
 def rejected_here(bundle: Bundle, backend: Backend, state: State) -> set[str]:
-    """Precisions of which an engine was built on this machine, from the artefacts as they are, and is now in ``state``:
+    """Precisions of which an engine was built on this machine, from the artifacts as they are, and is now in ``state``:
     ``failed`` or ``dropped``.
     """
     return {
@@ -177,9 +177,9 @@ def _misfit(bundle: Bundle, backend: Backend, record: EngineRecord) -> str | Non
         return f"it failed: {record.self_test or 'see its record'}"
     if record.state is State.DROPPED:
         return f"it is no faster: {record.speed or 'see its record'}"
-    source = next((one for one in bundle.manifest.artefacts if one.name == record.source.artefact), None)
+    source = next((one for one in bundle.manifest.artifacts if one.name == record.source.artifact), None)
     if source is None or source.identity != record.source.identity or record.contract != bundle.manifest.contract:
-        return "it was built from another artefact than the bundle holds now"
+        return "it was built from another artifact than the bundle holds now"
     here = Machine(
         backend=machine.backend,
         version=_version_here(backend, machine.version),

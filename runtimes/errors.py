@@ -31,7 +31,7 @@ class BundleError(InputError):
 
 
 class ParityError(CdmExportError):
-    """A gate failed or was inconclusive: the artefact must not be used."""
+    """A gate failed or was inconclusive: the artifact must not be used."""
 
     exit_code = 1
 
@@ -64,7 +64,7 @@ class EngineRunError(CdmExportError):
     exit_code = 1
 
 
-class BuildCancelled(CdmExportError):
+class BuildCanceled(CdmExportError):
     """Whoever asked for a build stopped it."""
 
     exit_code = 130

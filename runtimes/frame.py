@@ -16,7 +16,7 @@ class Frame:
     rgb: NDArray[np.uint8]
     """[H, W, 3] uint8, true RGB order (not OpenCV's BGR)."""
     depth: NDArray[np.float32] | None = None
-    """[H, W] float32, metres; 0, negative, NaN and Inf mean no reading."""
+    """[H, W] float32, meters; 0, negative, NaN and Inf mean no reading."""
     right: NDArray[np.uint8] | None = None
     """[H, W, 3] uint8, the right image of a rectified pair whose left image is ``rgb``; stereo models only."""
     captured_at: float | None = None
@@ -38,20 +38,20 @@ class Frame:
             return
         if not np.issubdtype(depth.dtype, np.floating):
             raise InputError(
-                f"depth must be floating point metres, got {depth.dtype}",
-                "Divide raw sensor units by the depth scale first: depth = raw / 1000 for millimetres.",
+                f"depth must be floating point meters, got {depth.dtype}",
+                "Divide raw sensor units by the depth scale first: depth = raw / 1000 for millimeters.",
             )
         if depth.shape != self.rgb.shape[:2]:
             raise InputError(
-                f"colour and depth differ in size: colour is {Size.of(self.rgb)}, depth has shape {list(depth.shape)}",
-                "Align the depth image to the colour image first.",
+                f"color and depth differ in size: color is {Size.of(self.rgb)}, depth has shape {list(depth.shape)}",
+                "Align the depth image to the color image first.",
             )
         if depth.dtype != np.float32:
             object.__setattr__(self, "depth", depth.astype(np.float32))
 
     @property
     def size(self) -> Size:
-        """Size of the colour image, of the depth image and of the right image."""
+        """Size of the color image, of the depth image and of the right image."""
         return Size.of(self.rgb)
 
 
@@ -93,7 +93,7 @@ class DepthResult:
     """Refined depth of one frame; the arrays belong to the caller."""
 
     values: NDArray[np.float32]
-    """[H, W] float32 at camera size: metres for metric models, pixels of disparity for stereo models, else the relative
+    """[H, W] float32 at camera size: meters for metric models, pixels of disparity for stereo models, else the relative
     quantity; 0 where not valid."""
     valid: NDArray[np.bool_]
     """[H, W] bool: finite, and nearer than the contract's ``far``; of disparity, finite and above 0."""
@@ -106,18 +106,18 @@ class DepthResult:
     health: Health
     """Whether to trust it."""
     scaled: str = ""
-    """How relative values became metres (``metric_scale.py``); empty where the network predicts what they are."""
+    """How relative values became meters (``metric_scale.py``); empty where the network predicts what they are."""
 
     @property
     def depth_m(self) -> NDArray[np.float32]:
-        """[H, W] float32 metres, 0 where not ``valid``. Raises InputError for relative models without a scale, and for
+        """[H, W] float32 meters, 0 where not ``valid``. Raises InputError for relative models without a scale, and for
         disparity."""
         if self.unit == "m":
             return self.values
         if self.semantics is Semantics.DISPARITY:
             raise InputError(
-                "this model predicts disparity in pixels, which becomes metres with a calibration only",
-                "Use .values; depth = focal length in pixels * baseline in metres / disparity, where valid.",
+                "this model predicts disparity in pixels, which becomes meters with a calibration only",
+                "Use .values; depth = focal length in pixels * baseline in meters / disparity, where valid.",
             )
         raise InputError(
             f"this model predicts {self.semantics.value}, which has no metric scale",

@@ -1,4 +1,4 @@
-"""What an artefact's graph computes in which type, and why: written where it is made, read on any device."""
+"""What an artifact's graph computes in which type, and why: written where it is made, read on any device."""
 
 from enum import Enum
 from typing import Any, Literal

@@ -1,14 +1,14 @@
-"""What a device learnt about a bundle: verdicts and latencies. What was published is never touched.
+"""What a device learned about a bundle: verdicts and latencies. What was published is never touched.
 
 One small JSON file per backend and precision, in ``engines/<backend>-<version>-<host>/``; in the cache when the bundle
-cannot be written. Found by scanning, believed only for the very artefact and host they were made with.
+cannot be written. Found by scanning, believed only for the very artifact and host they were made with.
 """
 
 import contextlib
 import re
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import Bundle, Verdict
@@ -28,8 +28,8 @@ class LocalVerdict(Record):
     """What it computed in."""
     batch: int = 1
     """Frames at once."""
-    artefact: str
-    """``identity`` of the artefact, or sha256 of the engine that ran; another one makes the verdict void."""
+    artifact: str = Field(validation_alias="artefact", serialization_alias="artefact")
+    """``identity`` of the artifact, or sha256 of the engine that ran; another one makes the verdict void."""
     host: str
     """``host()`` of the machine."""
     version: str
@@ -86,15 +86,15 @@ def _write_first(files: list[Path], text: str) -> Path | None:
 
 
 def load(bundle: Bundle, batch: int = 1) -> dict[tuple[str, str], LocalVerdict]:
-    """Verdicts made on this host, with the libraries and artefacts as they are now, by (backend, precision);
-    those of artefacts that take ``batch`` frames at once.
+    """Verdicts made on this host, with the libraries and artifacts as they are now, by (backend, precision);
+    those of artifacts that take ``batch`` frames at once.
 
     Of two for the same, the newer counts.
     """
     current: dict[tuple[str, str], str] = {
-        (artefact.format, artefact.precision): artefact.identity
-        for artefact in bundle.manifest.artefacts
-        if artefact.batch == batch
+        (artifact.format, artifact.precision): artifact.identity
+        for artifact in bundle.manifest.artifacts
+        if artifact.batch == batch
     }
     found: list[tuple[float, LocalVerdict]] = []
     for file in (file for place in roots(bundle) for file in place.glob("*/verdict-*.json")):
@@ -112,7 +112,7 @@ def load(bundle: Bundle, batch: int = 1) -> dict[tuple[str, str], LocalVerdict]:
         else:
             run = known.runs_for(local.precision, [made for form, made in current if form == known.format])
             expected = current[known.format, run] if run else None
-        if local.host == host(known) and expected == local.artefact:
+        if local.host == host(known) and expected == local.artifact:
             found.append((written, local))
     found.sort(key=lambda item: item[0])
     return {(local.backend, local.precision): local for _, local in found}

@@ -24,7 +24,7 @@ class Measurement(Record):
     warm_ups: int
     """Calls before them."""
     first: float
-    """The very first call, where lazy initialisation shows."""
+    """The very first call, where lazy initialization shows."""
     p50: float
     """Median."""
     p90: float
@@ -108,10 +108,10 @@ def measure(
         pass
     for error in turns.failed.values():
         raise error
-    return {name: summarise(turns.warm[name], turns.timed[name]) for name in calls}
+    return {name: summarize(turns.warm[name], turns.timed[name]) for name in calls}
 
 
-def summarise(warm: Sequence[float], timed: Sequence[float]) -> Measurement:
+def summarize(warm: Sequence[float], timed: Sequence[float]) -> Measurement:
     """Of milliseconds per call, at least one of each."""
     p50, p90, p99 = (float(value) for value in np.percentile(timed, (50, 90, 99)))
     return Measurement(

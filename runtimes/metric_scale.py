@@ -1,4 +1,4 @@
-"""Relative inverse depth -> metres, when somebody says how: between two known depths, or by a sensor's readings.
+"""Relative inverse depth -> meters, when somebody says how: between two known depths, or by a sensor's readings.
 
 The network's output is the inverse of depth up to a scale and a shift that differ from image to image, so every frame
 gets a scale and a shift of its own.
@@ -26,8 +26,8 @@ _TUKEY = 4.685
 _ROUNDS = 20
 
 
-class ToMetres(Protocol):
-    """A way to metres."""
+class ToMeters(Protocol):
+    """A way to meters."""
 
     @property
     def needs_depth(self) -> bool:
@@ -35,7 +35,7 @@ class ToMetres(Protocol):
         ...
 
     def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
-        """The result in metres. Raises InputError when this frame gives no scale, or the result has one already or is
+        """The result in meters. Raises InputError when this frame gives no scale, or the result has one already or is
         disparity."""
         ...
 
@@ -48,21 +48,21 @@ class KnownRange:
     """
 
     near: float
-    """Metres."""
+    """Meters."""
     far: float
-    """Metres."""
+    """Meters."""
 
     needs_depth = False
 
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far < float("inf"):
             raise InputError(
-                f"a known range goes from near to far, both above 0 metres; got {self.near:g} to {self.far:g}",
-                "For example --metres 0.5:10.",
+                f"a known range goes from near to far, both above 0 meters; got {self.near:g} to {self.far:g}",
+                "For example --meters 0.5:10.",
             )
 
     def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
-        """See ``ToMetres``."""
+        """See ``ToMeters``."""
         values = _relative(result)
         low, high = float(values.min()), float(values.max())
         if not high > low:
@@ -79,19 +79,19 @@ class SensorAlignment:
     """
 
     max_depth: float = 6.0
-    """Metres. Sensor readings beyond this are treated as missing."""
+    """Meters. Sensor readings beyond this are treated as missing."""
     far: float = DEFAULT_FAR
-    """Metres. Depth beyond this is invalid."""
+    """Meters. Depth beyond this is invalid."""
 
     needs_depth = True
 
     def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
-        """See ``ToMetres``."""
+        """See ``ToMeters``."""
         _relative(result)
         if frame.depth is None:
             raise InputError(
                 "aligning to a sensor needs its depth image, and the frame has none",
-                "Give it with --depth, or a known range: --metres 0.5:10.",
+                "Give it with --depth, or a known range: --meters 0.5:10.",
             )
         read = usable(frame.depth, self.max_depth) & result.valid
         if read.sum() < _LEAST_READINGS:
@@ -153,20 +153,20 @@ def fit(given: NDArray[np.float64], wanted: NDArray[np.float64]) -> tuple[float,
 def _no_scale() -> InputError:
     return InputError(
         "no scale brings the network's output near the sensor's readings: they are at one depth, or of another scene",
-        "Check that the depth image belongs to the colour image, and --depth-scale.",
+        "Check that the depth image belongs to the color image, and --depth-scale.",
     )
 
 
 def _relative(result: DepthResult) -> NDArray[np.float32]:
-    """Valid values of a relative result that has no metres yet."""
+    """Valid values of a relative result that has no meters yet."""
     if result.semantics is Semantics.DISPARITY and result.unit != "m":
         raise InputError(
-            "disparity in pixels becomes metres with a calibration (focal length in pixels, baseline in metres), which "
-            "--metres does not take",
-            "Leave --metres out; depth = focal length * baseline / disparity.",
+            "disparity in pixels becomes meters with a calibration (focal length in pixels, baseline in meters), which "
+            "--meters does not take",
+            "Leave --meters out; depth = focal length * baseline / disparity.",
         )
     if result.semantics is not Semantics.RELATIVE_INVERSE_DEPTH or result.unit:
-        raise InputError("this result is in metres already", "Leave --metres out.")
+        raise InputError("this result is in meters already", "Leave --meters out.")
     if not result.valid.any():
         raise InputError("the network's output has no valid pixel")
     return result.values[result.valid]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runtimes.backends import Backend, load_runtime
-from runtimes.bundle import Artefact, Bundle
+from runtimes.bundle import Artifact, Bundle
 from runtimes.engines import find, why_none
 from runtimes.errors import InputError
 from runtimes.hashing import cached_sha256
@@ -27,10 +27,10 @@ def open(
 
     ``backend`` and ``precision``: names, or ``auto`` for the fastest that passed its parity gate here. ``batch``:
     frames at once, of a bundle exported for that; they go through ``DepthPipeline.many``. ``threads``: 0 for all usable
-    processors. ``max_depth``, ``far``: metres, instead of the contract's. ``checkpoint``: only for the ``torch``
+    processors. ``max_depth``, ``far``: meters, instead of the contract's. ``checkpoint``: only for the ``torch``
     reference. The pipeline belongs to the calling thread.
 
-    Raises BundleError (changed or unreadable bundle), InputError (names), ParityError (only failed artefacts),
+    Raises BundleError (changed or unreadable bundle), InputError (names), ParityError (only failed artifacts),
     BackendUnavailable (nothing to run it with).
     """
     opened = Bundle.open(bundle)
@@ -56,15 +56,15 @@ def open_choice(
     checkpoint: str | Path | None = None,
 ) -> DepthPipeline:
     """``open`` after the choice was made."""
-    contract = bundle.manifest.boundary(choice.artefact).contract.batched(choice.batch)
-    if choice.artefact is None:
+    contract = bundle.manifest.boundary(choice.artifact).contract.batched(choice.batch)
+    if choice.artifact is None:
         path = reference_path(bundle, checkpoint)
     else:
-        path = executable(bundle, choice.backend, choice.artefact, choice.precision)
+        path = executable(bundle, choice.backend, choice.artifact, choice.precision)
     changed = {name: value for name, value in (("max_depth", max_depth), ("far", far)) if value is not None}
     for name, value in changed.items():
         if not value > 0:
-            raise InputError(f"{name} must be above 0 metres, got {value}")
+            raise InputError(f"{name} must be above 0 meters, got {value}")
     runtime = load_runtime(choice.backend, path, contract, choice.precision, threads)
     pipeline = DepthPipeline(runtime, contract.model_copy(update=changed))
     if warmup:
@@ -76,13 +76,13 @@ def open_choice(
     return pipeline
 
 
-def executable(bundle: Bundle, backend: Backend, artefact: Artefact, precision: str) -> Path:
-    """What a backend opens to run an artefact: the artefact after its hashes were checked, or an engine built from it.
+def executable(bundle: Bundle, backend: Backend, artifact: Artifact, precision: str) -> Path:
+    """What a backend opens to run an artifact: the artifact after its hashes were checked, or an engine built from it.
 
     Raises BundleError, BackendUnavailable where no engine fits this machine.
     """
     if not backend.engine:
-        return bundle.artefact_file(artefact)
+        return bundle.artifact_file(artifact)
     found = find(bundle, backend, precision)
     if found is None:
         raise why_none(bundle, backend, precision)

@@ -19,7 +19,7 @@ from runtimes.host import usable_cpus
 from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
-"""Precision -> INFERENCE_PRECISION_HINT: what is not quantised in the graph, nor typed in it."""
+"""Precision -> INFERENCE_PRECISION_HINT: what is not quantized in the graph, nor typed in it."""
 
 _PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 

@@ -33,13 +33,13 @@ class DepthPipeline:
         return self.many([frame])[0]
 
     def many(self, frames: Sequence[Frame]) -> list[DepthResult]:
-        """Refine as many frames as the artefact takes at once; the timing of each result is that of the whole call.
+        """Refine as many frames as the artifact takes at once; the timing of each result is that of the whole call.
 
         Raises InputError for another number of frames, or one that does not fit the contract.
         """
         if len(frames) != self.contract.batch:
             raise InputError(
-                f"this artefact takes {self.contract.batch} frame(s) at once, got {len(frames)}",
+                f"this artifact takes {self.contract.batch} frame(s) at once, got {len(frames)}",
                 "Open the bundle with the batch you call it with: cdm_export.open(BUNDLE, batch=...)",
             )
         started = time.perf_counter()

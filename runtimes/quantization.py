@@ -4,7 +4,7 @@ from runtimes.contract import Record
 
 
 class Trial(Record):
-    """One quantised form of the network, simulated in PyTorch on calibration frames; worst frame."""
+    """One quantized form of the network, simulated in PyTorch on calibration frames; worst frame."""
 
     mean: float | None
     """Mean relative depth error; None when nothing could be compared."""
@@ -56,7 +56,7 @@ class SpeedComparison(Record):
         )
 
 
-class Quantisation(Record):
+class Quantization(Record):
     """Everything that was measured and decided."""
 
     calibration: CalibrationIdentity
@@ -70,21 +70,21 @@ class Quantisation(Record):
     strengths: dict[str, float]
     """Strength of smoothing per layer; 0 where none helps."""
     steps: dict[str, float]
-    """Step of the integers at the input of every quantised layer, in units of that input."""
+    """Step of the integers at the input of every quantized layer, in units of that input."""
     kept: dict[str, str]
-    """Parts that are not quantised, and why."""
+    """Parts that are not quantized, and why."""
     trials: dict[str, Trial]
-    """Everything quantised: ``plain`` or ``smoothed``, then the observer."""
+    """Everything quantized: ``plain`` or ``smoothed``, then the observer."""
     sensitivity: dict[str, Trial]
-    """Only one part quantised, worst first."""
+    """Only one part quantized, worst first."""
     kept_megabytes: float
-    """What the parts that are not quantised cost in an FP32 file, beyond their integers, 10^6 bytes."""
+    """What the parts that are not quantized cost in an FP32 file, beyond their integers, 10^6 bytes."""
     speed: SpeedComparison | None = None
     """On the machine that made the bundle; None for a graph that does not run there."""
 
 
 class Dropped(Record):
-    """An artefact that was made, measured and not published."""
+    """An artifact that was made, measured and not published."""
 
     name: str
     """``format/precision``."""

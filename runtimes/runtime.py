@@ -23,7 +23,7 @@ class Description:
     backend: str
     """Name of the backend, e.g. ``onnxruntime``."""
     precision: str
-    """Precision of the artefact, e.g. ``fp32``; an execution hint that changes it is part of the name."""
+    """Precision of the artifact, e.g. ``fp32``; an execution hint that changes it is part of the name."""
     device: str
     """Device in words, e.g. ``CPU (AMD EPYC)``."""
     provider: str
@@ -37,7 +37,7 @@ class Description:
 
 
 class Runtime(Protocol):
-    """A loaded artefact.
+    """A loaded artifact.
 
     Outputs are owned by the caller unless ``reuses_outputs`` is true; then they are valid until the next call.
     A runtime belongs to the thread that opened it: calls from another raise RuntimeMisuse.
@@ -69,7 +69,7 @@ class DeviceClock(Protocol):
 
 
 def check_boundary(got: dict[str, tuple[int, ...]], contract: ModelContract, path: Path) -> None:
-    """Raise BundleError unless a loaded artefact has the contract's inputs and outputs, name for name."""
+    """Raise BundleError unless a loaded artifact has the contract's inputs and outputs, name for name."""
     expected = {spec.name: spec.shape for spec in (*contract.inputs, *contract.outputs)}
     if got != expected:
         raise BundleError(f"{path.name} has the boundary {got}, the contract says {expected}")

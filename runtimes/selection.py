@@ -1,10 +1,10 @@
-"""Which backend and artefact ``auto`` means: only what passed, the fastest measured here first."""
+"""Which backend and artifact ``auto`` means: only what passed, the fastest measured here first."""
 
 from dataclasses import dataclass
 
 from runtimes import engines, local_results
 from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
-from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
+from runtimes.bundle import Artifact, Boundary, Bundle, State, Verdict
 from runtimes.contract import execution_name
 from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 
@@ -15,10 +15,10 @@ class Choice:
 
     backend: Backend
     """How it runs."""
-    artefact: Artefact | None
+    artifact: Artifact | None
     """What runs; None for the PyTorch reference."""
     precision: str
-    """What it computes in; differs from the artefact's where it is a hint to the library."""
+    """What it computes in; differs from the artifact's where it is a hint to the library."""
     verdict: Verdict | None
     """The parity verdict it runs under; None when this pair was never verified."""
     local: bool
@@ -27,7 +27,7 @@ class Choice:
     @property
     def batch(self) -> int:
         """Frames at once."""
-        return self.artefact.batch if self.artefact else 1
+        return self.artifact.batch if self.artifact else 1
 
     @property
     def name(self) -> str:
@@ -44,14 +44,14 @@ class Choice:
         return f"{name}, parity {self.verdict} {where}"
 
 
-def executions(bundle: Bundle, backend: Backend, batch: int = 1) -> list[tuple[Artefact, str]]:
-    """What of a bundle a backend can run: artefact and the precision it is computed in. Engines take one frame."""
+def executions(bundle: Bundle, backend: Backend, batch: int = 1) -> list[tuple[Artifact, str]]:
+    """What of a bundle a backend can run: artifact and the precision it is computed in. Engines take one frame."""
     if backend.engine and batch != 1:
         return []
-    made: dict[str, Artefact] = {
-        artefact.precision: artefact
-        for artefact in bundle.manifest.artefacts
-        if artefact.format == backend.format and artefact.batch == batch
+    made: dict[str, Artifact] = {
+        artifact.precision: artifact
+        for artifact in bundle.manifest.artifacts
+        if artifact.format == backend.format and artifact.batch == batch
     }
     typed = {precision: backend.runs_for(precision, made) for precision in backend.precisions}
     return [(made[name], precision) for precision, name in typed.items() if name is not None]
@@ -59,7 +59,7 @@ def executions(bundle: Bundle, backend: Backend, batch: int = 1) -> list[tuple[A
 
 def boundary_of(bundle: Bundle, backend: str, precision: str) -> Boundary:
     """How what a backend computes in a precision is fed; the bundle's boundary where it computes nothing of it."""
-    runs = {executed: artefact for artefact, executed in executions(bundle, get_backend(backend))}
+    runs = {executed: artifact for artifact, executed in executions(bundle, get_backend(backend))}
     return bundle.manifest.boundary(runs.get(precision))
 
 
@@ -67,13 +67,13 @@ def check_precision(bundle: Bundle, precision: str) -> None:
     """Raise InputError, naming the closest, unless ``auto`` or something that a backend computes of this bundle."""
     known = sorted({runnable for backend in BACKENDS.values() for _, runnable in executions(bundle, backend)})
     if precision not in ("auto", *known):
-        raise InputError(f"this bundle has no {precision} artefact. {did_you_mean(precision, ['auto', *known])}")
+        raise InputError(f"this bundle has no {precision} artifact. {did_you_mean(precision, ['auto', *known])}")
 
 
 def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch: int = 1) -> Choice:
     """Pick what runs, of what takes ``batch`` frames at once.
 
-    Asked for by name, an artefact must not have failed; ``auto`` also wants a passed verdict and the bundle's boundary.
+    Asked for by name, an artifact must not have failed; ``auto`` also wants a passed verdict and the bundle's boundary.
     Unless both are asked for by name, reduced precision is taken only where it was verified on this machine. Raises
     InputError for unknown names, ParityError when all that could run has failed, BackendUnavailable when nothing is
     installed.
@@ -92,10 +92,10 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
     unbuilt = False
     options: list[tuple[float, Choice]] = []
     for candidate in wanted:
-        for artefact, executed in executions(bundle, candidate, batch):
+        for artifact, executed in executions(bundle, candidate, batch):
             if precision not in ("auto", executed):
                 continue
-            if precision == "auto" and artefact.boundary is not None:
+            if precision == "auto" and artifact.boundary is not None:
                 continue  # what its inputs lose is no part of its gate: only by name
             if candidate.engine:
                 engine = engines.find(bundle, candidate, executed)
@@ -105,12 +105,12 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
                 if precision == "auto" and engine.record.undecided:
                     continue  # it may be slower than what it has to beat: build decides
             local = locals_.get((candidate.name, executed))
-            made = artefact.verdict(candidate.name) if executed == artefact.precision else None
+            made = artifact.verdict(candidate.name) if executed == artifact.precision else None
             verdict = local.verdict if local else made
-            if artefact.state is State.FAILED or (verdict is not None and not verdict.passed):
-                failed.append(f"{candidate.name} {executed}: {verdict or artefact.state.value}")
+            if artifact.state is State.FAILED or (verdict is not None and not verdict.passed):
+                failed.append(f"{candidate.name} {executed}: {verdict or artifact.state.value}")
                 continue
-            choice = Choice(candidate, artefact, executed, verdict, local is not None)
+            choice = Choice(candidate, artifact, executed, verdict, local is not None)
             if "auto" in (backend, precision) and executed != "fp32" and not choice.local:
                 continue
             if backend == "auto" and not _eligible(choice):
@@ -133,7 +133,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
             who_runs(precision),
         )
     if backend != "auto":
-        raise BackendUnavailable(f"{bundle.path} holds no artefact that backend '{backend}' can run")
+        raise BackendUnavailable(f"{bundle.path} holds no artifact that backend '{backend}' can run")
     if unbuilt and all(known.engine for known in BACKENDS.values() if precision in known.precisions):
         raise BackendUnavailable(
             f"{bundle.path}: {precision} is computed by engines only, and none was built here",
@@ -151,10 +151,10 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
 
 def _eligible(choice: Choice) -> bool:
     """What ``auto`` may take without being asked for by name."""
-    artefact = choice.artefact
-    if artefact is None or choice.backend.verifies_only or not choice.backend.installed:
+    artifact = choice.artifact
+    if artifact is None or choice.backend.verifies_only or not choice.backend.installed:
         return False
-    if artefact.state is not State.PUBLISHED and not (artefact.state is State.CANDIDATE and choice.local):
+    if artifact.state is not State.PUBLISHED and not (artifact.state is State.CANDIDATE and choice.local):
         return False  # a candidate has to be verified on its own device first
     if choice.verdict is None or choice.backend.device != "cpu":
         return choice.local  # never verified, or verified on another device

@@ -99,21 +99,21 @@ def attach_monitor(trt: Any, config: Any, on_phase: Callable[[str, int], bool], 
     if not hasattr(trt, "IProgressMonitor"):
         return None
     depth: list[str] = []
-    cancelled = False
+    canceled = False
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)  # pybind11 wants it called by name
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            nonlocal cancelled
+            nonlocal canceled
             depth.append(name)
-            cancelled = cancelled or not on_phase(name, steps if len(depth) > 1 else 0)
+            canceled = canceled or not on_phase(name, steps if len(depth) > 1 else 0)
 
         def step_complete(self, name: str, step: int) -> bool:
-            nonlocal cancelled
-            cancelled = cancelled or not on_step()
-            return not cancelled
+            nonlocal canceled
+            canceled = canceled or not on_step()
+            return not canceled
 
         def phase_finish(self, name: str) -> None:
             if name in depth:

@@ -1,4 +1,4 @@
-"""Runs one artefact over prepared inputs in a process of its own (``isolated.py``)."""
+"""Runs one artifact over prepared inputs in a process of its own (``isolated.py``)."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,11 +21,11 @@ class Job(Record):
     backend: str
     """Backend name."""
     path: str
-    """Artefact file, or what the backend opens instead."""
+    """Artifact file, or what the backend opens instead."""
     contract: ModelContract
-    """Boundary of the artefact."""
+    """Boundary of the artifact."""
     precision: str
-    """Precision of the artefact."""
+    """Precision of the artifact."""
     threads: int
     """Compute threads; 0 for the default."""
     frames: tuple[str, ...]

@@ -13,7 +13,7 @@ from cdm_export.bench.worker import BenchJob
 from cdm_export.progress import Progress
 from runtimes import local_results
 from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artefact, Bundle, Provenance
+from runtimes.bundle import Artifact, Bundle, Provenance
 from runtimes.contract import Size, execution_name
 from runtimes.errors import BackendUnavailable, InputError, ParityError
 from runtimes.isolated import Child
@@ -116,15 +116,15 @@ def _choices(bundle: Bundle, request: BenchRequest) -> tuple[list[Choice], dict[
             continue
         if backend.verifies_only and request.backend != backend.name:
             continue  # its speed says nothing
-        for artefact, precision in _runnable(bundle, backend):
+        for artifact, precision in _runnable(bundle, backend):
             if request.precision not in ("auto", precision):
                 continue
-            name = f"{backend.name} {execution_name(precision, artefact.batch)}"
+            name = f"{backend.name} {execution_name(precision, artifact.batch)}"
             if not backend.installed:
                 skipped[name] = f"not installed; add it with: {backend.install}"
                 continue
             try:
-                choices.append(choose(bundle, backend.name, precision, artefact.batch))
+                choices.append(choose(bundle, backend.name, precision, artifact.batch))
             except (ParityError, BackendUnavailable) as error:
                 if request.backend != "auto" and request.precision != "auto":
                     raise
@@ -132,7 +132,7 @@ def _choices(bundle: Bundle, request: BenchRequest) -> tuple[list[Choice], dict[
     return choices, skipped
 
 
-def _runnable(bundle: Bundle, backend: Backend) -> list[tuple[Artefact, str]]:
+def _runnable(bundle: Bundle, backend: Backend) -> list[tuple[Artifact, str]]:
     return [pair for batch in bundle.manifest.batches for pair in executions(bundle, backend, batch)]
 
 

@@ -10,7 +10,7 @@ from cdm_export.bench.power import Window
 from cdm_export.progress import Progress
 from runtimes.errors import CdmExportError
 from runtimes.isolated import Child
-from runtimes.measure import Measurement, Turns, summarise
+from runtimes.measure import Measurement, Turns, summarize
 
 _LEAST, _MOST = 5, 100_000
 
@@ -129,7 +129,7 @@ def race(starts: Mapping[str, Callable[[], Child]], pace: Pace, progress: Progre
 def _finished(runner: Runner, turns: Turns, name: str, rounds: int) -> Finished:
     warm = len(turns.warm[name])
     stages = {
-        stage: summarise(
+        stage: summarize(
             [call[stage] for call in runner.calls[:warm]], [call[stage] for call in runner.calls[warm : warm + rounds]]
         )
         for stage in runner.calls[0]

@@ -55,7 +55,7 @@ def compare_speed(
     starts = {}
     for path in paths:
         job = GuardJob(way=path, contract=contract, frames=tuple(map(str, frames)))
-        starts[str(path)] = partial(Child, "cdm_export.bench.speed_gate", job, f"'{path}'")
+        starts[str(path)] = partial(Child, __name__, job, f"'{path}'")
     outcome = race(starts, Pace(seconds=_SECONDS), progress)
     if not outcome.complete:
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from cdm_export.progress import Progress
 from reference_model.registry import get_variant
 from runtimes.backends import get_backend, who_runs
 from runtimes.bundle import Bundle
-from runtimes.contract import QUANTISED
+from runtimes.contract import QUANTIZED
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from runtimes.graph_precision import Typing
@@ -43,7 +43,7 @@ def bisect_bundle(
     """Find where ``candidate`` leaves the tolerance of its precision; both are backend and precision.
 
     ``strategy``: one of ``STRATEGIES``. ``checkpoint``: for ``torch``, unless the bundle's weights are seeded. An
-    artefact that failed its gate is looked into like any other; a stage that is outside is not an error here but a
+    artifact that failed its gate is looked into like any other; a stage that is outside is not an error here but a
     finding.
 
     Raises InputError (names, checkpoint), BackendUnavailable (backend or precision not to be had), ParityError (stages
@@ -76,7 +76,7 @@ def bisect_bundle(
         found = STRATEGIES[strategy](stages, look)
         operation = None
         # Inside the blocks of a smoothed network values are scaled: there is nothing to compare them with.
-        if isinstance(second, CoremlProbe) and found.first is not None and candidate[1] != QUANTISED:
+        if isinstance(second, CoremlProbe) and found.first is not None and candidate[1] != QUANTIZED:
             after = next(stage.after for stage in stages if stage.name == found.first)
             operation = _operation(bundle, second, found.first, after, checkpoint, tolerance, progress)
     return make_report(
@@ -109,7 +109,7 @@ def _operation(
 
 
 def _target(bundle: Bundle) -> str:
-    versions = {artefact.opset for artefact in bundle.manifest.artefacts if artefact.format == "coreml"}
+    versions = {artifact.opset for artifact in bundle.manifest.artifacts if artifact.format == "coreml"}
     return next(name for name, target in TARGETS.items() if target.specification in versions)
 
 
@@ -127,11 +127,11 @@ def _probe(
         typing = None if precision == "fp32" else _typing(bundle, precision)
         weights = reference_path(bundle, checkpoint)
         return TorchProbe(weights, contract, precision, frame.path, scratch, threads, typing)
-    for artefact, computed in executions(bundle, backend):
+    for artifact, computed in executions(bundle, backend):
         if computed != precision:
             continue
-        path = bundle.artefact_file(artefact)
-        if artefact.format == "onnx":
+        path = bundle.artifact_file(artifact)
+        if artifact.format == "onnx":
             return OnnxProbe(path, contract, backend.name, precision, frame.path, scratch, threads)
         if backend.verifies_only:
             return CoremlProbe(path, contract, precision, frame.path, scratch, threads)
@@ -145,7 +145,7 @@ def _probe(
 
 
 def _typing(bundle: Bundle, precision: str) -> Typing:
-    typed = {artefact.precision: artefact.typing for artefact in bundle.manifest.artefacts if artefact.typing}
+    typed = {artifact.precision: artifact.typing for artifact in bundle.manifest.artifacts if artifact.typing}
     if precision not in typed:
         raise InputError(f"{bundle.path} has no network typed as {precision}. {did_you_mean(precision, sorted(typed))}")
     return typed[precision]
@@ -153,10 +153,10 @@ def _typing(bundle: Bundle, precision: str) -> Typing:
 
 def _graph(bundle: Bundle) -> Path:
     """The graph whose order of stages counts: the first one exported, which is the float32 one."""
-    artefact = next((artefact for artefact in bundle.manifest.artefacts if artefact.format == "onnx"), None)
-    if artefact is None:
+    artifact = next((artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"), None)
+    if artifact is None:
         raise BackendUnavailable(f"{bundle.path} holds no ONNX graph to take the order of the stages from")
-    return bundle.artefact_file(artefact)
+    return bundle.artifact_file(artifact)
 
 
 def _subfolder(folder: str, name: str) -> Path:

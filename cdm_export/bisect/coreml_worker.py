@@ -164,14 +164,14 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
     import torch
 
     from cdm_export.coreml.convert import coreml_rules, trace
-    from cdm_export.transforms import specialise_for
+    from cdm_export.transforms import specialize_for
     from reference_model.torch_runtime import load_boundary
     from runtimes.coreml_target import get_target
 
     assert job.weights is not None
     contract = job.contract
     boundary = load_boundary(Path(job.weights), contract)
-    specialise_for(contract, boundary, coreml_rules(get_target(job.target)))
+    specialize_for(contract, boundary, coreml_rules(get_target(job.target)))
     module = trace(boundary, contract).program.module()
     seen: dict[str, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""An ONNX artefact through any backend that runs ONNX: stages become outputs of a temporary graph."""
+"""An ONNX artifact through any backend that runs ONNX: stages become outputs of a temporary graph."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class OnnxProbe:
-    """One artefact, one backend, one frame. Every ``outputs`` writes a graph and runs it in a process of its own."""
+    """One artifact, one backend, one frame. Every ``outputs`` writes a graph and runs it in a process of its own."""
 
     def __init__(
         self,
-        artefact: Path,
+        artifact: Path,
         contract: ModelContract,
         backend: str,
         precision: str,
@@ -34,7 +34,7 @@ class OnnxProbe:
     ) -> None:
         """``frame``: npz with the inputs by name. ``scratch``: folder that outlives the arrays this hands out."""
         self.name = f"{backend} {precision}"
-        self._artefact = artefact
+        self._artifact = artifact
         self._contract = contract
         self._backend = backend
         self._precision = precision
@@ -46,16 +46,16 @@ class OnnxProbe:
     @cached_property
     def stages(self) -> Shapes:
         """Every floating-point value of the graph whose shape is known."""
-        return {name: shape for name, (_, shape) in _values(_graph_only(self._artefact)).items()}
+        return {name: shape for name, (_, shape) in _values(_graph_only(self._artifact)).items()}
 
     def outputs(self, stages: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Raises InputError for a stage that the graph does not have, and what the backend raises."""
         folder = self._scratch / f"{self._backend}-{self._precision}-{self._queries:03d}"
         self._queries += 1
         folder.mkdir()
-        model = folder / self._artefact.name
+        model = folder / self._artifact.name
         contract = showing(self._contract, stages, self._shapes_of(stages))
-        linked = write_showing(self._artefact, contract, model)
+        linked = write_showing(self._artifact, contract, model)
         job = ShowJob(
             backend=self._backend,
             path=str(model),
@@ -75,20 +75,20 @@ class OnnxProbe:
     def _shapes_of(self, stages: Sequence[str]) -> Shapes:
         missing = [name for name in stages if name not in self.stages]
         if missing:
-            raise InputError(f"{self._artefact.name} has no value named '{missing[0]}'", "Export the bundle again.")
+            raise InputError(f"{self._artifact.name} has no value named '{missing[0]}'", "Export the bundle again.")
         return self.stages
 
 
-def write_showing(artefact: Path, contract: ModelContract, target: Path) -> list[Path]:
-    """Write the artefact's graph with the contract's outputs, float32, added where it does not have them.
+def write_showing(artifact: Path, contract: ModelContract, target: Path) -> list[Path]:
+    """Write the artifact's graph with the contract's outputs, float32, added where it does not have them.
 
-    Weights beside the artefact are linked beside ``target``, or copied where a hard link cannot be (ONNX Runtime
-    follows no symbolic links there); these files are returned. Raises BundleError for weights outside the artefact's
+    Weights beside the artifact are linked beside ``target``, or copied where a hard link cannot be (ONNX Runtime
+    follows no symbolic links there); these files are returned. Raises BundleError for weights outside the artifact's
     folder.
     """
     import onnx
 
-    model = _graph_only(artefact)
+    model = _graph_only(artifact)
     values = _values(model)
     graph = model.graph
     present = {output.name for output in graph.output}
@@ -103,13 +103,13 @@ def write_showing(artefact: Path, contract: ModelContract, target: Path) -> list
         if entry.key == CONTRACT_KEY:
             entry.value = contract.model_dump_json()
     onnx.save(model, target)
-    return [_linked(artefact, location, target.parent) for location in sorted(_locations(model))]
+    return [_linked(artifact, location, target.parent) for location in sorted(_locations(model))]
 
 
-def _graph_only(artefact: Path) -> "onnx.ModelProto":
+def _graph_only(artifact: Path) -> "onnx.ModelProto":
     import onnx
 
-    return onnx.load(artefact, load_external_data=False)
+    return onnx.load(artifact, load_external_data=False)
 
 
 def _values(model: "onnx.ModelProto") -> dict[str, tuple[int, tuple[int, ...]]]:
@@ -155,10 +155,10 @@ def _locations(model: "onnx.ModelProto") -> set[str]:
     }
 
 
-def _linked(artefact: Path, location: str, folder: Path) -> Path:
+def _linked(artifact: Path, location: str, folder: Path) -> Path:
     if Path(location).name != location:
-        raise BundleError(f"{artefact.name} wants its weights from '{location}', outside its folder")
-    source, target = (artefact.parent / location).resolve(), folder / location
+        raise BundleError(f"{artifact.name} wants its weights from '{location}', outside its folder")
+    source, target = (artifact.parent / location).resolve(), folder / location
     try:
         os.link(source, target)
     except OSError:

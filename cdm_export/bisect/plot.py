@@ -13,7 +13,7 @@ _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (35, 35, 35), (120, 120, 120), (226, 226, 226)
 TOLERANCE, OUTSIDE = (214, 40, 40), (214, 40, 40)
 """RGB of the tolerance's line and of the first stage outside it."""
-SECTION_COLOURS = ((31, 105, 180), (0, 128, 96), (140, 70, 170), (170, 100, 0))
+SECTION_COLORS = ((31, 105, 180), (0, 128, 96), (140, 70, 170), (170, 100, 0))
 """RGB of the sections' curves, in order."""
 _COLUMN, _PLOT = 26, 440
 """Width of a stage and height of the plot, pixels."""
@@ -51,24 +51,24 @@ class _Picture:
         return round(self.bottom - min(max(share, 0.0), 1.0) * _PLOT)
 
     def text(
-        self, text: str, left: int, baseline: int, colour: tuple[int, int, int] = _INK, scale: float = _TEXT
+        self, text: str, left: int, baseline: int, color: tuple[int, int, int] = _INK, scale: float = _TEXT
     ) -> None:
-        cv2.putText(self.pixels, text, (left, baseline), _FONT, scale, colour, 1, cv2.LINE_AA)
+        cv2.putText(self.pixels, text, (left, baseline), _FONT, scale, color, 1, cv2.LINE_AA)
 
-    def upright(self, text: str, middle: int, top: int, colour: tuple[int, int, int]) -> None:
+    def upright(self, text: str, middle: int, top: int, color: tuple[int, int, int]) -> None:
         """Text turned left, ending at ``top``."""
         strip = np.full((16, _width(text) + 4, 3), _PAPER, np.uint8)
-        cv2.putText(strip, text, (2, 12), _FONT, _TEXT, colour, 1, cv2.LINE_AA)
+        cv2.putText(strip, text, (2, 12), _FONT, _TEXT, color, 1, cv2.LINE_AA)
         turned = np.rot90(strip)
         self.pixels[top : top + turned.shape[0], middle - 8 : middle + 8] = turned
 
-    def line(self, start: tuple[int, int], end: tuple[int, int], colour: tuple[int, int, int], width: int = 1) -> None:
+    def line(self, start: tuple[int, int], end: tuple[int, int], color: tuple[int, int, int], width: int = 1) -> None:
         straight = start[0] == end[0] or start[1] == end[1]
-        cv2.line(self.pixels, start, end, colour, width, cv2.LINE_8 if straight else cv2.LINE_AA)
+        cv2.line(self.pixels, start, end, color, width, cv2.LINE_8 if straight else cv2.LINE_AA)
 
 
 def growth_picture(report: BisectReport) -> Rgb:
-    """RGB [H, W, 3]: relative error per stage, sections in colours of their own, the first stage outside marked.
+    """RGB [H, W, 3]: relative error per stage, sections in colors of their own, the first stage outside marked.
 
     Lines join a stage with those it reads in its section; both must have been looked at.
     """
@@ -110,13 +110,13 @@ def _grid(picture: _Picture) -> None:
 
 
 def _sections(picture: _Picture, report: BisectReport) -> None:
-    for colour, begin, stages in _by_section(report):
+    for color, begin, stages in _by_section(report):
         left, right = picture.edge(begin), picture.edge(begin + len(stages))
-        tint = np.array(_PAPER) - (np.array(_PAPER) - colour) // 14
+        tint = np.array(_PAPER) - (np.array(_PAPER) - color) // 14
         area = picture.pixels[_TOP : picture.bottom, left:right]
         area[(area == _PAPER).all(axis=2)] = tint
-        picture.pixels[_TOP - 4 : _TOP, left + 1 : right - 1] = colour
-        picture.text(stages[0].section, left + 4, _TOP - 12, colour, 0.5)
+        picture.pixels[_TOP - 4 : _TOP, left + 1 : right - 1] = color
+        picture.text(stages[0].section, left + 4, _TOP - 12, color, 0.5)
 
 
 def _tolerance(picture: _Picture, report: BisectReport) -> None:
@@ -128,44 +128,44 @@ def _tolerance(picture: _Picture, report: BisectReport) -> None:
 
 def _curves(picture: _Picture, report: BisectReport) -> None:
     at = {stage.name: (index, stage) for index, stage in enumerate(report.stages)}
-    for colour, begin, stages in _by_section(report):
+    for color, begin, stages in _by_section(report):
         for index, stage in enumerate(stages, start=begin):
             value = _value(stage)
             if value is None:
                 if stage.measure is not None:
-                    _cross(picture, picture.x(index), colour)
+                    _cross(picture, picture.x(index), color)
                 continue
             here = (picture.x(index), picture.y(value))
             for name in stage.after:
                 before, read = at[name]
                 start = _value(read)
                 if read.section == stage.section and start is not None:
-                    picture.line((picture.x(before), picture.y(start)), here, colour, 2)
-            cv2.circle(picture.pixels, here, 4, colour, -1, cv2.LINE_AA)
+                    picture.line((picture.x(before), picture.y(start)), here, color, 2)
+            cv2.circle(picture.pixels, here, 4, color, -1, cv2.LINE_AA)
 
 
 def _alone(picture: _Picture, report: BisectReport) -> None:
-    colour, begin, stages = _by_section(report)[-1]
+    color, begin, stages = _by_section(report)[-1]
     x = picture.x(begin + len(stages) - 1)
     if report.output.relative is None:
-        _cross(picture, x, colour)
+        _cross(picture, x, color)
     else:
-        cv2.circle(picture.pixels, (x, picture.y(report.output.relative)), 7, colour, 1, cv2.LINE_AA)
+        cv2.circle(picture.pixels, (x, picture.y(report.output.relative)), 7, color, 1, cv2.LINE_AA)
 
 
-def _cross(picture: _Picture, x: int, colour: tuple[int, int, int]) -> None:
+def _cross(picture: _Picture, x: int, color: tuple[int, int, int]) -> None:
     """A stage without a number (NaN or Inf): a cross at the upper edge."""
     y = _TOP + 10
-    picture.line((x - 5, y - 5), (x + 5, y + 5), colour, 2)
-    picture.line((x - 5, y + 5), (x + 5, y - 5), colour, 2)
+    picture.line((x - 5, y - 5), (x + 5, y + 5), color, 2)
+    picture.line((x - 5, y + 5), (x + 5, y - 5), color, 2)
 
 
 def _names(picture: _Picture, report: BisectReport) -> None:
     for index, stage in enumerate(report.stages):
         x = picture.x(index)
         picture.line((x, picture.bottom), (x, picture.bottom + 4), _FAINT)
-        colour = OUTSIDE if stage.name in report.origins else _INK if stage.measure else _FAINT
-        picture.upright(_short(stage.name), x, picture.bottom + 10, colour)
+        color = OUTSIDE if stage.name in report.origins else _INK if stage.measure else _FAINT
+        picture.upright(_short(stage.name), x, picture.bottom + 10, color)
 
 
 def _origins(picture: _Picture, report: BisectReport) -> None:
@@ -180,12 +180,12 @@ def _origins(picture: _Picture, report: BisectReport) -> None:
 
 
 def _by_section(report: BisectReport) -> list[tuple[tuple[int, int, int], int, list[StageReport]]]:
-    """Colour, index of the first stage, stages: of each run of stages of one section."""
+    """Color, index of the first stage, stages: of each run of stages of one section."""
     titles = list(dict.fromkeys(stage.section for stage in report.stages))
     runs, begin = [], 0
     for title, group in groupby(report.stages, key=lambda stage: stage.section):
         stages = list(group)
-        runs.append((SECTION_COLOURS[titles.index(title) % len(SECTION_COLOURS)], begin, stages))
+        runs.append((SECTION_COLORS[titles.index(title) % len(SECTION_COLORS)], begin, stages))
         begin += len(stages)
     return runs
 

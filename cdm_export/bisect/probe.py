@@ -35,7 +35,7 @@ class Probe(Protocol):
 
 
 def showing(contract: ModelContract, stages: Sequence[str], shapes: Shapes) -> ModelContract:
-    """The contract of an artefact that hands out stages beside its own outputs, in this order, after them."""
+    """The contract of an artifact that hands out stages beside its own outputs, in this order, after them."""
     own = {spec.name for spec in contract.outputs}
     added = tuple(TensorSpec(name=name, shape=shapes[name], unit="") for name in stages if name not in own)
     return contract.model_copy(update={"outputs": (*contract.outputs, *added)})

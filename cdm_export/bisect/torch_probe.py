@@ -28,7 +28,7 @@ class TorchProbe:
     ) -> None:
         """``weights``: checkpoint, or bundle of seeded weights. ``frame``, ``scratch``: as ``OnnxProbe`` has them.
 
-        ``typing``: how the artefact of ``precision`` was typed; None for the reference itself.
+        ``typing``: how the artifact of ``precision`` was typed; None for the reference itself.
         """
         self.name = f"torch {precision}"
         self._scratch = scratch

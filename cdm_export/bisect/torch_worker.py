@@ -27,7 +27,7 @@ class ShowJob(Record):
     precision: str
     """``fp32`` for the reference; else that of ``typing``."""
     typing: Typing | None
-    """How the artefact of that precision was typed; None for the reference."""
+    """How the artifact of that precision was typed; None for the reference."""
     threads: int
     """Compute threads; 0 for the default."""
     frame: str
@@ -62,9 +62,9 @@ def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":
         return boundary, nullcontext()
     from cdm_export.precision.rounded import RoundedProducts
     from cdm_export.precision.typed_modules import type_network
-    from cdm_export.transforms import specialise_for
+    from cdm_export.transforms import specialize_for
 
-    specialise_for(job.contract, boundary)
+    specialize_for(job.contract, boundary)
     type_network(boundary.get_submodule(NETWORK), job.typing)
     return boundary, RoundedProducts()
 

@@ -45,8 +45,8 @@ def command(
         int | None,
         typer.Option("--workspace", min=64, help="Most scratch memory in MiB; 1024 where memory is shared."),
     ] = None,
-    optimisation_level: Annotated[
-        int, typer.Option("--optimisation-level", min=0, max=5, help="How long to look for faster kernels.")
+    optimization_level: Annotated[
+        int, typer.Option("--optimization-level", "--optimisation-level", min=0, max=5, help="How long to look for faster kernels.")
     ] = 3,
     force: Annotated[bool, typer.Option("--force", help="Build although there is a usable engine.")] = False,
     as_json: Json = False,
@@ -56,7 +56,7 @@ def command(
     from cdm_export.tensorrt.build import BuildRequest, build_bundle
 
     remedies = remedy is Remedy.auto if remedy is not None else precision == "auto"
-    request = BuildRequest(bundle, target.value, precision, remedies, workspace, optimisation_level, force)
+    request = BuildRequest(bundle, target.value, precision, remedies, workspace, optimization_level, force)
     with progress(not quiet and not as_json) as shown:
         report = build_bundle(request, shown)
     if as_json:

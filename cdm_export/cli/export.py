@@ -8,7 +8,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
-from runtimes.contract import COMPRESSED, QUANTISED, Precision, Size
+from runtimes.contract import COMPRESSED, QUANTIZED, Precision, Size
 from runtimes.coreml_target import NEWEST, get_target
 from runtimes.errors import InputError, ParityError
 from runtimes.graph_precision import LowPrecision
@@ -83,9 +83,9 @@ def command(
         ChannelOrderChoice | None,
         typer.Option("--channel-order", help="Of CDM: bgr as the reference runs its weights, rgb without its swap."),
     ] = None,
-    max_depth: Annotated[float, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")] = 6.0,
+    max_depth: Annotated[float, typer.Option("--max-depth", help="Meters; sensor readings beyond are missing.")] = 6.0,
     far: Annotated[
-        float | None, typer.Option("--far", help="Metres; depth beyond is invalid; 25, or all the model was made for.")
+        float | None, typer.Option("--far", help="Meters; depth beyond is invalid; 25, or all the model was made for.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle, atomically.")] = False,
     as_json: Json = False,
@@ -128,9 +128,9 @@ def command(
             print(f"{parity.name}: {parity.verdict}")
         for dropped in bundle.manifest.dropped:
             print(f"not published: {dropped.name}: {dropped.reason}")
-        for artefact in bundle.manifest.artefacts:
-            if artefact.boundary is not None:
-                print(f"{artefact.name}: its 8-bit image alone moves the depth: {artefact.boundary.loss}")
+        for artifact in bundle.manifest.artifacts:
+            if artifact.boundary is not None:
+                print(f"{artifact.name}: its 8-bit image alone moves the depth: {artifact.boundary.loss}")
         print(f"published {bundle.path}")
         print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if missed := [dropped for dropped in bundle.manifest.dropped if dropped.failed]:
@@ -176,7 +176,7 @@ def _coreml(targets: list[str], target: str, fed: str, weights: str | None) -> "
     return CoremlRequest(system.name, tuple(_SUFFIXES[name] for name in names), image=image)
 
 
-_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in (*COMPRESSED, QUANTISED)}
+_SUFFIXES: dict[str, Precision] = {name.removeprefix("fp16-"): name for name in (*COMPRESSED, QUANTIZED)}
 
 
 def _chosen(option: str, given: str, supported: tuple[str, ...]) -> list[str]:
@@ -196,9 +196,9 @@ def _summary(bundle: "Bundle", parities: "list[BackendParity]") -> dict[str, obj
         "network": str(Size(*bundle.manifest.contract.network)),
         "dropped": [dropped.model_dump(mode="json") for dropped in bundle.manifest.dropped],
         "input_loss": {
-            artefact.name: artefact.boundary.loss.model_dump(mode="json")
-            for artefact in bundle.manifest.artefacts
-            if artefact.boundary is not None and artefact.boundary.loss is not None
+            artifact.name: artifact.boundary.loss.model_dump(mode="json")
+            for artifact in bundle.manifest.artifacts
+            if artifact.boundary is not None and artifact.boundary.loss is not None
         },
         "parity": [parity.verdict.model_dump(mode="json") for parity in parities],
     }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from runtimes.graph_precision import GraphAudit, Rewrite, Typing
-    from runtimes.quantization import Quantisation
+    from runtimes.quantization import Quantization
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
     full: Annotated[bool, typer.Option("--full", help="Check the sha256 of every file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What is inside a bundle: contract, artefacts, verdicts, provenance; nothing is run."""
+    """What is inside a bundle: contract, artifacts, verdicts, provenance; nothing is run."""
     from cdm_export.tensorrt.describe import evidence_lines
     from runtimes import engines, local_results
     from runtimes.bundle import Bundle
@@ -58,7 +58,7 @@ def command(
         ("output", _range(contract)),
         ("channel order", f"{contract.channel_order} inside the weights; the boundary is RGB"),
         ("weights", _weights(provenance)),
-        ("licence", provenance.licence or "no note"),
+        ("license", provenance.license or "no note"),
         ("golden frames", ", ".join(golden.name for golden in manifest.golden)),
     ]
     overview = Table(box=None, show_header=False, pad_edge=False)
@@ -69,24 +69,24 @@ def command(
     console.print(overview)
     for spec in (*contract.inputs, *contract.outputs):
         console.print(f"  {spec.name}: {spec.dtype} {list(spec.shape)}, {spec.unit}", markup=False)
-    for artefact in manifest.artefacts:
-        size = sum(record.size for record in artefact.files) / 1e6
-        producers = ", ".join(f"{name} {version}" for name, version in artefact.producers.items())
-        opset = f"{'opset' if artefact.format == 'onnx' else 'specification'} {artefact.opset}"
-        batch = f", {artefact.batch} frames at once" if artefact.batch > 1 else ""
-        console.print(f"[bold]{artefact.name}[/] {artefact.state.value}{batch}, {opset}, {size:,.1f} MB")
+    for artifact in manifest.artifacts:
+        size = sum(record.size for record in artifact.files) / 1e6
+        producers = ", ".join(f"{name} {version}" for name, version in artifact.producers.items())
+        opset = f"{'opset' if artifact.format == 'onnx' else 'specification'} {artifact.opset}"
+        batch = f", {artifact.batch} frames at once" if artifact.batch > 1 else ""
+        console.print(f"[bold]{artifact.name}[/] {artifact.state.value}{batch}, {opset}, {size:,.1f} MB")
         console.print(f"  made with {producers}", markup=False)
-        if artefact.name == "onnx/fp32":
-            _print_rewrites(console, artefact.rewrites)
-        if artefact.graph:
-            _print_graph(console, artefact.graph, artefact.typing)
-        if artefact.quantisation:
-            _print_quantisation(console, artefact.quantisation)
-        if artefact.boundary:
-            inputs = ", ".join(f"{spec.name} {spec.dtype} ({spec.unit})" for spec in artefact.boundary.contract.inputs)
+        if artifact.name == "onnx/fp32":
+            _print_rewrites(console, artifact.rewrites)
+        if artifact.graph:
+            _print_graph(console, artifact.graph, artifact.typing)
+        if artifact.quantization:
+            _print_quantization(console, artifact.quantization)
+        if artifact.boundary:
+            inputs = ", ".join(f"{spec.name} {spec.dtype} ({spec.unit})" for spec in artifact.boundary.contract.inputs)
             console.print(f"  fed with {inputs}", markup=False)
-            console.print(f"  its 8-bit image alone moves the depth: {artefact.boundary.loss}", markup=False)
-        for verdict in artefact.verdicts:
+            console.print(f"  its 8-bit image alone moves the depth: {artifact.boundary.loss}", markup=False)
+        for verdict in artifact.verdicts:
             console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
     for dropped in manifest.dropped:
         console.print(f"[bold]{dropped.name}[/] {'failed' if dropped.failed else 'dropped'}: {dropped.reason}")
@@ -140,27 +140,27 @@ def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None
     console.print("  casts: " + "; ".join(f"{count} {why}" for why, count in graph.casts.items()), markup=False)
 
 
-def _print_quantisation(console: "Console", quantisation: "Quantisation") -> None:
+def _print_quantization(console: "Console", quantization: "Quantization") -> None:
     """Calibration, what is integer and what is not, and speed."""
-    smoothed = "smoothed channels" if quantisation.smoothed else "channels as they are"
-    frames = len(quantisation.calibration.frames)
+    smoothed = "smoothed channels" if quantization.smoothed else "channels as they are"
+    frames = len(quantization.calibration.frames)
     lines = [
-        f"int8: {len(quantisation.steps)} products; ranges from {frames} frame(s) of {quantisation.source}, "
-        f"{quantisation.observer}, {smoothed}",
-        *(f"not int8: {part}: {reason}" for part, reason in quantisation.kept.items()),
-        *([str(quantisation.speed)] if quantisation.speed else []),
+        f"int8: {len(quantization.steps)} products; ranges from {frames} frame(s) of {quantization.source}, "
+        f"{quantization.observer}, {smoothed}",
+        *(f"not int8: {part}: {reason}" for part, reason in quantization.kept.items()),
+        *([str(quantization.speed)] if quantization.speed else []),
     ]
     for line in lines:
         console.print(f"  {line}", markup=False)
 
 
 def _range(contract: ModelContract) -> str:
-    """Where the output is valid, or what makes metres of it."""
+    """Where the output is valid, or what makes meters of it."""
     if contract.metric:
         return f"valid up to {contract.far:g} m"
     if contract.semantics is Semantics.DISPARITY:
-        return "no metres; they take the pair's calibration"
-    return "no metres; run --metres gives it some"
+        return "no meters; they take the pair's calibration"
+    return "no meters; run --meters gives it some"
 
 
 def _integrity(full: bool) -> str:

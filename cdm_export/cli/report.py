@@ -24,7 +24,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """One self-contained HTML page: latency, parity, trade-offs, artefacts, pictures, environment."""
+    """One self-contained HTML page: latency, parity, trade-offs, artifacts, pictures, environment."""
     from cdm_export.report import ReportRequest, write_page
 
     target = out or Path(f"{bundle.resolve().stem}.html")

@@ -22,7 +22,7 @@ from runtimes.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from runtimes.contract import ModelContract
-    from runtimes.metric_scale import ToMetres
+    from runtimes.metric_scale import ToMeters
     from runtimes.sources import FrameSource
 
 
@@ -31,32 +31,33 @@ def command(
     *,
     source: Annotated[
         str,
-        typer.Option("--input", "--rgb-image", help="Colour image; or a folder, frames.json, synthetic:N, sample."),
+        typer.Option("--input", "--rgb-image", help="Color image; or a folder, frames.json, synthetic:N, sample."),
     ],
     depth: Annotated[
-        Path | None, typer.Option("--depth", "--depth-image", help="Depth image (16-bit PNG, or .npy in metres).")
+        Path | None, typer.Option("--depth", "--depth-image", help="Depth image (16-bit PNG, or .npy in meters).")
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", "--output", help=".npy (metres), .png (16-bit mm), or a folder for all.")
+        Path, typer.Option("--out", "-o", "--output", help=".npy (meters), .png (16-bit mm), or a folder for all.")
     ],
-    metres: Annotated[
+    meters: Annotated[
         str | None,
         typer.Option(
+            "--meters",
             "--metres",
             metavar="NEAR:FAR|sensor",
-            help="Give relative depth metres: nearest and farthest pixel are known, or scale and shift from --depth.",
+            help="Give relative depth meters: nearest and farthest pixel are known, or scale and shift from --depth.",
         ),
     ] = None,
-    colours: Annotated[
-        str, typer.Option("--colours", help="Colour map: inferno, magma, plasma, viridis, turbo or grey.")
+    colors: Annotated[
+        str, typer.Option("--colors", "--colours", help="Color map: inferno, magma, plasma, viridis, turbo or gray.")
     ] = "inferno",
     backend: BackendName = "auto",
     precision: PrecisionName = "auto",
     depth_scale: DepthScale = 1000.0,
     max_depth: Annotated[
-        float | None, typer.Option("--max-depth", help="Metres; sensor readings beyond are missing.")
+        float | None, typer.Option("--max-depth", help="Meters; sensor readings beyond are missing.")
     ] = None,
-    far: Annotated[float | None, typer.Option("--far", help="Metres; depth beyond is invalid.")] = None,
+    far: Annotated[float | None, typer.Option("--far", help="Meters; depth beyond is invalid.")] = None,
     fit: Fit = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad frame of a folder.")] = False,
     checkpoint: CheckpointOption = None,
@@ -64,12 +65,12 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run one frame or a folder of frames: metres, 16-bit millimetres and a picture.
+    """Run one frame or a folder of frames: meters, 16-bit millimeters and a picture.
 
-    Relative depth has no metres: then it is the values, their range in 16 bits, and a picture without a scale.
+    Relative depth has no meters: then it is the values, their range in 16 bits, and a picture without a scale.
     """
     from cdm_export.predict.frames import check_output, refine_source, weights_warning
-    from cdm_export.predict.pictures import COLOURS
+    from cdm_export.predict.pictures import COLORS
     from runtimes.bundle import Bundle
     from runtimes.opening import open_choice
     from runtimes.selection import choose
@@ -77,14 +78,14 @@ def command(
     opened = Bundle.open(bundle)
     contract = opened.manifest.contract
     choice = choose(opened, backend, precision)
-    if colours not in COLOURS:
-        raise InputError(f"unknown colour map '{colours}'. {did_you_mean(colours, list(COLOURS))}")
-    to_metres = _to_metres(metres, contract, max_depth, far)
-    reads_depth = contract.depth_input is not None or (to_metres is not None and to_metres.needs_depth)
+    if colors not in COLORS:
+        raise InputError(f"unknown color map '{colors}'. {did_you_mean(colors, list(COLORS))}")
+    to_meters = _to_meters(meters, contract, max_depth, far)
+    reads_depth = contract.depth_input is not None or (to_meters is not None and to_meters.needs_depth)
     if depth is not None and not reads_depth and not contract.metric:
         raise InputError(
             f"{contract.model} does not read the depth image {depth}",
-            "Align to it with --metres sensor, or leave it out.",
+            "Align to it with --meters sensor, or leave it out.",
         )
     frames = _source(source, depth, depth_scale, contract, fit, reads_depth)
     check_output(out, frames, bundle)
@@ -116,8 +117,8 @@ def command(
                 warning,
                 strict=strict or single,
                 on_bad=on_bad,
-                to_metres=to_metres,
-                colours=colours,
+                to_meters=to_meters,
+                colors=colors,
             ):
                 refined.append(item)
                 for text in item.warnings:
@@ -149,22 +150,22 @@ def command(
         raise typer.Exit(InputError.exit_code)
 
 
-def _to_metres(
+def _to_meters(
     given: str | None, contract: "ModelContract", max_depth: float | None, far: float | None
-) -> "ToMetres | None":
+) -> "ToMeters | None":
     from runtimes.metric_scale import KnownRange, SensorAlignment
 
     if given is None:
         return None
     if contract.metric:
-        raise InputError(f"{contract.model} gives metres already", "Leave --metres out.")
+        raise InputError(f"{contract.model} gives meters already", "Leave --meters out.")
     if given == "sensor":
         return SensorAlignment(max_depth or contract.max_depth, far or contract.far)
     try:
         near, farthest = map(float, given.split(":"))
     except ValueError:
         raise InputError(
-            f"--metres wants NEAR:FAR in metres, or sensor; got '{given}'", "For example --metres 0.5:10."
+            f"--meters wants NEAR:FAR in meters, or sensor; got '{given}'", "For example --meters 0.5:10."
         ) from None
     return KnownRange(near, farthest)
 

@@ -15,8 +15,8 @@ from cdm_export.progress import Progress
 from cdm_export.publish import record
 from cdm_export.quantize.worker import MadeInt8
 from runtimes.backends import BACKENDS
-from runtimes.bundle import Artefact, Boundary, State
-from runtimes.contract import COMPRESSED, IMAGE, QUANTISED, Precision
+from runtimes.bundle import Artifact, Boundary, State
+from runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, Precision
 from runtimes.coreml_target import get_target
 from runtimes.errors import BackendUnavailable, InputError
 
@@ -31,7 +31,7 @@ class CoremlRequest:
     target: str
     """Oldest system that has to open them, by name in ``coreml_target.TARGETS``."""
     compressions: tuple[Precision, ...] = ()
-    """Of ``contract.COMPRESSED``: made of the FP16 package; and ``QUANTISED``, with the steps that INT8 was calibrated
+    """Of ``contract.COMPRESSED``: made of the FP16 package; and ``QUANTIZED``, with the steps that INT8 was calibrated
     with. Published only where they pass their gate."""
     image: bool = False
     """A second FP16 package, which takes an 8-bit image."""
@@ -41,7 +41,7 @@ class CoremlRequest:
 class CoremlPackages:
     """What came of it."""
 
-    artefacts: tuple[Artefact, ...]
+    artifacts: tuple[Artifact, ...]
     """Packages for the bundle."""
     required: tuple[BackendParity, ...]
     """Parity of these; the caller judges it."""
@@ -52,7 +52,7 @@ class CoremlPackages:
 
     def write_table(self, reports: Path) -> None:
         """``coreml.json``: size and error of every package made, dropped ones too, and what their inputs lose."""
-        lost = {one.precision: one.boundary.loss for one in self.artefacts if one.boundary and one.boundary.loss}
+        lost = {one.precision: one.boundary.loss for one in self.artifacts if one.boundary and one.boundary.loss}
         rows = [
             {
                 "precision": parity.precision,
@@ -79,9 +79,9 @@ def check_coreml(request: CoremlRequest, low_precisions: tuple[str, ...], int8: 
             f"Add it with: {backend.install}",
         )
     check_compressions(request.compressions, get_target(request.target))
-    if QUANTISED in request.compressions and not int8:
+    if QUANTIZED in request.compressions and not int8:
         raise InputError(
-            f"{QUANTISED} takes the activation steps that int8 is calibrated with",
+            f"{QUANTIZED} takes the activation steps that int8 is calibrated with",
             "Calibrate it: --precision fp32,fp16,int8 --calibration FOLDER",
         )
     if (request.compressions or request.image) and "fp16" not in low_precisions:
@@ -109,27 +109,27 @@ def add_coreml(
     (folder / "coreml").mkdir()
     typing = next((graph.typing for graph in made.graphs if graph.precision == "fp16"), None)
     integers = None
-    if QUANTISED in request.compressions and int8 is None:
-        progress.note(f"coreml {QUANTISED} is not made: there is no int8 to take the activation steps from")
-    elif QUANTISED in request.compressions and int8 is not None:
+    if QUANTIZED in request.compressions and int8 is None:
+        progress.note(f"coreml {QUANTIZED} is not made: there is no int8 to take the activation steps from")
+    elif QUANTIZED in request.compressions and int8 is not None:
         rest = next(graph.typing for graph in int8.graphs if graph.typing is not None)
-        integers = Integers(steps=int8.quantisation.steps, scales=int8.scales, typing=rest)
+        integers = Integers(steps=int8.quantization.steps, scales=int8.scales, typing=rest)
     packages = make_coreml(
         CoremlJob(
             contract=job.contract,
             checkpoint=job.checkpoint,
             random_weights=made.provenance.random_weights,
-            licence=made.provenance.licence,
+            license=made.provenance.license,
             image=images.contract if images else None,
             typing=typing,
             target=request.target,
-            compressions=tuple(name for name in request.compressions if name != QUANTISED),
+            compressions=tuple(name for name in request.compressions if name != QUANTIZED),
             integers=integers,
             folder=str(folder / "coreml"),
         ),
         progress,
     )
-    artefacts, required, dropped = [], [], []
+    artifacts, required, dropped = [], [], []
     megabytes: dict[str, float] = {}
     boundary = None
     if images is not None:
@@ -148,22 +148,22 @@ def add_coreml(
             progress,
             keep=Path(job.outputs),
         )
-        artefact = _artefact(package, folder, parity, boundary if own else None)
-        if int8 is not None and package.precision == QUANTISED:
-            artefact = artefact.model_copy(update={"quantisation": int8.quantisation})
-        megabytes[package.precision] = round(sum(file.size for file in artefact.files) / 1e6, 3)
-        if package.precision in (*COMPRESSED, QUANTISED) and not parity.verdict.passed:
+        artifact = _artifact(package, folder, parity, boundary if own else None)
+        if int8 is not None and package.precision == QUANTIZED:
+            artifact = artifact.model_copy(update={"quantization": int8.quantization})
+        megabytes[package.precision] = round(sum(file.size for file in artifact.files) / 1e6, 3)
+        if package.precision in (*COMPRESSED, QUANTIZED) and not parity.verdict.passed:
             progress.note(f"coreml {package.precision} is not published: {parity.verdict}")
             shutil.rmtree(path)
             dropped.append(parity)
             continue
-        artefacts.append(artefact)
+        artifacts.append(artifact)
         required.append(parity)
-    return CoremlPackages(tuple(artefacts), tuple(required), tuple(dropped), megabytes)
+    return CoremlPackages(tuple(artifacts), tuple(required), tuple(dropped), megabytes)
 
 
-def _artefact(package: MadePackage, folder: Path, parity: BackendParity, boundary: Boundary | None) -> Artefact:
-    return Artefact(
+def _artifact(package: MadePackage, folder: Path, parity: BackendParity, boundary: Boundary | None) -> Artifact:
+    return Artifact(
         name=f"coreml/{package.precision}",
         format="coreml",
         precision=package.precision,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cdm_export.coreml.convert import MODULES_KEY, describe, import_coremltools, quiet
 from cdm_export.coreml.palette import palette
-from runtimes.contract import COMPRESSED, QUANTISED, ModelContract, Precision
+from runtimes.contract import COMPRESSED, QUANTIZED, ModelContract, Precision
 from runtimes.coreml_target import CoremlTarget
 from runtimes.errors import InputError
 
@@ -32,7 +32,7 @@ _GROUPS = (16, 32, 64, 128)
 def check_compressions(names: tuple[str, ...], target: CoremlTarget) -> None:
     """Raise InputError for a compression that a target does not have."""
     for name in names:
-        if name == QUANTISED and not target.quantised_activations:
+        if name == QUANTIZED and not target.quantized_activations:
             raise InputError(
                 f"{name}: 8-bit activations begin with macos14 (iOS 17), the target is {target.name}",
                 "Take --coreml-target macos14, or leave it out; fp16-w8 has no such limit.",
@@ -44,7 +44,7 @@ def check_compressions(names: tuple[str, ...], target: CoremlTarget) -> None:
             )
 
 
-def compress(model: Any, how: Precision, contract: ModelContract, description: str, licence: str) -> Any:
+def compress(model: Any, how: Precision, contract: ModelContract, description: str, license: str) -> Any:
     """A half-precision ``MLModel`` with its weights compressed as ``how`` (one of ``COMPRESSED``) says."""
     assert how in COMPRESSED
     import_coremltools()
@@ -66,7 +66,7 @@ def compress(model: Any, how: Precision, contract: ModelContract, description: s
     shrink = optimize.linear_quantize_weights if how == "fp16-w8" else optimize.palettize_weights
     with quiet():
         compressed = shrink(model, configuration)
-    describe(compressed, contract, description, licence, model.user_defined_metadata[MODULES_KEY])
+    describe(compressed, contract, description, license, model.user_defined_metadata[MODULES_KEY])
     return compressed
 
 

@@ -1,4 +1,4 @@
-"""A specialised network -> Core ML packages (ML Program, fixed size): torch.export, then coremltools.
+"""A specialized network -> Core ML packages (ML Program, fixed size): torch.export, then coremltools.
 
 The other road, TorchScript, fails with the PyTorch that exports everything else. Every value of the program keeps the
 name of the node of the exported graph that computes it; which module of the network that is travels in the metadata.
@@ -61,7 +61,7 @@ class Traced:
 
 
 def trace(network: "nn.Module", contract: ModelContract) -> Traced:
-    """Export a specialised network behind its boundary; its operators stay whole."""
+    """Export a specialized network behind its boundary; its operators stay whole."""
     import torch
 
     example = tuple(torch.zeros(spec.shape) for spec in contract.inputs)
@@ -77,7 +77,7 @@ def trace(network: "nn.Module", contract: ModelContract) -> Traced:
 
 
 def convert(
-    traced: Traced, contract: ModelContract, target: CoremlTarget, typing: Typing | None, description: str, licence: str
+    traced: Traced, contract: ModelContract, target: CoremlTarget, typing: Typing | None, description: str, license: str
 ) -> Any:
     """The exported graph as ``coremltools.models.MLModel``, FP32, or FP16 with the islands of ``typing``."""
     ct = import_coremltools()
@@ -101,7 +101,7 @@ def convert(
             f"coremltools {ct.__version__} cannot make a package for {target.name} of this network: {said}",
             f"A newer system may have what is missing: --coreml-target {list(TARGETS)[-1]}",
         ) from error
-    describe(model, contract, description, licence, json.dumps(traced.modules))
+    describe(model, contract, description, license, json.dumps(traced.modules))
     return model
 
 
@@ -113,12 +113,12 @@ def _input(spec: TensorSpec) -> Any:
     return ct.TensorType(name=spec.name, shape=spec.shape, dtype=np.float32)
 
 
-def describe(model: Any, contract: ModelContract, description: str, licence: str, modules: str) -> None:
-    """What travels inside a package: the contract, units, the weights' licence, ``Traced.modules`` as JSON."""
+def describe(model: Any, contract: ModelContract, description: str, license: str, modules: str) -> None:
+    """What travels inside a package: the contract, units, the weights' license, ``Traced.modules`` as JSON."""
     model.short_description = description
     model.author = "cdm-export"
-    if licence:
-        model.license = licence
+    if license:
+        model.license = license
     model.user_defined_metadata[CONTRACT_KEY] = contract.model_dump_json()
     model.user_defined_metadata[MODULES_KEY] = modules
     for spec in contract.inputs:

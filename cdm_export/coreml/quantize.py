@@ -25,10 +25,10 @@ _WEIGHTS = {"constexpr_blockwise_shift_scale": "data", "constexpr_affine_dequant
 """Operations that unpack integer weights, macOS 15 and before, with the name of the integers."""
 
 
-def quantise(model: Any, steps: Mapping[str, float], contract: ModelContract, description: str, licence: str) -> Any:
+def quantize(model: Any, steps: Mapping[str, float], contract: ModelContract, description: str, license: str) -> Any:
     """A half-precision ``MLModel`` whose layers named in ``steps`` read int8 activations and have int8 weights.
 
-    ``steps``: path of a layer in the specialised network -> value of one integer. A layer that runs twice is quantised
+    ``steps``: path of a layer in the specialized network -> value of one integer. A layer that runs twice is quantized
     twice. Raises InputError for a layer that the program does not have, or computes in FP32.
     """
     import_coremltools()
@@ -41,12 +41,12 @@ def quantise(model: Any, steps: Mapping[str, float], contract: ModelContract, de
         inserted = _apply_graph_pass(model, _insertion(steps, paths))
         layers = _layers(inserted._mil_program, steps, paths)
         weights = {operation.weight.op.name: int8_per_channel() for _, operation in layers}
-        quantised = optimize.linear_quantize_weights(inserted, optimize.OptimizationConfig(op_name_configs=weights))
-    describe(quantised, contract, description, licence, modules)
-    return quantised
+        quantized = optimize.linear_quantize_weights(inserted, optimize.OptimizationConfig(op_name_configs=weights))
+    describe(quantized, contract, description, license, modules)
+    return quantized
 
 
-def check_quantised(program: "Program", steps: Mapping[str, float]) -> None:
+def check_quantized(program: "Program", steps: Mapping[str, float]) -> None:
     """Raise BundleError unless a saved program reads int8 in just these layers, with these steps and int8 weights."""
     from torch import Tensor, int8
 
@@ -97,8 +97,8 @@ def _insertion(steps: Mapping[str, float], paths: Mapping[str, str]) -> Any:
             layers = list(_layers(prog, steps, paths))
             if missing := sorted(set(steps) - {path for path, _ in layers}):
                 raise InputError(
-                    f"the package has no layer '{missing[0]}' to quantise",
-                    "Steps are named by the linear layers and convolutions of the specialised network that run.",
+                    f"the package has no layer '{missing[0]}' to quantize",
+                    "Steps are named by the linear layers and convolutions of the specialized network that run.",
                 )
             wide = next((path for path, operation in layers if operation.x.dtype is not types.fp16), None)
             if wide is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cdm_export.progress import Progress, relay
 from reference_model.variant import NETWORK
 from runtimes.bundle import RandomWeights
-from runtimes.contract import IMAGE, QUANTISED, ModelContract, Precision, Record
+from runtimes.contract import IMAGE, QUANTIZED, ModelContract, Precision, Record
 from runtimes.coreml_target import CoremlTarget, get_target
 from runtimes.graph_precision import GraphAudit, Rewrite, Typing
 from runtimes.isolated import report, run_isolated, serve
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Integers(Record):
-    """What calibration decided (``quantise/make_int8.py``)."""
+    """What calibration decided (``quantize/make_int8.py``)."""
 
     steps: dict[str, float]
-    """Layer of the specialised network -> activation that is 1 as int8."""
+    """Layer of the specialized network -> activation that is 1 as int8."""
     scales: dict[str, tuple[float, ...]]
     """Smoothing of the weights that the steps belong to; empty for none."""
     typing: Typing
@@ -40,8 +40,8 @@ class CoremlJob(Record):
     """Checkpoint file; or ``random_weights``."""
     random_weights: RandomWeights | None
     """How to make seeded weights again; or ``checkpoint``."""
-    licence: str
-    """Note on the weights' licence."""
+    license: str
+    """Note on the weights' license."""
     image: ModelContract | None
     """Boundary of the second FP16 package, which takes an 8-bit image; None makes none."""
     typing: Typing | None
@@ -106,18 +106,18 @@ def _work(text: str) -> MadePackages:
         wanted += [(IMAGE, half, job.image)] if job.image is not None else []
     for precision, typing, fed in wanted:
         report({"stage": f"export to Core ML for {job.target}, {precision}", "steps": 0})
-        model = convert(traced, fed, target, typing, _description(contract, precision), job.licence)
+        model = convert(traced, fed, target, typing, _description(contract, precision), job.license)
         made = _Made(target.specification, versions, rewrites, typing)
         packages.append(made.package(model, precision, job))
         if precision == "fp16":
             for how in job.compressions:
                 report({"stage": f"compressing the weights: {how}", "steps": 0})
-                smaller = compress(model, how, contract, _description(contract, how), job.licence)
+                smaller = compress(model, how, contract, _description(contract, how), job.license)
                 packages.append(made.package(smaller, how, job))
         del model
     if job.integers is not None:
         del traced
-        packages.append(_quantised(job, job.integers, target, versions))
+        packages.append(_quantized(job, job.integers, target, versions))
     return MadePackages(packages=tuple(packages))
 
 
@@ -127,32 +127,32 @@ def _traced(
     """The network made again from its weights, rewritten and smoothed; and what each rewrite saved."""
     from cdm_export.coreml.convert import coreml_rules, trace
     from cdm_export.quantize.smoothquant import fold_all
-    from cdm_export.transforms import specialise_for
+    from cdm_export.transforms import specialize_for
     from reference_model.torch_runtime import make_boundary
 
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
     contract = job.contract
     boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
-    savings = specialise_for(contract, boundary, coreml_rules(target))
+    savings = specialize_for(contract, boundary, coreml_rules(target))
     if scales:
         fold_all(boundary.get_submodule(NETWORK), scales)
     rewrites = {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
     return trace(boundary, contract), rewrites
 
 
-def _quantised(job: CoremlJob, integers: Integers, target: CoremlTarget, versions: dict[str, str]) -> MadePackage:
+def _quantized(job: CoremlJob, integers: Integers, target: CoremlTarget, versions: dict[str, str]) -> MadePackage:
     """The package with 8-bit activations, of the network that they were measured in; what was saved is checked."""
     from cdm_export.coreml.convert import convert, coreml_typing
     from cdm_export.coreml.interpreter.program import load_program
-    from cdm_export.coreml.quantize import check_quantised, quantise
+    from cdm_export.coreml.quantize import check_quantized, quantize
 
     traced, rewrites = _traced(job, target, integers.scales)
-    report({"stage": f"export to Core ML for {job.target}, {QUANTISED}", "steps": 0})
-    typing, description = coreml_typing(integers.typing), _description(job.contract, QUANTISED)
-    half = convert(traced, job.contract, target, typing, description, job.licence)
-    model = quantise(half, integers.steps, job.contract, description, job.licence)
-    package = _Made(target.specification, versions, rewrites, typing).package(model, QUANTISED, job)
-    check_quantised(load_program(Path(job.folder) / f"{QUANTISED}.mlpackage"), integers.steps)
+    report({"stage": f"export to Core ML for {job.target}, {QUANTIZED}", "steps": 0})
+    typing, description = coreml_typing(integers.typing), _description(job.contract, QUANTIZED)
+    half = convert(traced, job.contract, target, typing, description, job.license)
+    model = quantize(half, integers.steps, job.contract, description, job.license)
+    package = _Made(target.specification, versions, rewrites, typing).package(model, QUANTIZED, job)
+    check_quantized(load_program(Path(job.folder) / f"{QUANTIZED}.mlpackage"), integers.steps)
     return package
 
 

@@ -27,7 +27,7 @@ from reference_model.registry import get_variant
 from reference_model.variant import Variant
 from reference_model.weights import bundled_checkpoint
 from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import MANIFEST, Artefact, Bundle, Manifest, State
+from runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
 from runtimes.contract import IMAGE, ModelContract, Size
 from runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from runtimes.graph_precision import LowPrecision
@@ -53,7 +53,7 @@ class ExportRequest:
     frames: str = "sample"
     """Source of the frames parity is measured on."""
     depth_scale: float = 1000.0
-    """Sensor units per metre of those frames."""
+    """Sensor units per meter of those frames."""
     fit: bool = False
     """Crop and resize frames of another size."""
     input_size: int | None = None
@@ -62,9 +62,9 @@ class ExportRequest:
     """Of CDM ``bgr`` as the reference implementation runs its weights, ``rgb`` without its channel swap; None for the
     variant's own."""
     max_depth: float = 6.0
-    """Metres; sensor readings beyond are missing."""
+    """Meters; sensor readings beyond are missing."""
     far: float | None = None
-    """Metres; depth beyond is invalid; None for the variant's own."""
+    """Meters; depth beyond is invalid; None for the variant's own."""
     low_precisions: tuple[LowPrecision, ...] = ("fp16",)
     """Graphs to make beside FP32; ``bf16`` has opset 22 and is a candidate until something with BF16 has run it."""
     batch: int = 1
@@ -143,12 +143,12 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         made = make_onnx(job, progress)
         parities = [_check(graph, job, references, progress) for graph in made.graphs]
         checked = list(itertools.chain.from_iterable(parities))
-        artefacts = [_artefact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
+        artifacts = [_artifact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
         int8 = None
         if request.int8 is not None:
             singles = [parity for parity in checked if parity.batch == 1]
             int8 = add_int8(job, made, request.int8, frames, singles, folder, references, _REFERENCE, progress)
-            artefacts += int8.artefacts
+            artifacts += int8.artifacts
             checked += int8.required
         packages = None
         if request.coreml is not None:
@@ -163,7 +163,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
                 _REFERENCE,
                 progress,
             )
-            artefacts += packages.artefacts
+            artifacts += packages.artifacts
             checked += packages.required
         progress.stage("report")
         reports = folder / "reports"
@@ -182,7 +182,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             producer=f"cdm-export {cdm_export.__version__}",
             contract=contract,
             provenance=made.provenance,
-            artefacts=tuple(artefacts),
+            artifacts=tuple(artifacts),
             dropped=tuple(int8.dropped) if int8 is not None else (),
             golden=golden_records(folder, references, request.batch),
             reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
@@ -219,18 +219,18 @@ def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], pro
     return parities
 
 
-def _artefact(graph: MadeGraph, made: Made, folder: Path, parities: list[BackendParity]) -> Artefact:
+def _artifact(graph: MadeGraph, made: Made, folder: Path, parities: list[BackendParity]) -> Artifact:
     if any(not parity.verdict.passed for parity in parities):
         state = State.FAILED
     elif any(BACKENDS[parity.backend].format == "onnx" for parity in parities):
         state = State.PUBLISHED
     else:
         state = State.CANDIDATE  # no backend of this machine executed it
-    return graph.artefact(folder, made.rewrites, state, (parity.verdict for parity in parities))
+    return graph.artifact(folder, made.rewrites, state, (parity.verdict for parity in parities))
 
 
 def _verifies(backend: Backend) -> bool:
-    """Backends that verify an ONNX artefact on the exporting machine: those that run on any CPU."""
+    """Backends that verify an ONNX artifact on the exporting machine: those that run on any CPU."""
     return backend.format == "onnx" and backend.device == "cpu"
 
 
@@ -251,7 +251,7 @@ def _check_numbers(request: ExportRequest) -> None:
         raise InputError(f"--input-size must be from 14 to 4096 pixels, got {request.input_size}")
     for name, value in (("--max-depth", request.max_depth), ("--far", request.far)):
         if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"{name} must be a positive number of metres, got {value}")
+            raise InputError(f"{name} must be a positive number of meters, got {value}")
     if request.checkpoint is None and request.model is None:
         raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
     if request.checkpoint is not None and not request.checkpoint.exists():

@@ -27,9 +27,7 @@ def detect_model(checkpoint: Path) -> str:
     """
     job = DetectJob(checkpoint=str(checkpoint))
     what = "PyTorch, reading the checkpoint,"
-    return Detected.model_validate(
-        run_isolated(__name__, job, what, lambda message: None)
-    ).model
+    return Detected.model_validate(run_isolated(__name__, job, what, lambda message: None)).model
 
 
 def _work(text: str) -> Detected:

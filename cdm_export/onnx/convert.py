@@ -1,4 +1,4 @@
-"""A specialised network -> one ONNX file (opset 18, static shapes, the design's graph boundary)."""
+"""A specialized network -> one ONNX file (opset 18, static shapes, the design's graph boundary)."""
 
 import contextlib
 import io

@@ -19,11 +19,11 @@ from cdm_export.parity.golden import load_reference, save_output
 from cdm_export.progress import Progress, relay
 from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
-from runtimes.bundle import Artefact, Provenance, State, Verdict
+from runtimes.bundle import Artifact, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.graph_precision import GraphAudit, LowPrecision, Rewrite, Typing
 from runtimes.isolated import report, run_isolated, serve
-from runtimes.quantization import Quantisation
+from runtimes.quantization import Quantization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,16 +70,16 @@ class MadeGraph(Record):
     graph: GraphAudit
     """What came out."""
 
-    def artefact(
+    def artifact(
         self,
         folder: Path,
         rewrites: dict[str, Rewrite],
         state: State,
         verdicts: Iterable[Verdict],
-        quantisation: Quantisation | None = None,
-    ) -> Artefact:
+        quantization: Quantization | None = None,
+    ) -> Artifact:
         """For the manifest of the bundle in ``folder``."""
-        return Artefact(
+        return Artifact(
             name=f"onnx/{execution_name(self.precision, self.batch)}",
             format="onnx",
             precision=self.precision,
@@ -91,7 +91,7 @@ class MadeGraph(Record):
             rewrites=rewrites,
             typing=self.typing,
             graph=self.graph,
-            quantisation=quantisation,
+            quantization=quantization,
             state=state,
             verdicts=tuple(verdicts),
         )
@@ -132,7 +132,7 @@ def _work(text: str) -> Made:
         raw = run_reference(boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
         save_output(Path(frame), Path(frame), contract, raw)
         report({"step": frame})
-    rewrites = _specialise(boundary, contract)
+    rewrites = _specialize(boundary, contract)
     peaks: dict[str, float] = {}
     if "fp16" in job.low_precisions:
         peaks = _scan(boundary, job)
@@ -141,7 +141,7 @@ def _work(text: str) -> Made:
     for precision in job.low_precisions:
         if len(graphs) > 1:  # typing is in place: the network is made again from its weights
             boundary = make_boundary(provenance.random_weights or Path(str(job.checkpoint)), contract)
-            _specialise(boundary, contract)
+            _specialize(boundary, contract)
         made = _low(boundary, variant, peaks, precision, job)
         graphs += made
         batches += _batch(boundary, made[0], job)
@@ -153,10 +153,10 @@ def _work(text: str) -> Made:
     )
 
 
-def _specialise(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
-    from cdm_export.transforms import specialise_for
+def _specialize(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
+    from cdm_export.transforms import specialize_for
 
-    savings = specialise_for(contract, boundary)
+    savings = specialize_for(contract, boundary)
     return {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
 
 
@@ -270,7 +270,7 @@ def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
     if checkpoint.ignored:
         report({"note": f"foreign Python objects in the file were not loaded: {', '.join(checkpoint.ignored)}"})
     return network, Provenance(
-        checkpoint=path.name, sha256=checkpoint.sha256, random_weights=None, licence=variant.licence
+        checkpoint=path.name, sha256=checkpoint.sha256, random_weights=None, license=variant.license
     )
 
 
@@ -291,7 +291,7 @@ def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Prov
     tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in job.contract.inputs)
     weights = calibrate_range(network, variant, job.contract.channel_order, tensors, seed)
     identity = state_dict_sha256(network)
-    return network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, licence="")
+    return network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, license="")
 
 
 def inputs_of(frame: str, contract: ModelContract) -> dict[str, NDArray[np.float32]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cdm_export.parity.compare import FrameParity, compare, compare_inputs, summarise
+from cdm_export.parity.compare import FrameParity, compare, compare_inputs, summarize
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.progress import Progress
 from runtimes.bundle import Verdict
@@ -22,7 +22,7 @@ class BackendParity(Record):
     backend: str
     """Name."""
     precision: str
-    """Precision of the artefact, and of the gate."""
+    """Precision of the artifact, and of the gate."""
     batch: int = 1
     """Frames that went in at once."""
     description: dict[str, Any]
@@ -47,7 +47,7 @@ class BackendParity(Record):
 
 def check_backend(
     backend: str,
-    artefact: Path,
+    artifact: Path,
     contract: ModelContract,
     precision: str,
     references: list[ReferenceFrame],
@@ -72,7 +72,7 @@ def check_backend(
         progress.stage(f"{backend} {label}: parity on {len(references)} frame(s)", len(references))
         job = Job(
             backend=backend,
-            path=str(artefact),
+            path=str(artifact),
             contract=contract,
             precision=precision,
             threads=threads,
@@ -90,7 +90,7 @@ def check_backend(
         precision=precision,
         batch=contract.batch,
         description=outcome.description,
-        verdict=summarise(backend, list(frames), reference),
+        verdict=summarize(backend, list(frames), reference),
         frames=frames,
         latency=outcome.latency,
     )
@@ -110,7 +110,7 @@ def check_outputs(
         backend=name,
         precision=precision,
         description={"arithmetic": "every result rounded to its type, products accumulated in FP32"},
-        verdict=summarise(name, list(frames), reference),
+        verdict=summarize(name, list(frames), reference),
         frames=frames,
         latency=None,
     )

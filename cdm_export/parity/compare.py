@@ -1,4 +1,4 @@
-"""Does an artefact give the depth that PyTorch gives? In millimetres, by range, at edges, in holes; fails closed.
+"""Does an artifact give the depth that PyTorch gives? In millimeters, by range, at edges, in holes; fails closed.
 
 Of output that has no unit, the error is a share of its range (``normalization.py``).
 """
@@ -22,7 +22,7 @@ Image = NDArray[np.float32]
 class Statistics(Record):
     """Error over a set of pixels; None instead of NaN where the set is empty.
 
-    Relative to the reference's depth; of output that has no unit, to its range, and then nothing is in millimetres.
+    Relative to the reference's depth; of output that has no unit, to its range, and then nothing is in millimeters.
     """
 
     pixels: int
@@ -84,8 +84,8 @@ class FrameParity(Record):
     near_edges: Statistics
     """``depth`` near depth edges of the reference."""
     reference_depth: tuple[float, float] | None
-    """1st and 99th percentile of reference depth over all finite positive predictions, metres, ``far`` ignored; None
-    where there is none, or no metres."""
+    """1st and 99th percentile of reference depth over all finite positive predictions, meters, ``far`` ignored; None
+    where there is none, or no meters."""
 
     @property
     def passed(self) -> bool:
@@ -163,7 +163,7 @@ def compare(
     )
 
 
-def summarise(backend: str, frames: list[FrameParity], reference: str) -> Verdict:
+def summarize(backend: str, frames: list[FrameParity], reference: str) -> Verdict:
     """Worst of each figure over the frames; the verdict is passed only when every frame passed, and there is one."""
     bad = [frame for frame in frames if not frame.passed]
     kind = "inconclusive" if not frames else bad[0].verdict if bad else "passed"
@@ -186,7 +186,7 @@ def summarise(backend: str, frames: list[FrameParity], reference: str) -> Verdic
     )
 
 
-def _statistics(relative: NDArray[np.float64], millimetres: NDArray[np.float64] | None) -> Statistics:
+def _statistics(relative: NDArray[np.float64], millimeters: NDArray[np.float64] | None) -> Statistics:
     figures: dict[str, float | None] = dict.fromkeys(Statistics.model_fields, None)
     if relative.size:
         figures |= {
@@ -195,13 +195,13 @@ def _statistics(relative: NDArray[np.float64], millimetres: NDArray[np.float64] 
             "p99": float(np.percentile(relative, 99)),
             "max": float(relative.max()),
         }
-    if relative.size and millimetres is not None:
+    if relative.size and millimeters is not None:
         figures |= {
-            "mean_mm": float(millimetres.mean()),
-            "p99_mm": float(np.percentile(millimetres, 99)),
-            "max_mm": float(millimetres.max()),
-            "over_1mm": float((millimetres > 1).mean()),
-            "over_1cm": float((millimetres > 10).mean()),
+            "mean_mm": float(millimeters.mean()),
+            "p99_mm": float(np.percentile(millimeters, 99)),
+            "max_mm": float(millimeters.max()),
+            "over_1mm": float((millimeters > 1).mean()),
+            "over_1cm": float((millimeters > 10).mean()),
         }
     return Statistics.model_validate(figures | {"pixels": relative.size})
 

@@ -1,11 +1,11 @@
-"""How far an artefact may be from PyTorch, by precision (relative depth error).
+"""How far an artifact may be from PyTorch, by precision (relative depth error).
 
 The one table of limits; every comparison is ``value <= limit``, so that NaN fails.
 """
 
 from dataclasses import dataclass
 
-from runtimes.contract import COMPRESSED, INTEGER, QUANTISED
+from runtimes.contract import COMPRESSED, INTEGER, QUANTIZED
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ GATES: dict[str, Gate] = {
     "tf32": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
     "bf16": Gate(mean=5e-3, p99=2e-2, max=None, mask=1e-4),
     "fp16-image": Gate(mean=1e-3, p99=5e-3, max=None, mask=1e-4),
-    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in (*INTEGER, *COMPRESSED, QUANTISED)},
+    **{name: Gate(mean=1e-2, p99=5e-2, max=None, mask=1e-3) for name in (*INTEGER, *COMPRESSED, QUANTIZED)},
 }
 
 LEAST_COMPARABLE = 0.10

@@ -69,7 +69,7 @@ def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:
 def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: NDArray[np.float32]) -> None:
     """Write to ``path`` what ``frame`` holds plus ``raw_output``, and the ``depth`` and ``valid`` it means.
 
-    ``depth`` is metres, or the output as it is where that has no unit.
+    ``depth`` is meters, or the output as it is where that has no unit.
     """
     depth, valid = postprocess(raw_output, contract)
     save_arrays(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
@@ -90,7 +90,7 @@ def load_reference(path: Path) -> Arrays:
 
 
 def raw_frame(arrays: Arrays) -> Frame:
-    """The camera frame of a reference frame, depth in metres; without its time of capture, which is not stored."""
+    """The camera frame of a reference frame, depth in meters; without its time of capture, which is not stored."""
     raw = arrays.get("raw_depth")
     depth = None if raw is None else raw.astype(np.float32) / np.float32(arrays["depth_scale"])
     return Frame(rgb=arrays["rgb"], depth=depth, right=arrays.get("right"))

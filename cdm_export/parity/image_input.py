@@ -1,4 +1,4 @@
-"""The boundary of an artefact that is fed an 8-bit image: its contract, its frames, and what the 8 bits cost.
+"""The boundary of an artifact that is fed an 8-bit image: its contract, its frames, and what the 8 bits cost.
 
 Its truth is the same network fed the same image, in floats: the reference has no other boundary than the bundle's.
 """

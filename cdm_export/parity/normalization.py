@@ -1,4 +1,4 @@
-"""What an error is divided by: the reference's depth where the output is metres, else the range of the output.
+"""What an error is divided by: the reference's depth where the output is meters, else the range of the output.
 
 Scale and shift of relative inverse depth mean nothing, so a share of its value means nothing either; a share of its
 range survives both.
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from runtimes.contract import ModelContract
 
 _RANGES = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Lower bounds of the range bins in metres; the last reaches to ``far``."""
+"""Lower bounds of the range bins in meters; the last reaches to ``far``."""
 _EDGE_RATIO = 1.1
-"""A pixel is near an edge when its 5x5 neighbourhood's largest reference depth exceeds the smallest by this."""
+"""A pixel is near an edge when its 5x5 neighborhood's largest reference depth exceeds the smallest by this."""
 _EDGE_SHARE = 0.1
-"""Without metres: when the neighbourhood spans more than this share of the range."""
+"""Without meters: when the neighborhood spans more than this share of the range."""
 
 Mask = NDArray[np.bool_]
 Image = NDArray[np.float32]
@@ -35,7 +35,7 @@ class Yardstick:
     unit: NDArray[np.float64] | None
     """[H, W] what an absolute error is divided by; None when there is nothing to divide by."""
     metric: bool
-    """Whether absolute errors are metres."""
+    """Whether absolute errors are meters."""
     bins: Mapping[str, Mask]
     """Pixels by range."""
     edges: Mask
@@ -56,8 +56,8 @@ def spread(values: NDArray[np.floating], valid: Mask) -> tuple[float, float]:
 
 
 def near_edges(depth: Image, valid: Mask) -> Mask:
-    """[H, W] bool: valid depth in the 5x5 neighbourhood varies by more than a tenth of itself."""
-    largest, smallest = _neighbourhood(depth, valid)
+    """[H, W] bool: valid depth in the 5x5 neighborhood varies by more than a tenth of itself."""
+    largest, smallest = _neighborhood(depth, valid)
     return np.asarray(largest / smallest > _EDGE_RATIO) & valid
 
 
@@ -82,13 +82,13 @@ def _of_range(reference: Image, valid: Mask) -> Yardstick:
         quarter: (share >= low) & (share < high)
         for quarter, (low, high) in zip(names, itertools.pairwise(quarters), strict=True)
     }
-    largest, smallest = _neighbourhood(reference, valid)
+    largest, smallest = _neighborhood(reference, valid)
     edges = (largest - smallest > _EDGE_SHARE * (high - low)) & valid
     return Yardstick(name, np.full(reference.shape, high - low), False, bins, edges)
 
 
-def _neighbourhood(values: Image, valid: Mask) -> tuple[Image, Image]:
-    """Largest and smallest valid value of every 5x5 neighbourhood."""
+def _neighborhood(values: Image, valid: Mask) -> tuple[Image, Image]:
+    """Largest and smallest valid value of every 5x5 neighborhood."""
     kernel = np.ones((5, 5), np.uint8)
     largest = cv2.dilate(np.where(valid, values, np.float32(0)), kernel)
     smallest = cv2.erode(np.where(valid, values, np.float32(np.inf)), kernel)

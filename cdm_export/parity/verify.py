@@ -13,7 +13,7 @@ from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
 from runtimes import local_results
 from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artefact, Boundary, Bundle, State, Verdict
+from runtimes.bundle import Artifact, Boundary, Bundle, State, Verdict
 from runtimes.contract import ModelContract, execution_name
 from runtimes.engines import find, why_none
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
@@ -34,7 +34,7 @@ class VerifyRequest:
     frames: str | None = None
     """Frame source; None for the bundle's golden frames."""
     depth_scale: float = 1000.0
-    """Sensor units per metre of those frames."""
+    """Sensor units per meter of those frames."""
     fit: bool = False
     """Crop and resize frames of another size."""
     checkpoint: Path | None = None
@@ -50,9 +50,9 @@ class Verification:
     """What came of it."""
 
     parities: list[BackendParity]
-    """One per backend and artefact that ran."""
+    """One per backend and artifact that ran."""
     skipped: dict[str, str]
-    """Backends that are not to be had here, and artefacts that failed before, and why."""
+    """Backends that are not to be had here, and artifacts that failed before, and why."""
     crashed: dict[str, str]
     """Backends whose process died, and how; that is a failure."""
     reference: str
@@ -89,23 +89,23 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
         skipped: dict[str, str] = {}
         crashed: dict[str, str] = {}
         for backend in wanted:
-            for artefact, precision in _runnable(bundle, backend, request):
-                label = execution_name(precision, artefact.batch if artefact else 1)
+            for artifact, precision in _runnable(bundle, backend, request):
+                label = execution_name(precision, artifact.batch if artifact else 1)
                 name = f"{backend.name} {label}"
                 if references.made_by == backend.name and label == "fp32":
                     skipped[name] = "it is the reference here; compared with itself it would always pass"
                     continue
-                if artefact is not None and artefact.state is State.FAILED and request.precision == "auto":
+                if artifact is not None and artifact.state is State.FAILED and request.precision == "auto":
                     skipped[name] = "it failed its gate where the bundle was made"
                     continue
-                if artefact is not None and artefact.batch > len(references.frames):
-                    skipped[name] = f"it takes {artefact.batch} different frames, there are {len(references.frames)}"
+                if artifact is not None and artifact.batch > len(references.frames):
+                    skipped[name] = f"it takes {artifact.batch} different frames, there are {len(references.frames)}"
                     continue
-                if artefact is None or artefact.precision == precision or request.precision != "auto":
+                if artifact is None or artifact.precision == precision or request.precision != "auto":
                     required.append((backend.name, label))
                 try:
-                    own = references_of(bundle.manifest.boundary(artefact))
-                    parities.append(_check(bundle, backend, artefact, precision, own, request, progress))
+                    own = references_of(bundle.manifest.boundary(artifact))
+                    parities.append(_check(bundle, backend, artifact, precision, own, request, progress))
                 except BackendUnavailable as error:
                     if request.backend != "auto" and (backend.name, label) in required:
                         raise
@@ -113,7 +113,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 except BackendCrashed as error:
                     crashed[name] = error.message
                     died = _died(backend, references, error)
-                    _remember(bundle, backend, artefact, precision, died, None, progress)
+                    _remember(bundle, backend, artifact, precision, died, None, progress)
     if not parities and not crashed:
         raise BackendUnavailable(
             f"{request.bundle}: nothing could be verified here: "
@@ -123,7 +123,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     return Verification(parities, skipped, crashed, references.words, tuple(required))
 
 
-def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[tuple[Artefact | None, str]]:
+def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[tuple[Artifact | None, str]]:
     """What a backend runs, and in which precision; None is the reference, which is verified only when asked for."""
     if backend.format == "checkpoint" and request.backend != backend.name:
         return []
@@ -168,30 +168,30 @@ class _References:
 def _check(
     bundle: Bundle,
     backend: Backend,
-    artefact: Artefact | None,
+    artifact: Artifact | None,
     precision: str,
     references: _References,
     request: VerifyRequest,
     progress: Progress,
 ) -> BackendParity:
-    if artefact is None:
+    if artifact is None:
         path = reference_path(bundle, request.checkpoint)
     else:
-        path = executable(bundle, backend, artefact, precision)
+        path = executable(bundle, backend, artifact, precision)
     parity = check_backend(
         backend.name,
         path,
-        bundle.manifest.boundary(artefact).contract.batched(artefact.batch if artefact else 1),
+        bundle.manifest.boundary(artifact).contract.batched(artifact.batch if artifact else 1),
         precision,
         references.frames,
         references.words,
         progress,
         threads=request.threads,
-        timed=artefact is not None and not backend.verifies_only,
+        timed=artifact is not None and not backend.verifies_only,
     )
     if references.pytorch:
         p50 = parity.latency.p50 if parity.latency else None
-        _remember(bundle, backend, artefact, precision, parity.verdict, p50, progress)
+        _remember(bundle, backend, artifact, precision, parity.verdict, p50, progress)
     return parity
 
 
@@ -213,20 +213,20 @@ def _died(backend: Backend, references: _References, error: BackendCrashed) -> V
 def _remember(
     bundle: Bundle,
     backend: Backend,
-    artefact: Artefact | None,
+    artifact: Artifact | None,
     precision: str,
     verdict: Verdict,
     p50_ms: float | None,
     progress: Progress,
 ) -> None:
     engine = find(bundle, backend, precision) if backend.engine else None
-    if artefact is None or (backend.engine and engine is None):
+    if artifact is None or (backend.engine and engine is None):
         return
     local = local_results.LocalVerdict(
         backend=backend.name,
         precision=precision,
-        batch=artefact.batch,
-        artefact=engine.record.engine.sha256 if engine else artefact.identity,
+        batch=artifact.batch,
+        artifact=engine.record.engine.sha256 if engine else artifact.identity,
         host=local_results.host(backend),
         version=backend.version or "unknown",
         verdict=verdict,
@@ -287,7 +287,7 @@ def bisect_pairs(
     reference is PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime.
     """
     backend = "onnxruntime" if request.backend == "auto" else request.backend
-    made = {artefact.precision for artefact in bundle.manifest.artefacts}
+    made = {artifact.precision for artifact in bundle.manifest.artifacts}
     precision = ("fp16" if "fp16" in made else "fp32") if request.precision == "auto" else request.precision
     if against is not None:
         name, separator, typed = against.partition(":")
@@ -325,8 +325,8 @@ def _computed(
         )
     else:
         choice = choose(bundle, "onnxruntime", "fp32")
-        assert choice.artefact is not None
-        backend, path = choice.backend, bundle.artefact_file(choice.artefact)
+        assert choice.artifact is not None
+        backend, path = choice.backend, bundle.artifact_file(choice.artifact)
         stored = "PyTorch outputs stored in the bundle"
         golden = check_backend(
             backend.name, path, contract, "fp32", _golden(bundle, bundle.manifest.boundary(None)), stored, progress

@@ -26,7 +26,7 @@ _EIGHT_BITS = "BF16 has 8 bits; these values meet the gate with more"
 
 
 def plan(network: nn.Module, peaks: Mapping[str, float], declared: Sequence[Island], precision: LowPrecision) -> Typing:
-    """Typing of a specialised network (without its boundary).
+    """Typing of a specialized network (without its boundary).
 
     ``peaks``: see ``RangeScan``; only FP16 needs them. ``declared``: the variant's own islands. Raises ParityError when
     a range that no island can cover is too large for FP16.

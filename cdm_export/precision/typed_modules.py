@@ -1,4 +1,4 @@
-"""Type a specialised network in place: low-precision weights and activations, casts only where the plan says.
+"""Type a specialized network in place: low-precision weights and activations, casts only where the plan says.
 
 Casts are modules of the network, so that in the exported graph each carries the path of the island it belongs to.
 """

@@ -1,6 +1,6 @@
-"""Run frames and write what a person or a robot wants: metres, 16-bit millimetres, a picture.
+"""Run frames and write what a person or a robot wants: meters, 16-bit millimeters, a picture.
 
-Relative inverse depth stays what it is, and is never called metres, unless somebody says how it becomes them.
+Relative inverse depth stays what it is, and is never called meters, unless somebody says how it becomes them.
 """
 
 import io
@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.predict.pictures import DEFAULT_COLOURS, prediction_picture, refinement_picture, write_png
+from cdm_export.predict.pictures import DEFAULT_COLORS, prediction_picture, refinement_picture, write_png
 from reference_model.weights import bundled_checkpoint
 from runtimes.bundle import Manifest
 from runtimes.cache import write_atomically
 from runtimes.errors import InputError, ParityError
 from runtimes.frame import DepthResult
 from runtimes.hashing import cached_sha256
-from runtimes.metric_scale import ToMetres
+from runtimes.metric_scale import ToMeters
 from runtimes.pipeline import DepthPipeline
 from runtimes.sources import FrameSource, SourceFrame, check_depth
 
@@ -29,7 +29,7 @@ RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth 
 DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained briefly on rendered rooms; not for use on a robot"
 """On everything that the weights shipped with the package made; their model card has figures."""
 _PNG_LIMIT_MM = 65535
-"""A 16-bit PNG in millimetres ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
+"""A 16-bit PNG in millimeters ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
 
 
 def weights_warning(manifest: Manifest) -> str:
@@ -115,13 +115,13 @@ def refine_source(
     *,
     strict: bool,
     on_bad: Callable[[str, InputError], None],
-    to_metres: ToMetres | None = None,
-    colours: str = DEFAULT_COLOURS,
+    to_meters: ToMeters | None = None,
+    colors: str = DEFAULT_COLORS,
 ) -> Iterator[Refined]:
     """``refine`` every frame. A bad one goes to ``on_bad`` and is skipped, or with ``strict`` raises InputError."""
     for index, name in enumerate(source.names):
         try:
-            yield refine(pipeline, source.load(index), out, caption, warning, to_metres, colours)
+            yield refine(pipeline, source.load(index), out, caption, warning, to_meters, colors)
         except InputError as error:
             if strict:
                 raise
@@ -134,17 +134,17 @@ def refine(
     out: Path,
     caption: str,
     warning: str,
-    to_metres: ToMetres | None = None,
-    colours: str = DEFAULT_COLOURS,
+    to_meters: ToMeters | None = None,
+    colors: str = DEFAULT_COLORS,
 ) -> Refined:
     """Run one frame and write it.
 
-    ``out`` ending in ``.npy`` takes float32 metres, in ``.png`` 16-bit millimetres; any other is a folder and takes
-    both and a picture. Of output without metres (``to_metres`` may give it some) ``.npy`` takes the values and ``.png``
+    ``out`` ending in ``.npy`` takes float32 meters, in ``.png`` 16-bit millimeters; any other is a folder and takes
+    both and a picture. Of output without meters (``to_meters`` may give it some) ``.npy`` takes the values and ``.png``
     their range in this frame. Raises InputError when sensor depth is wanted and no pixel has a reading, or when
-    ``to_metres`` finds no scale; ParityError when the network's output holds NaN or Inf; nothing is written then.
+    ``to_meters`` finds no scale; ParityError when the network's output holds NaN or Inf; nothing is written then.
     """
-    reads_depth = pipeline.contract.depth_input is not None or (to_metres is not None and to_metres.needs_depth)
+    reads_depth = pipeline.contract.depth_input is not None or (to_meters is not None and to_meters.needs_depth)
     warnings = check_depth(source, pipeline.contract.max_depth) if reads_depth else []
     result = pipeline(source.frame)
     if result.health.non_finite_share > 0:
@@ -153,9 +153,9 @@ def refine(
             f"{source.name}: {share:.2%} of the network's output is NaN or Inf: nothing written",
             "Find out which backend is at fault with: cdm-export verify BUNDLE",
         )
-    if to_metres is not None:
+    if to_meters is not None:
         try:
-            result = to_metres(result, source.frame)
+            result = to_meters(result, source.frame)
         except InputError as error:
             raise InputError(f"{source.name}: {error.message}", error.next_step) from error
     files = outputs(out, source.name)
@@ -165,24 +165,24 @@ def refine(
         low, high = _write_range(files[".png"], result)
         warnings.append(f"0 to 65535 in {files['.png'].name} is {low:.4g} to {high:.4g} of this frame, without a unit")
     elif ".png" in files:
-        too_far = _write_millimetres(files[".png"], result)
+        too_far = _write_millimeters(files[".png"], result)
         if too_far:
             warnings.append(f"{too_far} pixel(s) beyond 65.535 m are 0 in {files['.png'].name}: 16 bits hold no more")
     if ".view.png" in files:
         label = f"{source.name}: {caption}" + (f", {result.scaled}" if result.scaled else "")
-        write_png(files[".view.png"], _picture(pipeline, source, result, label, warning, colours))
+        write_png(files[".view.png"], _picture(pipeline, source, result, label, warning, colors))
     return Refined(source.name, result, tuple(files.values()), tuple(warnings))
 
 
 def _picture(
-    pipeline: DepthPipeline, source: SourceFrame, result: DepthResult, label: str, warning: str, colours: str
+    pipeline: DepthPipeline, source: SourceFrame, result: DepthResult, label: str, warning: str, colors: str
 ) -> NDArray[np.uint8]:
-    """With the sensor's depth where there is one to compare metres with."""
+    """With the sensor's depth where there is one to compare meters with."""
     rgb, sensor, metric = source.frame.rgb, source.frame.depth, result.unit == "m"
     if sensor is None or not metric:
-        return prediction_picture(rgb, result.values, metric, label, warning, colours=colours)
+        return prediction_picture(rgb, result.values, metric, label, warning, colors=colors)
     word = "predicted" if pipeline.contract.depth_input is None else "refined"
-    return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colours=colours)
+    return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colors=colors)
 
 
 def _write_npy(path: Path, result: DepthResult) -> None:
@@ -191,11 +191,11 @@ def _write_npy(path: Path, result: DepthResult) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _write_millimetres(path: Path, result: DepthResult) -> int:
+def _write_millimeters(path: Path, result: DepthResult) -> int:
     """Write a 16-bit PNG; returns how many pixels were too far for it."""
-    millimetres = np.rint(result.depth_m.astype(np.float64) * 1000)
-    too_far = millimetres > _PNG_LIMIT_MM
-    image: NDArray[np.uint16] = np.where(too_far, 0, millimetres).astype(np.uint16)
+    millimeters = np.rint(result.depth_m.astype(np.float64) * 1000)
+    too_far = millimeters > _PNG_LIMIT_MM
+    image: NDArray[np.uint16] = np.where(too_far, 0, millimeters).astype(np.uint16)
     _write_16_bits(path, image)
     return int(too_far.sum())
 

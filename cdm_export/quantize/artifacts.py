@@ -12,10 +12,10 @@ from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Progress
 from cdm_export.quantize.worker import Int8Job, MadeInt8, make_int8
 from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Artefact, State, Verdict
+from runtimes.bundle import Artifact, State, Verdict
 from runtimes.contract import Precision
 from runtimes.errors import BackendUnavailable, InputError, ParityError
-from runtimes.quantization import Dropped, Quantisation
+from runtimes.quantization import Dropped, Quantization
 from runtimes.sources import FrameSource
 
 _FEW = 8
@@ -24,7 +24,7 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class Int8Request:
-    """What to quantise on."""
+    """What to quantize on."""
 
     calibration: str
     """Source of the calibration frames."""
@@ -33,10 +33,10 @@ class Int8Request:
 
 
 @dataclass
-class Int8Artefacts:
+class Int8Artifacts:
     """What came of it."""
 
-    artefacts: list[Artefact] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
     """Graphs for the bundle."""
     verified: list[BackendParity] = field(default_factory=list)
     """Parity of every graph in every backend."""
@@ -46,15 +46,15 @@ class Int8Artefacts:
     """What is not in the bundle."""
     made: MadeInt8 | None = None
     """What other formats take integers from; None when nothing could be made."""
-    quantisation: Quantisation | None = None
+    quantization: Quantization | None = None
     """Everything that was measured, the speed too; None likewise."""
 
     def write_table(self, reports: Path) -> None:
         """``int8.json``: calibration, trials, sensitivity, kept parts, parity and speed, published or not."""
-        if self.quantisation is None:
+        if self.quantization is None:
             return
         table = {
-            "quantisation": self.quantisation.model_dump(mode="json"),
+            "quantisation": self.quantization.model_dump(mode="json"),
             "parity": [
                 {"precision": parity.precision, **parity.verdict.model_dump(mode="json")} for parity in self.verified
             ],
@@ -85,12 +85,12 @@ def add_int8(
     references: list[ReferenceFrame],
     reference: str,
     progress: Progress,
-) -> Int8Artefacts:
+) -> Int8Artifacts:
     """Make both graphs of one export in ``folder/onnx``, verify them, and drop the processors' one unless it is faster.
 
     ``frames``: to calibrate on. ``parities``: of the other graphs; those that passed are what INT8 has to beat.
     """
-    result = Int8Artefacts()
+    result = Int8Artifacts()
     int8_job = Int8Job(
         contract=job.contract,
         checkpoint=job.checkpoint,
@@ -107,7 +107,7 @@ def add_int8(
         result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
         return result
     processors, device = int8.graphs
-    quantisation = int8.quantisation
+    quantization = int8.quantization
     checker = _Checker(job, references, reference, progress)
     found = checker.check(processors, "int8")
     passed = [parity for parity in found if parity.verdict.passed]
@@ -131,7 +131,7 @@ def add_int8(
             if parity.verdict.passed and parity.backend != "torch"
         ]
         speed = compare_speed(ways, job.contract, [frame.path for frame in references], progress)
-        quantisation = quantisation.model_copy(update={"speed": speed})
+        quantization = quantization.model_copy(update={"speed": speed})
         if speed is None or not speed.faster:
             reason = "it, or everything it is raced against, did not run to the end" if speed is None else str(speed)
             progress.note(f"int8 does not pay on this machine: {reason}")
@@ -142,16 +142,16 @@ def add_int8(
                     (Path(job.folder) / name).unlink()
         else:
             progress.note(f"int8 pays on this machine: {speed}")
-    result.quantisation = quantisation
+    result.quantization = quantization
     if state is not State.DROPPED or request.keep_slower:
-        result.artefacts.append(processors.artefact(folder, int8.rewrites, state, _verdicts(found), quantisation))
+        result.artifacts.append(processors.artifact(folder, int8.rewrites, state, _verdicts(found), quantization))
     on_device = checker.check(device, "int8-fp16")
     result.verified += on_device
     result.required += on_device
     # Its speed is known where `build` makes an engine of it.
     failed = any(not parity.verdict.passed for parity in on_device)
     state = State.FAILED if failed else State.CANDIDATE
-    result.artefacts.append(device.artefact(folder, int8.rewrites, state, _verdicts(on_device), int8.quantisation))
+    result.artifacts.append(device.artifact(folder, int8.rewrites, state, _verdicts(on_device), int8.quantization))
     return result
 
 

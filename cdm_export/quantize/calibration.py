@@ -11,7 +11,7 @@ from runtimes.errors import InputError
 from runtimes.quantization import CalibrationIdentity, Trial
 
 PROCEDURE = 2
-"""Raised whenever what may be quantised, observers, smoothing or search change."""
+"""Raised whenever what may be quantized, observers, smoothing or search change."""
 
 
 class Calibration(Record):
@@ -30,7 +30,7 @@ class Calibration(Record):
     peaks: dict[str, float | None] = Field(default_factory=dict)
     """Largest magnitude per module in the form that was chosen (``RangeScan``); None where it was no number."""
     trials: dict[str, Trial] = Field(default_factory=dict)
-    """Simulated so far, by what was quantised."""
+    """Simulated so far, by what was quantized."""
 
 
 class CalibrationStore:

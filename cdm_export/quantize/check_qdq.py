@@ -1,4 +1,4 @@
-"""Does a file on disk quantise what it should, as TensorRT, OpenVINO and ONNX Runtime all accept it, and no more?
+"""Does a file on disk quantize what it should, as TensorRT, OpenVINO and ONNX Runtime all accept it, and no more?
 
 Symmetric, zero point 0; activations per tensor, weights per output channel and stored as integers; on the inputs of
 matrix products and convolutions only. (TensorRT, "Explicit quantization"; onnx-tensorrt takes no other zero point.)
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_rules(path: Path, layers: Iterable[str]) -> None:
-    """Read the graph and compare it with the plan: the products of ``layers`` are quantised, nothing else is.
+    """Read the graph and compare it with the plan: the products of ``layers`` are quantized, nothing else is.
 
     Raises CdmExportError with the first three nodes that break a rule.
     """
@@ -55,11 +55,11 @@ def check_rules(path: Path, layers: Iterable[str]) -> None:
             wrong.append(f"{node.name} has no integer weights with a step per output channel")
         done.add(module)
     # A layer that runs twice has two products, and both count.
-    wrong += [f"{module} is not quantised" for module in sorted(wanted - done | wanted & floats)]
-    wrong += [f"{module} is quantised and should not be" for module in sorted(done - wanted)]
+    wrong += [f"{module} is not quantized" for module in sorted(wanted - done | wanted & floats)]
+    wrong += [f"{module} is quantized and should not be" for module in sorted(done - wanted)]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CdmExportError(f"{path.name} is not quantised as planned: {'; '.join(wrong[:3])}{more}")
+        raise CdmExportError(f"{path.name} is not quantized as planned: {'; '.join(wrong[:3])}{more}")
 
 
 def _pair(
@@ -86,7 +86,7 @@ def _pair(
     elif not following <= set(PRODUCTS):
         found.append(f"{node.name} is read by {', '.join(sorted(following))}")
     elif node.input[0] not in constants and makers[node.input[0]].op_type != "QuantizeLinear":
-        found.append(f"{node.name} restores what nothing quantised")
+        found.append(f"{node.name} restores what nothing quantized")
     return found
 
 

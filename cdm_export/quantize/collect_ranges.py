@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cdm_export.quantize.layers import Quantisable
+from cdm_export.quantize.layers import Quantizable
 from cdm_export.quantize.observers import Histogram
 
 _ROWS = 128
@@ -28,7 +28,7 @@ class Gathered:
 
 
 def gather(
-    layers: Mapping[str, Quantisable], by_channel: Iterable[str], run: Iterable[Callable[[], Any]]
+    layers: Mapping[str, Quantizable], by_channel: Iterable[str], run: Iterable[Callable[[], Any]]
 ) -> dict[str, Gathered]:
     """Call everything in ``run`` (a forward each) and look at what enters ``layers``.
 

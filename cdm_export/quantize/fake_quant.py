@@ -1,4 +1,4 @@
-"""A network that computes as its quantised graph will: inputs and weights of chosen layers rounded to integers."""
+"""A network that computes as its quantized graph will: inputs and weights of chosen layers rounded to integers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from cdm_export.quantize.layers import Quantisable, rounded
+from cdm_export.quantize.layers import Quantizable, rounded
 
 
 @contextmanager
-def quantised(layers: Mapping[str, Quantisable], steps: Mapping[str, float]) -> Iterator[None]:
+def quantized(layers: Mapping[str, Quantizable], steps: Mapping[str, float]) -> Iterator[None]:
     """While entered, ``layers`` read integers times their step; float32 holds the sums.
 
     ``steps``: of each layer's input, by path. Weights come back as they were, bit by bit.

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import onnx_ir
     from torch import nn
 
-    from cdm_export.quantize.layers import Quantisable
+    from cdm_export.quantize.layers import Quantizable
 
 PRODUCTS = {"MatMul": 1, "Conv": 0}
-"""Operators that are quantised, with the axis of the output channels in their weights."""
+"""Operators that are quantized, with the axis of the output channels in their weights."""
 
 
 def insert_pairs(
@@ -55,32 +55,32 @@ def insert_pairs(
                 _constant(model, f"{path}.zeros", np.zeros(len(per_channel), np.int8)),
             )
         step, zero, *held_constants = constants[path]
-        quantise = ir.node("QuantizeLinear", [entering, step, zero], name=f"{path}/QuantizeLinear{number}")
+        quantize = ir.node("QuantizeLinear", [entering, step, zero], name=f"{path}/QuantizeLinear{number}")
         restore = ir.node(
-            "DequantizeLinear", [quantise.outputs[0], step, zero], name=f"{path}/DequantizeLinear{number}"
+            "DequantizeLinear", [quantize.outputs[0], step, zero], name=f"{path}/DequantizeLinear{number}"
         )
         held = ir.node(
             "DequantizeLinear", held_constants, {"axis": axis}, name=f"{path}.weight/DequantizeLinear{number}"
         )
         for made, like, name in (
-            (quantise, entering, f"{path}.quantised{number}"),
+            (quantize, entering, f"{path}.quantized{number}"),
             (restore, entering, f"{path}.restored{number}"),
             (held, weight, f"{path}.weight.restored{number}"),
         ):
             made.outputs[0].name = name
             made.outputs[0].shape = like.shape
-            made.outputs[0].dtype = ir.DataType.INT8 if made is quantise else weight.const_value.dtype
-        model.graph.insert_before(node, [quantise, restore, held])
+            made.outputs[0].dtype = ir.DataType.INT8 if made is quantize else weight.const_value.dtype
+        model.graph.insert_before(node, [quantize, restore, held])
         node.replace_input_with(0, restore.outputs[0])
         node.replace_input_with(1, held.outputs[0])
         if not weight.uses() and weight.name and weight.name in model.graph.initializers:
             del model.graph.initializers[weight.name]
     if missing := next((path for path in steps if not times[path]), None):
-        raise CdmExportError(f"the graph has no product of {missing}, which was to be quantised")
+        raise CdmExportError(f"the graph has no product of {missing}, which was to be quantized")
 
 
 def integer_weights(
-    layers: "Mapping[str, Quantisable | nn.Module]",
+    layers: "Mapping[str, Quantizable | nn.Module]",
 ) -> dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]]:
     """What ``insert_pairs`` stores, by path."""
     from cdm_export.quantize.layers import integers, weight_steps

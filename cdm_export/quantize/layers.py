@@ -1,4 +1,4 @@
-"""Which layers of a specialised network may be quantised, and which of them stand or fall together."""
+"""Which layers of a specialized network may be quantized, and which of them stand or fall together."""
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ LARGEST = 127
 _LEAST_WIDTH = 16
 """Channels in and out under which integer kernels do not pay (NVIDIA's Model Optimizer has the same rule)."""
 
-Quantisable = nn.Linear | nn.Conv2d | PhaseConvolution
+Quantizable = nn.Linear | nn.Conv2d | PhaseConvolution
 """Modules with one product: activations come in, ``weight`` has the output channels on its first axis."""
 
 
-def quantisable(network: nn.Module, variant: Variant) -> dict[str, Quantisable]:
+def quantizable(network: nn.Module, variant: Variant) -> dict[str, Quantizable]:
     """Linear layers and convolutions by path, in network order; before ``linear_layout`` takes the linear ones away.
 
     Matrix products of attention, LayerNorm and sums are none of them; the last convolution writes the depth. What the
@@ -38,7 +38,7 @@ def quantisable(network: nn.Module, variant: Variant) -> dict[str, Quantisable]:
     }
 
 
-def groups(network: nn.Module, layers: dict[str, Quantisable], variant: Variant) -> dict[str, tuple[str, ...]]:
+def groups(network: nn.Module, layers: dict[str, Quantizable], variant: Variant) -> dict[str, tuple[str, ...]]:
     """Layers by the part of the network they are in: an encoder's block, a fusion, or a stage of the decoder."""
     wholes = [path for path, module in network.named_modules() if isinstance(module, ClosedFormPairFusion)]
     wholes += [
@@ -78,7 +78,7 @@ def round_up(steps: Tensor) -> Tensor:
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """Weights as their integers times their steps, float32: what a quantised graph computes with."""
+    """Weights as their integers times their steps, float32: what a quantized graph computes with."""
     steps = weight_steps(weight)
     return integers(weight, steps).float() * steps.reshape(-1, *[1] * (weight.ndim - 1))
 

@@ -1,6 +1,6 @@
-"""Which observer, smoothed or not, and which parts had better not be quantised: decided by the error in depth.
+"""Which observer, smoothed or not, and which parts had better not be quantized: decided by the error in depth.
 
-Parts are quantised one at a time and ranked by what that does to the depth. The worst are kept out, as few as bring
+Parts are quantized one at a time and ranked by what that does to the depth. The worst are kept out, as few as bring
 the whole within its share of the gate.
 """
 
@@ -27,7 +27,7 @@ _MOST_KEPT = 0.5
 Forms = Mapping[str, Mapping[str, Mapping[str, float]]]
 """``plain`` and ``smoothed`` -> observer -> layer -> step."""
 Simulate = Callable[[str, Mapping[str, float], int], Sequence[NDArray[np.float32]]]
-"""``simulate(form, steps, count)``: raw outputs of the first ``count`` search frames, ``steps``' layers quantised."""
+"""``simulate(form, steps, count)``: raw outputs of the first ``count`` search frames, ``steps``' layers quantized."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Found:
     observer: str
     """Name in ``OBSERVERS``."""
     kept: tuple[str, ...]
-    """Parts that are not quantised, most sensitive first."""
+    """Parts that are not quantized, most sensitive first."""
     trials: dict[str, Trial]
-    """Everything quantised, by ``FORM OBSERVER``."""
+    """Everything quantized, by ``FORM OBSERVER``."""
     sensitivity: dict[str, Trial]
-    """One part quantised, by part, most sensitive first."""
+    """One part quantized, by part, most sensitive first."""
 
 
 def search(
@@ -67,7 +67,7 @@ def search(
                 compare(str(index), reference, output, contract, "int8")
                 for index, (reference, output) in enumerate(zip(references[:count], outputs, strict=True))
             ]
-            store.add(trials={**store.found.trials, name: summarise(frames)})
+            store.add(trials={**store.found.trials, name: summarize(frames)})
         on_trial()
         return store.found.trials[name]
 
@@ -96,7 +96,7 @@ def search(
     if not holds(0) and not holds(most):
         best = _share(store.found.trials[f"without {', '.join(ranked[:most])}, {form} {observer}"])
         raise ParityError(
-            f"int8 misses its gate although {most} of {len(ranked)} parts are not quantised: {best:.2f} of the limit "
+            f"int8 misses its gate although {most} of {len(ranked)} parts are not quantized: {best:.2f} of the limit "
             f"on calibration frames, at most {AIM:g} is wanted",
             "Calibrate on frames like those it will see, or leave int8 out of --precision: fp16 stays.",
         )
@@ -118,7 +118,7 @@ def planned(groups: Mapping[str, Sequence[str]]) -> int:
     return 2 * len(OBSERVERS) + len(groups) + 1 + max(1, math.ceil(math.log2(max(2, len(groups) / 2))))
 
 
-def summarise(frames: Sequence[FrameParity]) -> Trial:
+def summarize(frames: Sequence[FrameParity]) -> Trial:
     """Worst of each figure."""
     gate = GATES["int8"]
     mean = _worst([frame.depth.mean for frame in frames])

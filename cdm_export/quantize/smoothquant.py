@@ -5,7 +5,7 @@
 
 Xiao et al., "SmoothQuant" (arXiv 2211.10438): s = max|x|^a / max|w|^(1-a) per channel. Here s is rounded to a power of
 two, so that folding changes no bit of any product, and the strength a is chosen per layer, by the error that the
-quantised layer makes on rows of real frames.
+quantized layer makes on rows of real frames.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ def smoothable(network: nn.Module) -> Iterator[Smoothable]:
 
 @torch.no_grad()
 def choose_scales(layer: nn.Linear, largest: Tensor, rows: Tensor) -> tuple[float, Tensor]:
-    """Strength and scales [in] with the least error of the quantised layer; strength 0 and ones where none helps.
+    """Strength and scales [in] with the least error of the quantized layer; strength 0 and ones where none helps.
 
     ``largest``: max |x| per input channel over all frames, [in]; ``rows``: some of its inputs, [n, in].
     """

@@ -1,6 +1,6 @@
 """The two INT8 graphs of a network, made in a process of its own (``runtimes/isolated.py``).
 
-Calibrate on frames, smooth, search what to quantise, then write ``int8.onnx`` (the rest FP32, for processors) and
+Calibrate on frames, smooth, search what to quantize, then write ``int8.onnx`` (the rest FP32, for processors) and
 ``int8-fp16.onnx`` (the rest typed FP16, for TensorRT) from the same integers and steps.
 """
 
@@ -21,13 +21,13 @@ from runtimes.bundle import RandomWeights
 from runtimes.contract import ModelContract, Precision, Record
 from runtimes.graph_precision import Rewrite, Typing
 from runtimes.isolated import report, run_isolated, serve
-from runtimes.quantization import CalibrationIdentity, Quantisation
+from runtimes.quantization import CalibrationIdentity, Quantization
 
 if TYPE_CHECKING:
     from torch import nn
 
     from cdm_export.quantize.calibration import CalibrationStore
-    from cdm_export.quantize.layers import Quantisable
+    from cdm_export.quantize.layers import Quantizable
 
 OPSET_FP16 = 19
 """The first whose QuantizeLinear takes FP16 steps; TensorRT 10.3 reads up to 20."""
@@ -61,15 +61,15 @@ class MadeInt8(Record):
     """``int8`` and ``int8-fp16``."""
     rewrites: dict[str, Rewrite]
     """Exact rewrites."""
-    quantisation: Quantisation
+    quantization: Quantization
     """Measured and decided."""
     scales: dict[str, tuple[float, ...]]
-    """Smoothing that ``quantisation.steps`` belong to, per layer; empty when the plain form was better."""
+    """Smoothing that ``quantization.steps`` belong to, per layer; empty when the plain form was better."""
 
 
 def make_int8(job: Int8Job, progress: Progress) -> MadeInt8:
     """Run the job. Raises ParityError when no choice of parts meets the gate, InputError for a foreign cache."""
-    what = "PyTorch, quantising the model,"
+    what = "PyTorch, quantizing the model,"
     return MadeInt8.model_validate(run_isolated(__name__, job, what, relay(progress)))
 
 
@@ -89,20 +89,20 @@ def identity_of(job: Int8Job) -> CalibrationIdentity:
 
 def _work(text: str) -> MadeInt8:
     from cdm_export.quantize.calibration import CalibrationStore
-    from cdm_export.quantize.layers import groups, quantisable, step_of
-    from cdm_export.transforms import RULES, specialise_for
+    from cdm_export.quantize.layers import groups, quantizable, step_of
+    from cdm_export.transforms import RULES, specialize_for
     from reference_model.reference import exact_float32
     from reference_model.torch_runtime import make_boundary
 
     job = Int8Job.model_validate_json(text)
     contract, variant = job.contract, get_variant(job.contract.model)
     exact_float32()
-    report({"stage": "quantising: weights", "steps": 0})
+    report({"stage": "quantizing: weights", "steps": 0})
     boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
     rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
-    savings = specialise_for(contract, boundary, rules)
+    savings = specialize_for(contract, boundary, rules)
     network = boundary.get_submodule(NETWORK)
-    layers = quantisable(network, variant)
+    layers = quantizable(network, variant)
     parts = groups(network, layers, variant)
     store = CalibrationStore(identity_of(job))
     if store.resumed:
@@ -128,7 +128,7 @@ def _work(text: str) -> MadeInt8:
     return MadeInt8(
         graphs=graphs,
         rewrites={name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()},
-        quantisation=Quantisation(
+        quantization=Quantization(
             calibration=store.found.identity,
             source=job.source,
             observer=found.observer,
@@ -148,7 +148,7 @@ class _Session:
     """One network at work; it is in the smoothed form or in the plain one."""
 
     def __init__(
-        self, job: Int8Job, boundary: "nn.Module", layers: "Mapping[str, Quantisable]", store: "CalibrationStore"
+        self, job: Int8Job, boundary: "nn.Module", layers: "Mapping[str, Quantizable]", store: "CalibrationStore"
     ) -> None:
         self._job = job
         self._boundary = boundary
@@ -180,7 +180,7 @@ class _Session:
     def _gather(self, title: str, targets: Mapping[str, object]) -> Any:
         from cdm_export.quantize.collect_ranges import gather
 
-        report({"stage": f"quantising: {title}", "steps": len(self._job.frames)})
+        report({"stage": f"quantizing: {title}", "steps": len(self._job.frames)})
         return gather(self._layers, targets, [partial(self._forward, frame) for frame in self._job.frames])
 
     def _bounds(self, gathered: Any) -> dict[str, dict[str, float]]:
@@ -196,9 +196,9 @@ class _Session:
         from cdm_export.quantize.sensitivity import planned, search
 
         frames = self._searched()
-        report({"stage": "quantising: PyTorch on the frames of the search", "steps": len(frames)})
+        report({"stage": "quantizing: PyTorch on the frames of the search", "steps": len(frames)})
         references = [self._forward(frame) for frame in frames]
-        report({"stage": "quantising: which parts bear it", "steps": planned(parts)})
+        report({"stage": "quantizing: which parts bear it", "steps": planned(parts)})
         return search(
             forms,
             parts,
@@ -210,10 +210,10 @@ class _Session:
         )
 
     def _simulate(self, form: str, steps: Mapping[str, float], count: int) -> list[NDArray[np.float32]]:
-        from cdm_export.quantize.fake_quant import quantised
+        from cdm_export.quantize.fake_quant import quantized
 
         self._become(form)
-        with quantised({path: self._layers[path] for path in steps}, steps):
+        with quantized({path: self._layers[path] for path in steps}, steps):
             return [self._run(frame) for frame in self._searched()[:count]]
 
     def typing(self, form: str, variant: Variant) -> "tuple[Typing, dict[str, str]]":
@@ -225,7 +225,7 @@ class _Session:
         network = self._boundary.get_submodule(NETWORK)
         if not self._store.found.peaks:
             frames = self._searched()
-            report({"stage": "quantising: ranges of every module", "steps": len(frames)})
+            report({"stage": "quantizing: ranges of every module", "steps": len(frames)})
             with RangeScan() as scan:
                 for frame in frames:
                     self._forward(frame)
@@ -266,7 +266,7 @@ class _Session:
 
 def _write(
     boundary: "nn.Module",
-    layers: "Mapping[str, Quantisable]",
+    layers: "Mapping[str, Quantizable]",
     steps: Mapping[str, float],
     typing: Typing,
     job: Int8Job,

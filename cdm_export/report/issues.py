@@ -1,4 +1,4 @@
-"""What is known to be wrong: of this bundle's artefacts and engines, of the libraries and the machine that run them.
+"""What is known to be wrong: of this bundle's artifacts and engines, of the libraries and the machine that run them.
 
 Nothing is judged here: states and verdicts say why themselves, faults of TensorRT come from
 ``engine/known_issues.py`` and everything about the machine from ``doctor``.
@@ -22,7 +22,7 @@ class Issue:
     """One thing to know before trusting or blaming a figure."""
 
     subject: str
-    """Artefact, engine, library or part of the machine."""
+    """Artifact, engine, library or part of the machine."""
     fault: str
     """What is wrong, and how it is known."""
     remedy: str = ""
@@ -31,7 +31,7 @@ class Issue:
 
 def known_issues(bundle: Bundle) -> list[Issue]:
     """Everything known of a bundle here, nearest to the bundle first."""
-    return [*_artefacts(bundle), *_verdicts_here(bundle), *_engines(bundle), *_tensorrt_here(bundle), *_machine()]
+    return [*_artifacts(bundle), *_verdicts_here(bundle), *_engines(bundle), *_tensorrt_here(bundle), *_machine()]
 
 
 def tensorrt_faults(machine: Machine, precisions: set[str]) -> list[Issue]:
@@ -53,13 +53,13 @@ _STATES = {
 }
 
 
-def _artefacts(bundle: Bundle) -> Iterator[Issue]:
-    for artefact in bundle.manifest.artefacts:
-        if artefact.state in _STATES:
-            broken = [f"{one.backend}: {one.reason}" for one in artefact.verdicts if not one.passed]
-            speed = artefact.quantisation.speed if artefact.quantisation else None
-            slow = [str(speed)] if artefact.state is State.DROPPED and speed else []
-            yield Issue(artefact.name, "; ".join([_STATES[artefact.state], *slow, *broken]))
+def _artifacts(bundle: Bundle) -> Iterator[Issue]:
+    for artifact in bundle.manifest.artifacts:
+        if artifact.state in _STATES:
+            broken = [f"{one.backend}: {one.reason}" for one in artifact.verdicts if not one.passed]
+            speed = artifact.quantization.speed if artifact.quantization else None
+            slow = [str(speed)] if artifact.state is State.DROPPED and speed else []
+            yield Issue(artifact.name, "; ".join([_STATES[artifact.state], *slow, *broken]))
     for dropped in bundle.manifest.dropped:
         outcome = "failed its gate" if dropped.failed else "accurate, but not worth having"
         yield Issue(dropped.name, f"{outcome}, and is not in the bundle: {dropped.reason}")
@@ -82,7 +82,7 @@ def _engines(bundle: Bundle) -> Iterator[Issue]:
 
 def _tensorrt_here(bundle: Bundle) -> Iterator[Issue]:
     """Of the release that built an engine, and of the one that would build the next."""
-    made = {artefact.precision for artefact in bundle.manifest.artefacts if artefact.format == "onnx"}
+    made = {artifact.precision for artifact in bundle.manifest.artifacts if artifact.format == "onnx"}
     precisions: set[str] = {
         name for name in BACKENDS["tensorrt"].precisions if BACKENDS["tensorrt"].runs_for(name, made)
     }

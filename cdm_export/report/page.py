@@ -76,7 +76,7 @@ def write_page(request: ReportRequest) -> Path:
         for entry in (result.entries if result else ())
         if entry.verdict is not None
     ]
-    quantisation = next((one.quantisation for one in manifest.artefacts if one.quantisation), None)
+    quantization = next((one.quantization for one in manifest.artifacts if one.quantization), None)
     text = template.render(
         version=cdm_export.__version__,
         bundle=bundle,
@@ -98,11 +98,11 @@ def write_page(request: ReportRequest) -> Path:
         issues=known_issues(bundle),
         sizes=_sizes(bundle, request.beside),
         pictures=list(_pictures(bundle)),
-        artefacts=[_artefact(artefact) for artefact in manifest.artefacts],
-        quantisation=quantisation,
-        sensitive=list(quantisation.sensitivity.items())[:_PARTS] if quantisation else [],
+        artifacts=[_artifact(artifact) for artifact in manifest.artifacts],
+        quantization=quantization,
+        sensitive=list(quantization.sensitivity.items())[:_PARTS] if quantization else [],
         engines=[engine.record for engine in engines.scan(bundle)],
-        megabytes=sum({record.path: record.size for one in manifest.artefacts for record in one.files}.values()) / 1e6,
+        megabytes=sum({record.path: record.size for one in manifest.artifacts for record in one.files}.values()) / 1e6,
     )
     write_atomically(request.out, text.encode())
     return request.out
@@ -140,9 +140,9 @@ def _bench(bundle: Bundle, given: Path | None) -> BenchResult | None:
 
 def _verdicts(bundle: Bundle) -> Iterator[_Row]:
     """Those of the machine that made the bundle, then those made here."""
-    for artefact in bundle.manifest.artefacts:
-        for verdict in artefact.verdicts:
-            yield _Row(f"{verdict.backend} {artefact.label}", verdict, "where it was made", None)
+    for artifact in bundle.manifest.artifacts:
+        for verdict in artifact.verdicts:
+            yield _Row(f"{verdict.backend} {artifact.label}", verdict, "where it was made", None)
     for batch in bundle.manifest.batches:
         for local in local_results.load(bundle, batch).values():
             yield _Row(
@@ -179,22 +179,22 @@ def _data_uri(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def _artefact(artefact: Any) -> dict[str, Any]:
-    """What a row of the table of artefacts shows."""
+def _artifact(artifact: Any) -> dict[str, Any]:
+    """What a row of the table of artifacts shows."""
     nodes: dict[str, int] = {}
-    for kinds in (artefact.graph.nodes if artefact.graph else {}).values():
+    for kinds in (artifact.graph.nodes if artifact.graph else {}).values():
         for kind, count in kinds.items():
             nodes[kind] = nodes.get(kind, 0) + count
     islands: dict[str, int] = {}
-    for island in artefact.typing.islands if artefact.typing else ():
+    for island in artifact.typing.islands if artifact.typing else ():
         islands[island.reason] = islands.get(island.reason, 0) + 1
     return {
-        "name": artefact.name,
-        "state": artefact.state.value,
-        "megabytes": sum(record.size for record in artefact.files) / 1e6,
-        "opset": artefact.opset,
+        "name": artifact.name,
+        "state": artifact.state.value,
+        "megabytes": sum(record.size for record in artifact.files) / 1e6,
+        "opset": artifact.opset,
         "nodes": nodes,
         "islands": islands,
-        "residuals": artefact.typing.residuals if artefact.typing else {},
-        "producers": artefact.producers,
+        "residuals": artifact.typing.residuals if artifact.typing else {},
+        "producers": artifact.producers,
     }

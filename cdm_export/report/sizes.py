@@ -65,7 +65,7 @@ def compare_sizes(bundles: Sequence[Bundle]) -> list[SizeRow]:
 
 
 def _difference(depth: Depth, largest: Depth, metric: bool) -> Depth:
-    """Metres, or shares of the range of ``largest``, at pixels with a value in both."""
+    """Meters, or shares of the range of ``largest``, at pixels with a value in both."""
     both = (depth > 0) & (largest > 0)
     difference: Depth = np.abs(depth - largest)[both]
     if metric:

@@ -22,7 +22,7 @@ from cdm_export.tensorrt.record import machine_of, write_record
 from cdm_export.tensorrt.worker import BuildJob, BuildOutcome, run_build
 from runtimes import engines, local_results
 from runtimes.backends import Backend, get_backend
-from runtimes.bundle import Artefact, Bundle, State, Verdict
+from runtimes.bundle import Artifact, Bundle, State, Verdict
 from runtimes.cache import cache_dir, write_atomically
 from runtimes.engine_record import EngineRecord, Source
 from runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
@@ -56,7 +56,7 @@ class BuildRequest:
     """Whether to try something else when the first choice fails."""
     workspace_mib: int | None = None
     """Upper limit of scratch memory, MiB; None for 1024 where GPU and processor share memory, else the library's."""
-    optimisation_level: int = 3
+    optimization_level: int = 3
     """0..5."""
     force: bool = False
     """Build although there is a usable engine."""
@@ -187,11 +187,11 @@ class _Session:
         self._progress.note(f"{attempt}: {outcome}: {detail}")
 
     def _reason_to_skip(self, attempt: Attempt) -> str | None:
-        if attempt.artefact is None:
+        if attempt.artifact is None:
             return f"the bundle has no {attempt.precision} graph"
-        if attempt.artefact.state is State.FAILED:
-            reasons = "; ".join(str(verdict) for verdict in attempt.artefact.verdicts if not verdict.passed)
-            return f"{attempt.artefact.name} failed its gate where it was made ({reasons or 'no figures'})"
+        if attempt.artifact.state is State.FAILED:
+            reasons = "; ".join(str(verdict) for verdict in attempt.artifact.verdicts if not verdict.passed)
+            return f"{attempt.artifact.name} failed its gate where it was made ({reasons or 'no figures'})"
         if attempt.remedy != ATTENTION_BROKEN:
             return None
         if self._gpu is None:
@@ -208,14 +208,14 @@ class _Session:
 
         Raises what makes the next attempt necessary.
         """
-        assert attempt.artefact is not None
+        assert attempt.artifact is not None
         with _partial(self._root, attempt.precision) as folder:
-            job = self._job(attempt, attempt.artefact, folder)
-            self._warn_of_memory(attempt.artefact, job.workspace)
+            job = self._job(attempt, attempt.artifact, folder)
+            self._warn_of_memory(attempt.artifact, job.workspace)
             outcome = self._build(attempt, job)
             self._attention_bytes = self._attention_bytes or outcome.attention_bytes
-            built_from = self._float32() if outcome.typing == "legacy" else attempt.artefact
-            source = Source(artefact=built_from.name, identity=built_from.identity)
+            built_from = self._float32() if outcome.typing == "legacy" else attempt.artifact
+            source = Source(artifact=built_from.name, identity=built_from.identity)
             contract = self._bundle.manifest.contract
             record = write_record(folder, job, outcome, contract, source, self._gpu, attempt.remedy)
             if broken := record.evidence.broken:
@@ -247,19 +247,19 @@ class _Session:
             lambda done: _advance(progress, done),
         )
 
-    def _job(self, attempt: Attempt, artefact: Artefact, folder: Path) -> BuildJob:
+    def _job(self, attempt: Attempt, artifact: Artifact, folder: Path) -> BuildJob:
         workspace = self._request.workspace_mib
         if workspace is None:
             workspace = 1024 if self._gpu and self._gpu.integrated else 0
         return BuildJob(
             backend="tensorrt-rtx" if self._backend.name == "tensorrt-rtx" else "tensorrt",
-            graph=str(self._bundle.artefact_file(artefact).resolve()),
-            legacy_graph=str(self._bundle.artefact_file(self._float32()).resolve()),
+            graph=str(self._bundle.artifact_file(artifact).resolve()),
+            legacy_graph=str(self._bundle.artifact_file(self._float32()).resolve()),
             precision=attempt.precision,
             typing=attempt.typing,
             integers=attempt.integers,
             workspace=workspace * 2**20,
-            optimisation_level=self._request.optimisation_level,
+            optimization_level=self._request.optimization_level,
             timing_caches=str(cache_dir() / "timing") if self._backend.name == "tensorrt" else None,
             break_fusion=attempt.remedy == ATTENTION_BROKEN,
             gpu=self._gpu if self._backend.name == "tensorrt" else None,
@@ -270,14 +270,14 @@ class _Session:
         for issue in concerning(machine_of(self._backend.name, version, self._gpu), attempt.precision):
             self._progress.note(str(issue))
 
-    def _warn_of_memory(self, artefact: Artefact, workspace: int) -> None:
+    def _warn_of_memory(self, artifact: Artifact, workspace: int) -> None:
         shared = self._gpu is None or self._gpu.integrated
-        warning = shortage(artefact, workspace, available_memory()[0]) if shared else None
+        warning = shortage(artifact, workspace, available_memory()[0]) if shared else None
         if warning:
             self._progress.note(warning)
 
-    def _float32(self) -> Artefact:
-        return next(one for one in self._bundle.manifest.artefacts if one.name == "onnx/fp32")
+    def _float32(self) -> Artifact:
+        return next(one for one in self._bundle.manifest.artifacts if one.name == "onnx/fp32")
 
     def _self_test(self, folder: Path, record: EngineRecord) -> BackendParity | None:
         """Golden frames through the engine as it will be run; None where nothing can run it.
@@ -315,7 +315,7 @@ class _Session:
         local = local_results.LocalVerdict(
             backend=self._backend.name,
             precision=engine.record.precision,
-            artefact=engine.record.engine.sha256,
+            artifact=engine.record.engine.sha256,
             host=local_results.host(self._backend),
             version=self._backend.version or "unknown",
             verdict=verdict,
@@ -347,8 +347,8 @@ def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu
     for attempt in planned:
         found = engines.find(bundle, backend, attempt.precision)
         if found is None or found.record.settings.remedy != attempt.remedy:
-            artefact = attempt.artefact
-            if artefact is None or artefact.state is State.FAILED or attempt.precision in failed:
+            artifact = attempt.artifact
+            if artifact is None or artifact.state is State.FAILED or attempt.precision in failed:
                 continue
             return None
         if found.record.state is State.CANDIDATE and gpu is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from cdm_export.onnx.node_names import module_of
 from runtimes import tensorrt_api as api
 from runtimes.cache import write_atomically
-from runtimes.errors import BuildCancelled, EngineBuildError
+from runtimes.errors import BuildCanceled, EngineBuildError
 from runtimes.graph_precision import Typing
 from runtimes.tensorrt_api import Log
 
@@ -31,7 +31,7 @@ class BuildPlan:
     """The islands of a typed graph, from the manifest."""
     workspace: int
     """Upper limit of scratch memory, bytes; 0 for the library's own."""
-    optimisation_level: int
+    optimization_level: int
     """0..5: how long the builder looks for faster kernels."""
     timing_cache: Path | None
     """File of measured tactics; None to keep none."""
@@ -51,10 +51,10 @@ class Attention:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine in memory, and what was learnt on the way."""
+    """An engine in memory, and what was learned on the way."""
 
     plan: bytes
-    """The serialised engine."""
+    """The serialized engine."""
     typing: str
     """``strong`` or ``legacy``."""
     tf32: bool
@@ -79,7 +79,7 @@ def build_engine(
     """Parse and build. ``on_phase`` and ``on_step`` return False to cancel.
 
     Raises EngineBuildError with the parser's errors, naming nodes, or the builder's own words, or for a precision this
-    library cannot be told; BuildCancelled.
+    library cannot be told; BuildCanceled.
     """
     started = time.perf_counter()
     running = True
@@ -107,11 +107,11 @@ def build_engine(
     monitor = api.attach_monitor(
         trt, config, lambda name, steps: going_on(on_phase(name, steps)), lambda: going_on(on_step())
     )
-    serialised = builder.build_serialized_network(network, config)
+    serialized = builder.build_serialized_network(network, config)
     del monitor
     if not running:
-        raise BuildCancelled(f"the build of {plan.graph.name} was cancelled; nothing was kept")
-    if serialised is None:
+        raise BuildCanceled(f"the build of {plan.graph.name} was canceled; nothing was kept")
+    if serialized is None:
         raise EngineBuildError(
             f"TensorRT {trt.__version__} built no engine of {plan.graph.name}: {log.said()}",
             "Out of memory? Lower --workspace, close other programs, add swap. See: cdm-export doctor",
@@ -119,7 +119,7 @@ def build_engine(
     if cache is not None and plan.timing_cache is not None:
         write_atomically(plan.timing_cache, bytes(cache.serialize()))
     return Built(
-        plan=bytes(serialised),
+        plan=bytes(serialized),
         typing="strong" if strong else "legacy",
         tf32=bool(config.get_flag(trt.BuilderFlag.TF32)),
         workspace=int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)),
@@ -140,7 +140,7 @@ def configure(trt: Any, config: Any, network: Any, plan: BuildPlan) -> bool:
         config.clear_flag(trt.BuilderFlag.TF32)
     if plan.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace)
-    config.builder_optimization_level = plan.optimisation_level
+    config.builder_optimization_level = plan.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     strong = api.is_strongly_typed(trt)
     if not strong:

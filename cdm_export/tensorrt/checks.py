@@ -5,7 +5,7 @@ from typing import Literal
 
 from cdm_export.onnx.node_names import module_of
 from cdm_export.tensorrt.builder import Attention
-from cdm_export.tensorrt.layers import EngineLayer, summarise
+from cdm_export.tensorrt.layers import EngineLayer, summarize
 from runtimes.engine_record import Claim, Evidence
 from runtimes.graph_precision import Typing
 
@@ -30,9 +30,9 @@ def gather(
     integers: Sequence[str] = (),
 ) -> Evidence:
     """Judge an engine. ``tf32``: as the builder's configuration reports it. ``typing``: the graph's islands.
-    ``integers``: modules whose products the graph quantises.
+    ``integers``: modules whose products the graph quantizes.
     """
-    summary = summarise(layers)
+    summary = summarize(layers)
     claims = [_types(layers, precision, typing), _tf32(layers, precision, tf32)]
     if integers:
         claims.append(_integers(layers, integers))
@@ -87,8 +87,8 @@ def _fits(layer: EngineLayer, low: str | None, typing: Typing | None) -> bool:
 
 
 def _integers(layers: Sequence[EngineLayer], integers: Sequence[str]) -> Claim:
-    """Every product that the graph quantises reads integers; one that does not is right, but slower."""
-    claim = "every quantised product reads Int8"
+    """Every product that the graph quantizes reads integers; one that does not is right, but slower."""
+    claim = "every quantized product reads Int8"
     if not layers or any(layer.is_opaque for layer in layers):
         return _claim(claim, "not visible", "the layers of the engine are not told", fatal=False)
     wanted = set(integers)

@@ -26,7 +26,7 @@ def engine_showing(graph: Path, contract: ModelContract, backend: str, precision
             "precision": precision,
             "typing": None,
             "workspace": 1 << 30 if gpu and gpu.integrated else 0,
-            "optimisation_level": 3,
+            "optimization_level": 3,
             "timing_caches": None,
             "break_fusion": False,
             "gpu": gpu if backend == "tensorrt" else None,
@@ -34,6 +34,6 @@ def engine_showing(graph: Path, contract: ModelContract, backend: str, precision
         }
     )
     outcome = run_build(job, lambda version: None, lambda name, steps: None, lambda done: None)
-    source = Source(artefact="stages of the network", identity="")
+    source = Source(artifact="stages of the network", identity="")
     write_record(folder, job, outcome, contract, source, gpu)
     return folder / PLAN

@@ -6,10 +6,10 @@ from runtimes.engine_record import EngineRecord
 def evidence_lines(record: EngineRecord) -> list[str]:
     """What it is, what it is made of, and every claim with its outcome."""
     evidence, settings = record.evidence, record.settings
-    how = f"{settings.typing} types, TF32 {'on' if settings.tf32 else 'off'}, level {settings.optimisation_level}"
+    how = f"{settings.typing} types, TF32 {'on' if settings.tf32 else 'off'}, level {settings.optimization_level}"
     lines = [
         f"{record.precision} {record.state.value}, {record.engine.size / 1e6:,.1f} MB, for {record.machine}",
-        f"built in {record.build_seconds:.0f} s from {record.source.artefact}: {how}"
+        f"built in {record.build_seconds:.0f} s from {record.source.artifact}: {how}"
         + (f", remedy {settings.remedy}" if settings.remedy else ""),
     ]
     if evidence.kernels:

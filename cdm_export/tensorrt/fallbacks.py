@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from runtimes.backends import Backend
-from runtimes.bundle import Artefact, Bundle
+from runtimes.bundle import Artifact, Bundle
 from runtimes.contract import Precision
 from runtimes.errors import InputError, did_you_mean
 from runtimes.graph_precision import Typing
@@ -28,7 +28,7 @@ class Attempt:
     """What to compute in."""
     remedy: str
     """Empty, or what is done to the network."""
-    artefact: Artefact | None
+    artifact: Artifact | None
     """What to build from; None when the bundle does not hold it."""
     typing: Typing | None
     """Islands of the graph."""
@@ -50,8 +50,8 @@ def attempts(bundle: Bundle, backend: Backend, precision: str, remedies: bool) -
         )
     order = _order(precision)
     planned = [_attempt(bundle, backend, name, remedy) for name, remedy in (order if remedies else order[:1])]
-    if precision != "auto" and planned[0].artefact is None:
-        made = sorted({artefact.precision for artefact in bundle.manifest.artefacts})
+    if precision != "auto" and planned[0].artifact is None:
+        made = sorted({artifact.precision for artifact in bundle.manifest.artifacts})
         raise InputError(
             f"{bundle.path} has no {backend.precisions[precision][0]} graph; it has {', '.join(made)}",
             "Export it again with "
@@ -79,8 +79,8 @@ def _order(precision: str) -> tuple[tuple[Precision, str], ...]:
 
 
 def _attempt(bundle: Bundle, backend: Backend, precision: Precision, remedy: str) -> Attempt:
-    artefact = next((found for found, computed in executions(bundle, backend) if computed == precision), None)
-    if artefact is None:
+    artifact = next((found for found, computed in executions(bundle, backend) if computed == precision), None)
+    if artifact is None:
         return Attempt(precision, remedy, None, None)
-    integers = tuple(artefact.quantisation.steps) if artefact.quantisation else ()
-    return Attempt(precision, remedy, artefact, artefact.typing, integers)
+    integers = tuple(artifact.quantization.steps) if artifact.quantization else ()
+    return Attempt(precision, remedy, artifact, artifact.typing, integers)

@@ -14,11 +14,11 @@ CHALLENGER = "int8-fp16"
 
 def challenger(bundle: Bundle, backend: Backend) -> Attempt | None:
     """The engine to try beside the one there is; None when the bundle holds no INT8 graph that passed its gate."""
-    if not any(artefact.precision == CHALLENGER for artefact in bundle.manifest.artefacts):
+    if not any(artifact.precision == CHALLENGER for artifact in bundle.manifest.artifacts):
         return None
     attempt = attempts(bundle, backend, CHALLENGER, remedies=False)[0]
-    assert attempt.artefact is not None
-    return None if attempt.artefact.state is State.FAILED else attempt
+    assert attempt.artifact is not None
+    return None if attempt.artifact.state is State.FAILED else attempt
 
 
 def won_before(bundle: Bundle, backend: Backend) -> list[Attempt]:

@@ -24,7 +24,7 @@ _PRODUCT_KINDS = {"gemm", "correlation", "convolution", "deconv", "runtime_fusio
 _OTHER_KINDS = {"kgen", "runtime_function"}
 """Generated kernels: elementwise, reductions and layout. They name the product beside them among their nodes."""
 _OPAQUE_KINDS = {"Myelin", "myelin"}
-_SYNCHRONISATION = {"signal", "wait", "NoOp", "Constant"}
+_SYNCHRONIZATION = {"signal", "wait", "NoOp", "Constant"}
 """Lines between streams, where the builder uses more than one, and what takes no time: no kernels."""
 _TYPE_WORDS = (("BF16", "BFloat16"), ("BFloat16", "BFloat16"), ("FP16", "Half"), ("Half", "Half"), ("FP32", "Float"),
                ("Float", "Float"), ("Int8", "Int8"), ("FP8", "FP8"), ("Int64", "Int64"), ("Int32", "Int32"),
@@ -119,7 +119,7 @@ def parse_layers(log: str) -> tuple[EngineLayer, ...]:
     for match in _LAYER.finditer(log):
         kind, *fields = _FIELD.split(match["rest"])
         kind = kind.partition(",")[0]
-        if kind in _SYNCHRONISATION:
+        if kind in _SYNCHRONIZATION:
             continue
         text = dict(zip(fields[::2], fields[1::2], strict=True))
         layers.append(
@@ -144,7 +144,7 @@ def parse_inspector(text: str) -> tuple[EngineLayer, ...]:
         return ()
     layers = []
     for layer in found:
-        if not isinstance(layer, dict) or layer.get("LayerType") in _SYNCHRONISATION:
+        if not isinstance(layer, dict) or layer.get("LayerType") in _SYNCHRONIZATION:
             continue  # a bare name: the engine was built without details
         layers.append(
             EngineLayer(
@@ -168,7 +168,7 @@ def _inspected_types(layer: dict[str, Any], which: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def summarise(layers: Iterable[EngineLayer]) -> EngineSummary:
+def summarize(layers: Iterable[EngineLayer]) -> EngineSummary:
     """Count kernels, fused attention and float32 products."""
     layers = tuple(layers)
     counts = Counter((layer.kind, layer.precision) for layer in layers)

@@ -1,6 +1,6 @@
 """How much memory a build takes, before it is killed for it."""
 
-from runtimes.bundle import Artefact
+from runtimes.bundle import Artifact
 
 _BASE = 0.4e9
 _PER_GRAPH_BYTE = 3.3
@@ -13,12 +13,12 @@ def build_memory(graph_bytes: int, workspace: int) -> int:
     return int(_BASE + _PER_GRAPH_BYTE * graph_bytes + workspace)
 
 
-def shortage(artefact: Artefact, workspace: int, available: int) -> str | None:
+def shortage(artifact: Artifact, workspace: int, available: int) -> str | None:
     """Warning before a build that will probably not fit; None when it should. ``available`` 0 means not known."""
-    needed = build_memory(sum(record.size for record in artefact.files), workspace)
+    needed = build_memory(sum(record.size for record in artifact.files), workspace)
     if not available or needed <= available:
         return None
     return (
-        f"building {artefact.name} takes about {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are available: "
+        f"building {artifact.name} takes about {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are available: "
         "the system may kill it. Close the desktop (sudo systemctl isolate multi-user), add swap, or lower --workspace"
     )

@@ -46,7 +46,7 @@ def write_record(
         settings=BuildSettings(
             typing=outcome.typing,
             tf32=outcome.tf32,
-            optimisation_level=job.optimisation_level,
+            optimization_level=job.optimization_level,
             workspace=outcome.workspace,
             remedy=remedy,
             extra_outputs=outcome.extra_outputs,

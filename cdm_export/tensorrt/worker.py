@@ -42,7 +42,7 @@ class BuildJob(Record):
     """Modules whose products are of integers."""
     workspace: int
     """Upper limit of scratch memory, bytes; 0 for the library's own."""
-    optimisation_level: int
+    optimization_level: int
     """0..5."""
     timing_caches: str | None
     """Folder of timing caches; None for a library that keeps none."""
@@ -120,7 +120,7 @@ def _work(text: str) -> BuildOutcome:
         precision=job.precision,
         typing=job.typing,
         workspace=job.workspace,
-        optimisation_level=job.optimisation_level,
+        optimization_level=job.optimization_level,
         timing_cache=_timing_cache(job, trt.__version__),
         break_fusion=job.break_fusion,
     )

@@ -15,13 +15,13 @@ from cdm_export.transforms import (
     depth_channel_sum,
     explicit_attention,
     fusion_projection,
-    input_normalisation,
     layer_scale,
     linear_layout,
     phase_convolution,
     position_embedding,
     two_token_attention,
 )
+from cdm_export.transforms import input_normalization as input_normalization
 from cdm_export.transforms.saving import Saving
 from reference_model.config import PATCH
 from runtimes.contract import ModelContract
@@ -42,7 +42,7 @@ RULES: dict[str, Rule] = {
     "explicit_attention": explicit_attention,
     "two_token_attention": two_token_attention,
     "depth_channel_sum": depth_channel_sum,
-    "input_normalisation": input_normalisation,
+    "input_normalization": input_normalization,
     "layer_scale": layer_scale,
     "fusion_projection": fusion_projection,
     "convolution_before_upsample": convolution_before_upsample,
@@ -56,12 +56,12 @@ NEEDS = {"fusion_projection": ("two_token_attention",)}
 """Rules that find nothing to rewrite unless others came before; the rule's ``check`` says so."""
 
 
-def specialise_for(contract: ModelContract, network: nn.Module, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
-    """``specialise`` for the patch grid of a contract's network."""
-    return specialise(network, contract.network.height // PATCH, contract.network.width // PATCH, rules)
+def specialize_for(contract: ModelContract, network: nn.Module, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
+    """``specialize`` for the patch grid of a contract's network."""
+    return specialize(network, contract.network.height // PATCH, contract.network.width // PATCH, rules)
 
 
-def specialise(network: nn.Module, rows: int, columns: int, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
+def specialize(network: nn.Module, rows: int, columns: int, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
     """Apply every rule that applies to a network behind its boundary, for a patch grid of ``rows`` x ``columns``.
 
     Returns what each rule saved, or why it was skipped. Mathematically exact: the float64 outputs before and after

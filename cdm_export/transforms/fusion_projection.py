@@ -1,6 +1,6 @@
 """The pair fusion's output projection goes into the decoder's 1x1 convolution, its only reader.
 
-Of its input channels the first C hold the colour token, the others the fusion's result:
+Of its input channels the first C hold the color token, the others the fusion's result:
 
     W [c; W_o m + b_o] + b   ->   [W_c | W_m W_o] [c; m] + (b + W_m b_o),   W = [W_c | W_m]
 """
@@ -21,9 +21,9 @@ def _fold(fusion: ClosedFormPairFusion, project: nn.Conv2d) -> None:
     out = fusion.out
     assert isinstance(out, nn.Linear) and project.bias is not None
     weight = project.weight.double()[:, :, 0, 0]
-    colour, mixed = weight.chunk(2, dim=1)
+    color, mixed = weight.chunk(2, dim=1)
     bias = project.bias.double() + mixed @ out.bias.double()
-    weight = torch.cat((colour, mixed @ out.weight.double()), dim=1)[:, :, None, None]
+    weight = torch.cat((color, mixed @ out.weight.double()), dim=1)[:, :, None, None]
     project.weight = nn.Parameter(weight.to(project.weight.dtype), requires_grad=False)
     project.bias = nn.Parameter(bias.to(project.bias.dtype), requires_grad=False)
     fusion.out = nn.Identity()  # type: ignore[assignment]

@@ -22,13 +22,13 @@ class PairCore(nn.Module):
     """Everything between the projections; a module of its own so that its sums can stay FP32."""
 
     def forward(
-        self, query_colour: Tensor, query_depth: Tensor, key: Tensor, value_colour: Tensor, value_depth: Tensor
+        self, query_color: Tensor, query_depth: Tensor, key: Tensor, value_color: Tensor, value_depth: Tensor
     ) -> Tensor:
         """All [B, T, heads, d], queries scaled already, the key a difference -> [B, T, heads, d]."""
-        to_colour = (query_colour * key).sum(dim=-1, keepdim=True).sigmoid()
+        to_color = (query_color * key).sum(dim=-1, keepdim=True).sigmoid()
         to_depth = (query_depth * key).sum(dim=-1, keepdim=True).sigmoid()
-        share = to_colour + to_depth
-        return share * value_colour + (2 - share) * value_depth
+        share = to_color + to_depth
+        return share * value_color + (2 - share) * value_depth
 
 
 class ClosedFormPairFusion(nn.Module):
@@ -43,15 +43,15 @@ class ClosedFormPairFusion(nn.Module):
         self.core = PairCore()
         self.out = nn.Linear(width, width)
 
-    def forward(self, colour: Tensor, depth: Tensor) -> Tensor:
+    def forward(self, color: Tensor, depth: Tensor) -> Tensor:
         """Two [B, T, C] -> [B, T, C]."""
-        batch, count, width = colour.shape
+        batch, count, width = color.shape
         by_head = (batch, count, self.heads, width // self.heads)
         mixed: Tensor = self.core(
-            self.query(colour).reshape(by_head),
+            self.query(color).reshape(by_head),
             self.query(depth).reshape(by_head),
-            self.key(colour - depth).reshape(by_head),
-            self.value(colour).reshape(by_head),
+            self.key(color - depth).reshape(by_head),
+            self.value(color).reshape(by_head),
             self.value(depth).reshape(by_head),
         )
         out: Tensor = self.out(mixed.reshape(batch, count, width))
@@ -82,7 +82,7 @@ def _rewrite(fusion: TokenPairFusion) -> ClosedFormPairFusion:
 
 
 def check(network: nn.Module) -> str | None:
-    """Every fusion is plain attention with biases: no learnt extra token, none of zeros."""
+    """Every fusion is plain attention with biases: no learned extra token, none of zeros."""
     found = modules_of(network, TokenPairFusion)
     for path, fusion in found.items():
         if fusion.in_proj_bias is None or fusion.bias_k is not None or fusion.add_zero_attn:

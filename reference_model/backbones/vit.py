@@ -106,7 +106,7 @@ class SwiGlu(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Learnt scale per channel."""
+    """Learned scale per channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """Encoder returning the normalised patch tokens of the hooked blocks."""
+    """Encoder returning the normalized patch tokens of the hooked blocks."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ _WEIGHTS = {
     "vitt": "shipped in the package (a demonstration model, trained on rendered rooms)",
     "vitl": "camera-depth-model-{d435,d405,l515,kinect,zed2i-*,base} (CC-BY-NC-4.0: not for commercial use)",
 }
-_LICENCES = {"vitt": "Apache-2.0, as this package", "vitl": "CC-BY-NC-4.0 for the published weights"}
+_LICENSES = {"vitt": "Apache-2.0, as this package", "vitl": "CC-BY-NC-4.0 for the published weights"}
 _INPUT_SIZES = {"vitt": 266}
 _LAST = "depth_head_rgbd.scratch.output_conv2.2"
 _ISLANDS = (
@@ -32,12 +32,12 @@ _ISLANDS = (
     Island(
         kind=IslandKind.DECLARED,
         module=_LAST,
-        reason="half a millimetre at 1 m is an eleventh bit of inverse depth",
+        reason="half a millimeter at 1 m is an eleventh bit of inverse depth",
         hands_on="fp32",
     ),
 )
 _SECTIONS = (
-    encoder_section("colour encoder", "pretrained"),
+    encoder_section("color encoder", "pretrained"),
     encoder_section("depth encoder", "depth_pretrained"),
     decoder_section("decoder", "depth_head_rgbd"),
 )
@@ -63,7 +63,7 @@ def contract(
     far: float | None = None,
     batch: int = 1,
 ) -> ModelContract:
-    """Boundary of a CDM artefact made for ``camera``: see ``ModelContract`` for units and defaults."""
+    """Boundary of a CDM artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
     network = lower_bound_size(camera, input_size)
     plane = (network.height, network.width)
     return ModelContract(
@@ -90,7 +90,7 @@ VARIANTS = tuple(
         summary=f"Camera Depth Model, two ViT-{size[-1].upper()}/14 encoders: RGB + sensor depth -> metric depth",
         million_parameters=_MILLIONS[size],
         weights=_WEIGHTS.get(size, "none published"),
-        licence=_LICENCES.get(size, ""),
+        license=_LICENSES.get(size, ""),
         default_input_size=_INPUT_SIZES.get(size, 518),
         build=lambda size=size: _build(size),  # type: ignore[misc]
         on_boundary=on_boundary,

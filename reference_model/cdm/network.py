@@ -1,7 +1,7 @@
-"""Camera Depth Models (ByteDance): colour and noisy sensor depth in, clean inverse depth out.
+"""Camera Depth Models (ByteDance): color and noisy sensor depth in, clean inverse depth out.
 
 Source: "Manipulation as in Simulation: Enabling Accurate Geometry Perception in Robots" and its reference
-implementation (Apache-2.0). Two DINOv2 encoders; at four levels the colour token and the depth token of each patch
+implementation (Apache-2.0). Two DINOv2 encoders; at four levels the color token and the depth token of each patch
 attend to each other; a DPT decoder. State dict and order of operations are the original's.
 """
 
@@ -18,7 +18,7 @@ FUSION_HEADS = 4
 
 
 class TokenPairFusion(nn.MultiheadAttention):
-    """Self-attention over the two tokens (colour, depth) of every patch; the two results are summed.
+    """Self-attention over the two tokens (color, depth) of every patch; the two results are summed.
 
     A ``MultiheadAttention`` because the checkpoints hold its parameters under its names.
     """
@@ -26,10 +26,10 @@ class TokenPairFusion(nn.MultiheadAttention):
     def __init__(self, width: int) -> None:
         super().__init__(width, FUSION_HEADS, batch_first=True)
 
-    def forward(self, colour: Tensor, depth: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, color: Tensor, depth: Tensor) -> Tensor:  # type: ignore[override]
         """Two [B, T, C] -> [B, T, C]."""
-        batch, count, width = colour.shape
-        pairs = torch.stack((colour, depth), dim=2).reshape(batch * count, 2, width)
+        batch, count, width = color.shape
+        pairs = torch.stack((color, depth), dim=2).reshape(batch * count, 2, width)
         attended = super().forward(pairs, pairs, pairs)[0]
         return attended.sum(dim=1).reshape(batch, count, width)
 
@@ -55,12 +55,12 @@ class Cdm(nn.Module):
         self.crossAtts = nn.ModuleList(TokenPairFusion(width) for _ in config.encoder.hooks)
 
     def forward(self, image: Tensor, inverse_depth: Tensor) -> Tensor:
-        """Normalised image [B, 3, H, W] and inverse depth [B, 1, H, W] in 1/m -> inverse depth [B, 1, H, W], >= 0."""
-        colour_levels = self.pretrained(image)
+        """Normalized image [B, 3, H, W] and inverse depth [B, 1, H, W] in 1/m -> inverse depth [B, 1, H, W], >= 0."""
+        color_levels = self.pretrained(image)
         depth_levels = self.depth_pretrained(self.depth_channels(inverse_depth))
         levels = [
-            torch.cat((colour, fusion(colour, depth)), dim=-1)
-            for fusion, colour, depth in zip(self.crossAtts, colour_levels, depth_levels, strict=True)
+            torch.cat((color, fusion(color, depth)), dim=-1)
+            for fusion, color, depth in zip(self.crossAtts, color_levels, depth_levels, strict=True)
         ]
         rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
         return F.relu(self.depth_head_rgbd(levels, rows, columns))

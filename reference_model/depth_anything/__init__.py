@@ -23,8 +23,8 @@ _CANNOT_TELL = (
     "Depth Anything V1, V2 and V2 metric have equal tensors; they differ in the blocks that are read and in what the "
     "output means, and a network of the wrong kind gives plausible, wrong depth"
 )
-_V1_LICENCE = "published with Apache-2.0 code, without a note of their own"
-_V2_LICENCES = dict.fromkeys(ENCODERS, "CC-BY-NC-4.0: not for commercial use") | {"vits": "Apache-2.0"}
+_V1_LICENSE = "published with Apache-2.0 code, without a note of their own"
+_V2_LICENSES = dict.fromkeys(ENCODERS, "CC-BY-NC-4.0: not for commercial use") | {"vits": "Apache-2.0"}
 _LAST = "depth_head.scratch.output_conv2.2"
 _SECTIONS = (encoder_section("encoder", "pretrained"), decoder_section("decoder", "depth_head"))
 
@@ -55,7 +55,7 @@ def _contract(kind: Kind) -> Callable[..., ModelContract]:
         far: float | None = None,
         batch: int = 1,
     ) -> ModelContract:
-        """Boundary of an artefact made for ``camera``: see ``ModelContract`` for units and defaults."""
+        """Boundary of an artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
         network = lower_bound_size(camera, input_size)
         plane = (network.height, network.width)
         if kind.max_depth is None:
@@ -100,14 +100,14 @@ def _seeded_range(kind: Kind) -> SeededRange:
 def _variant(kind: Kind, size: str) -> Variant:
     output = "metric depth" if kind.max_depth else "relative inverse depth"
     published = "none published" if size == "vitg" else f"{kind.published_file.format(size=size)}.pth"
-    licence = _V1_LICENCE if kind.last_blocks else _V2_LICENCES[size]
+    license = _V1_LICENSE if kind.last_blocks else _V2_LICENSES[size]
     return Variant(
         name=f"{kind.name}-{size}",
         family="depth-anything",
         summary=f"{kind.title}, ViT-{size[-1].upper()}/14 encoder: RGB -> {output}",
         million_parameters=_MILLIONS[size],
-        weights=published if size == "vitg" else f"{published} ({licence})",
-        licence=licence,
+        weights=published if size == "vitg" else f"{published} ({license})",
+        license=license,
         default_input_size=518,
         build=partial(_build, kind, size),
         on_boundary=on_boundary,
@@ -128,7 +128,7 @@ def _island(kind: Kind) -> Island:
     reason = (
         "the last sums decide the eleventh bit of the output"
         if kind.max_depth is None
-        else f"metres follow: half has a step of {np.spacing(np.float16(kind.max_depth)):g} m at {kind.max_depth:g} m"
+        else f"meters follow: half has a step of {np.spacing(np.float16(kind.max_depth)):g} m at {kind.max_depth:g} m"
     )
     return Island(kind=IslandKind.DECLARED, module=_LAST, reason=reason, hands_on="fp32")
 

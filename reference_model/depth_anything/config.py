@@ -26,7 +26,7 @@ class Kind:
     last_blocks: bool
     """Whether the decoder reads the last four blocks (V1) or blocks spread over the encoder."""
     max_depth: float | None
-    """Metres that the largest output means; None for relative inverse depth, which has no unit."""
+    """Meters that the largest output means; None for relative inverse depth, which has no unit."""
     output_resize: Literal["bilinear", "bilinear_corners"]
     """How the reference implementation resizes the output to the image."""
     published_file: str
@@ -42,7 +42,7 @@ class DepthAnythingConfig:
     decoder: DptConfig
     """The DPT decoder; it reads C channels per token."""
     max_depth: float | None
-    """Metres that an output of 1 means; None for relative inverse depth."""
+    """Meters that an output of 1 means; None for relative inverse depth."""
 
 
 KINDS = (

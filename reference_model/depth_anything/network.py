@@ -1,4 +1,4 @@
-"""Depth Anything V1 and V2: one colour image in, relative inverse depth or metric depth out.
+"""Depth Anything V1 and V2: one color image in, relative inverse depth or metric depth out.
 
 Sources: "Depth Anything: Unleashing the Power of Large-Scale Unlabeled Data" (arXiv 2401.10891), "Depth Anything V2"
 (arXiv 2406.09414) and their reference implementations (Apache-2.0). One DINOv2 encoder and a DPT decoder; state dict
@@ -25,7 +25,7 @@ class DepthAnything(nn.Module):
         self.depth_head = DptHead(config.encoder.width, config.decoder)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised image [B, 3, H, W] -> [B, 1, H, W]: relative inverse depth, >= 0, or depth in metres."""
+        """Normalized image [B, 3, H, W] -> [B, 1, H, W]: relative inverse depth, >= 0, or depth in meters."""
         rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
         out: Tensor = self.depth_head(self.pretrained(image), rows, columns)
         return F.relu(out) if self.max_depth is None else out * self.max_depth

@@ -41,7 +41,7 @@ def render(
 @app.command()
 def train(
     folder: Folder,
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = Plan.steps,
+    steps: Annotated[int, typer.Option(help="Optimizer steps in all.")] = Plan.steps,
     batch: Annotated[int, typer.Option(help="Samples per step.")] = Plan.batch,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = Plan.rate,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = Plan.seed,

@@ -23,10 +23,10 @@ from runtimes.sources import SourceFrame
 from runtimes.sources.synthetic import SyntheticSource
 
 Depth = NDArray[np.float32]
-"""[H, W] metres, 0 = none."""
+"""[H, W] meters, 0 = none."""
 Mask = NDArray[np.bool_]
 Method = Callable[[Frame], Depth]
-"""Colour and sensor depth -> depth."""
+"""Color and sensor depth -> depth."""
 
 CAMERA = Size(640, 480)
 HELD_OUT_SEED = 2026
@@ -35,7 +35,7 @@ HELD_OUT_FRAMES = 200
 _STRENGTH, _HIDDEN = 3.0, 0.35
 """The hard end of training: three times the cameras' own error, a third of the readings lost in regions."""
 _EDGE = 1.1
-"""Farthest over nearest in a 5x5 neighbourhood that make a pixel one of an edge."""
+"""Farthest over nearest in a 5x5 neighborhood that make a pixel one of an edge."""
 _CLOSE = 1.05
 
 
@@ -45,7 +45,7 @@ class Score(NamedTuple):
     abs_rel: float
     """Mean |depth - truth| / truth."""
     rmse_m: float
-    """Root of the mean squared error, metres."""
+    """Root of the mean squared error, meters."""
     within_5_percent: float
     """Share of pixels whose ratio to the truth is below 1.05 either way."""
 
@@ -108,11 +108,11 @@ def nearest_fill(frame: Frame) -> Depth:
 def telea_fill(frame: Frame) -> Depth:
     """OpenCV's inpainting (A. Telea, "An Image Inpainting Technique Based on the Fast Marching Method", 2004).
 
-    In millimetres as uint16: of float32 images OpenCV makes holes deeper than anything around them.
+    In millimeters as uint16: of float32 images OpenCV makes holes deeper than anything around them.
     """
     depth = raw_sensor(frame)
-    millimetres = np.rint(depth * 1000).astype(np.uint16)
-    filled = cv2.inpaint(millimetres, (depth == 0).astype(np.uint8), 5, cv2.INPAINT_TELEA)
+    millimeters = np.rint(depth * 1000).astype(np.uint16)
+    filled = cv2.inpaint(millimeters, (depth == 0).astype(np.uint8), 5, cv2.INPAINT_TELEA)
     return np.asarray(filled, np.float32) / np.float32(1000)
 
 
@@ -138,7 +138,7 @@ def held_out(count: int = HELD_OUT_FRAMES, seed: int = HELD_OUT_SEED) -> Iterato
 
 
 def near_edges(truth: Depth) -> Mask:
-    """Pixels whose 5x5 neighbourhood reaches over a step in depth, [H, W]."""
+    """Pixels whose 5x5 neighborhood reaches over a step in depth, [H, W]."""
     window = np.ones((5, 5), np.uint8)
     return np.asarray(cv2.dilate(truth, window) > _EDGE * cv2.erode(truth, window))
 

@@ -1,4 +1,4 @@
-"""What training minimises, in float32 over all pixels: exact depth is known everywhere."""
+"""What training minimizes, in float32 over all pixels: exact depth is known everywhere."""
 
 import math
 
@@ -11,7 +11,7 @@ _LEAST = 1 / 25
 _GRADIENT = 0.5
 """Weight of the edges."""
 _HOLE = 4.0
-"""Weight of a pixel without a reading: filling is what has to be learnt, copying a reading is there from the start."""
+"""Weight of a pixel without a reading: filling is what has to be learned, copying a reading is there from the start."""
 
 
 _FAR = 1.0

@@ -14,9 +14,9 @@ from runtimes.sources.sensor_noise import CAMERAS, hide_regions, simulate_sensor
 from runtimes.sources.synthetic import View
 
 MAX_DEPTH = 6.0
-"""Metres; readings beyond are missing, as on the device by default."""
+"""Meters; readings beyond are missing, as on the device by default."""
 _NEAREST, _FARTHEST = 0.2, 6.5
-"""Metres between which scaled scenes stay."""
+"""Meters between which scaled scenes stay."""
 
 
 class Sample(NamedTuple):
@@ -41,13 +41,13 @@ def training_sample(view: View, size: Size, rng: np.random.Generator) -> Sample:
     rgb, depth = view.rgb, view.depth
     low, high = max(0.5, _NEAREST / float(depth.min())), min(1.5, _FARTHEST / float(depth.max()))
     depth = depth * np.float32(rng.uniform(low, high))
-    metres = sensor_depth(
+    meters = sensor_depth(
         rgb, depth, view.focal, rng, float(rng.uniform(0.5, 3)), max(0, float(rng.uniform(-0.1, 0.5)))
     )
     rgb = _jittered(rgb, rng)
     return Sample(
         cubic(rgb, size)[0],
-        inverse_nearest(metres, size, MAX_DEPTH)[0],
+        inverse_nearest(meters, size, MAX_DEPTH)[0],
         inverse_nearest(depth, size, 2 * _FARTHEST)[0],
     )
 
@@ -60,7 +60,7 @@ def sensor_depth(
     strength: float,
     hidden: float,
 ) -> NDArray[np.float32]:
-    """Depth of a camera of either kind, metres [H, W], 0 = no reading.
+    """Depth of a camera of either kind, meters [H, W], 0 = no reading.
 
     ``strength`` multiplies its error in disparity or range; ``hidden`` is the share of readings lost in regions.
     """
@@ -72,12 +72,12 @@ def sensor_depth(
 
 
 def _jittered(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Colours as another camera in another light shows them."""
+    """Colors as another camera in another light shows them."""
     image = rgb[..., rng.permutation(3)].astype(np.float32) / np.float32(255)
     image **= np.float32(rng.uniform(0.6, 1.6))
     image *= rng.uniform(0.6, 1.4) * rng.uniform(0.85, 1.15, 3).astype(np.float32)
-    grey = image.mean(axis=-1, keepdims=True)
-    image = grey + np.float32(rng.uniform(0, 1.3)) * (image - grey)
+    gray = image.mean(axis=-1, keepdims=True)
+    image = gray + np.float32(rng.uniform(0, 1.3)) * (image - gray)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2))).astype(np.float32)
     image += np.float32(rng.uniform(0, 0.03)) * rng.standard_normal(image.shape, dtype=np.float32)

@@ -2,7 +2,7 @@
 
 Frames come from the frame source ``synthetic`` itself. In numpy it renders 32 frames of 384x288 a second on two cores,
 several times what those can train on, and every frame is used again with other noise; a second generator in
-PyTorch would have bought nothing. Stored before any noise: colour as uint8, depth as uint16 tenths of a millimetre.
+PyTorch would have bought nothing. Stored before any noise: color as uint8, depth as uint16 tenths of a millimeter.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from runtimes.errors import InputError
 from runtimes.sources.synthetic import SyntheticSource, View
 
 FRAMES_PER_SHARD = 64
-_UNITS_PER_METRE = np.float32(10000)
+_UNITS_PER_METER = np.float32(10000)
 
 
 def shard_folder(folder: Path, seed: int, size: Size) -> Path:
@@ -57,7 +57,7 @@ def _render(job: tuple[Path, int, int, Size]) -> None:
     unfinished.mkdir()
     np.save(unfinished / "rgb.npy", np.stack([view.rgb for view in views]))
     depth = np.stack([view.depth for view in views])
-    np.save(unfinished / "depth.npy", np.rint(depth * _UNITS_PER_METRE).astype(np.uint16))
+    np.save(unfinished / "depth.npy", np.rint(depth * _UNITS_PER_METER).astype(np.uint16))
     np.save(unfinished / "focal.npy", np.array([view.focal for view in views]))
     unfinished.rename(_path(target, index))
 
@@ -80,7 +80,7 @@ class Shards:
     def __getitem__(self, index: int) -> View:
         """Clean frame ``index``; IndexError beyond the last."""
         shard, place = divmod(index, FRAMES_PER_SHARD)
-        depth = self._depth[shard][place].astype(np.float32) / _UNITS_PER_METRE
+        depth = self._depth[shard][place].astype(np.float32) / _UNITS_PER_METER
         return View(np.array(self._rgb[shard][place]), depth, float(self._focal[shard][place]))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reference_model.config import ChannelOrder
 from reference_model.registry import get_variant
-from reference_model.training.initialise import initialise
+from reference_model.training.initialize import initialize
 from reference_model.training.loss import depth_loss, revival
 from reference_model.training.samples import Sample, training_sample
 from reference_model.training.shards import Shards
@@ -58,7 +58,7 @@ class Plan:
     model: str = "cdm-vitt"
     """Registry name."""
     steps: int = 900
-    """Optimiser steps; may be changed when resuming, which stretches what is left of the schedule."""
+    """Optimizer steps; may be changed when resuming, which stretches what is left of the schedule."""
     batch: int = 8
     """Samples per step."""
     rate: float = 8e-5
@@ -94,28 +94,28 @@ class StepReport:
 
 
 class Training:
-    """Network, moving average and optimiser, and how far they are."""
+    """Network, moving average and optimizer, and how far they are."""
 
     def __init__(self, plan: Plan, frames: "Shards | Sequence[View]", network: nn.Module | None = None) -> None:
-        """``network`` is the plan's model, freshly initialised when none is given."""
+        """``network`` is the plan's model, freshly initialized when none is given."""
         self.plan, self.frames, self.step, self.seconds = plan, frames, 0, 0.0
         self.variant: Variant = get_variant(plan.model)
         if network is None:
             network = self.variant.build()
-            initialise(network, plan.seed)  # type: ignore[arg-type]
+            initialize(network, plan.seed)  # type: ignore[arg-type]
         self.network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = {name: value.clone() for name, value in network.state_dict().items()}
         decayed = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.99), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.99), fused=True)
         self._boundary = self.variant.on_boundary(network, CHANNEL_ORDER)
         self._before_relu: list[Tensor] = []
         last = network.get_submodule(self.variant.last_convolution)
         last.register_forward_hook(lambda module, args, output: self._before_relu.append(output))
 
     def run(self, until: int | None = None) -> Iterator[StepReport]:
-        """Train to step ``until`` (the plan's last), the next batch made while this one is learnt."""
+        """Train to step ``until`` (the plan's last), the next batch made while this one is learned."""
         until = self.plan.steps if until is None else until
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self.batch, self.step)
@@ -138,7 +138,7 @@ class Training:
         return image.contiguous(memory_format=torch.channels_last), sensor, target
 
     def _learn(self, image: Tensor, sensor: Tensor, target: Tensor) -> float:
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
         # Emulated where the processor lacks it, a hundred times slower than float32.
         with torch.autocast("cpu", torch.bfloat16, enabled="avx512_bf16" in cpu_features()):
@@ -146,8 +146,8 @@ class Training:
         loss = depth_loss(predicted, target, sensor)
         torch.autograd.backward(loss + revival(self._before_relu.pop()))
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.step += 1
         decay = min(_EMA_DECAY, self.step / (self.step + 10))
         now = self.network.state_dict()
@@ -159,7 +159,7 @@ class Training:
         state = {
             "model": self.network.state_dict(),
             "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -173,7 +173,7 @@ class Training:
         state = torch.load(path, weights_only=True)
         self.network.load_state_dict(state["model"])
         self.average = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
 

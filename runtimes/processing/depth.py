@@ -9,14 +9,14 @@ from runtimes.processing.mask import masked
 
 
 def usable(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.bool_]:
-    """[H, W] bool: a reading that is finite, positive and not beyond ``max_depth`` metres."""
+    """[H, W] bool: a reading that is finite, positive and not beyond ``max_depth`` meters."""
     with np.errstate(invalid="ignore"):
         mask: NDArray[np.bool_] = (depth > 0) & (depth <= max_depth)
     return mask
 
 
 def inverse_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) -> NDArray[np.float32]:
-    """[H, W] metres -> [1, 1, h, w] float32 inverse depth in 1/m, 0 where there is no usable reading.
+    """[H, W] meters -> [1, 1, h, w] float32 inverse depth in 1/m, 0 where there is no usable reading.
 
     Nearest commutes with the pointwise inversion, so the small image is inverted. OpenCV's index rule
     (``floor(dst * (1 / (n_dst / n_src)))`` in float64) is the reference's; PyTorch's differs on some sizes.

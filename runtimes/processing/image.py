@@ -1,4 +1,4 @@
-"""Colour image -> network input ``image``."""
+"""Color image -> network input ``image``."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -31,7 +31,7 @@ def nearest(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=32)
-def _neighbours(
+def _neighbors(
     source: int, target: int, corners: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """PyTorch's linear rule in float32: index before, index after, weight of the one after."""
@@ -49,9 +49,9 @@ def _neighbours(
 def _linear(output: NDArray[np.float32], size: Size, corners: bool) -> NDArray[np.float32]:
     if Size.of(output) == size:
         return output
-    above, below, down = _neighbours(output.shape[0], size.height, corners)
-    left, right, across = _neighbours(output.shape[1], size.width, corners)
-    with np.errstate(invalid="ignore"):  # NaN and Inf spread to their neighbours
+    above, below, down = _neighbors(output.shape[0], size.height, corners)
+    left, right, across = _neighbors(output.shape[1], size.width, corners)
+    with np.errstate(invalid="ignore"):  # NaN and Inf spread to their neighbors
         columns = output[:, left] * (1 - across) + output[:, right] * across
         resized = columns[above] * (1 - down)[:, None] + columns[below] * down[:, None]
     return np.asarray(resized, np.float32)
@@ -74,7 +74,7 @@ RESIZES = {"nearest": nearest, "bilinear": bilinear, "bilinear_corners": bilinea
 def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Raw output at camera size [H, W] -> (values [H, W], valid [H, W]).
 
-    Metric models give metres, and valid = finite and nearer than ``contract.far``. Other values stay as they are.
+    Metric models give meters, and valid = finite and nearer than ``contract.far``. Other values stay as they are.
     Relative ones are valid where finite. Disparity is that of the left image, column there minus column in the right
     one: valid where finite and above 0, since a point at infinity has 0 and none in front of the cameras has less.
     Where not valid the value is 0, never NaN.

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 DEFAULT_DEPTH_SCALE = 1000.0
-"""Sensor units per metre when nobody says: millimetres."""
+"""Sensor units per meter when nobody says: millimeters."""
 
 _KINDS = "a folder of STEM.color.*/STEM.depth.* pairs, a frames.json, synthetic:N[:SEED], or sample"
 
@@ -49,9 +49,9 @@ def open_source(
 ) -> FrameSource:
     """Source named by ``text``: a folder, a ``frames.json``, ``synthetic:N[:SEED]`` or ``sample``.
 
-    ``depth_scale`` is sensor units per metre for integer depth that does not bring its own scale. With ``camera``,
+    ``depth_scale`` is sensor units per meter for integer depth that does not bring its own scale. With ``camera``,
     every frame has that size: synthetic frames are rendered at it, the sample is fitted to it, and files of
-    another size are refused, or fitted when ``fit`` is set. Without ``needs_depth`` a folder may hold colour images
+    another size are refused, or fitted when ``fit`` is set. Without ``needs_depth`` a folder may hold color images
     alone. Raises InputError for anything it cannot name or open; a
     single broken frame only raises when it is loaded.
     """
@@ -76,7 +76,7 @@ def _from_files(text: str, depth_scale: float, needs_depth: bool) -> FrameSource
     if path.exists():
         raise InputError(
             f"'{text}' is a file, not a source of frames: expected {_KINDS}",
-            "For one colour and depth image use --input COLOUR --depth DEPTH.",
+            "For one color and depth image use --input COLOR --depth DEPTH.",
         )
     siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, ["synthetic:8", "sample", *siblings], n=1, cutoff=0.5)

@@ -12,16 +12,16 @@ from runtimes.frame import Frame
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """One frame as it came from its source, with the sensor's own numbers beside the metres."""
+    """One frame as it came from its source, with the sensor's own numbers beside the meters."""
 
     name: str
     """Unique within the source; good as the stem of a file name."""
     frame: Frame
-    """Colour, and where the source has them depth in metres and the right image of a pair."""
+    """Color, and where the source has them depth in meters and the right image of a pair."""
     raw_depth: NDArray[Any] | None = None
-    """[H, W] as stored: integer sensor units, or floating point metres; None when the frame has no depth."""
+    """[H, W] as stored: integer sensor units, or floating point meters; None when the frame has no depth."""
     depth_scale: float = 1.0
-    """Metres = ``raw_depth / depth_scale``; 1 when ``raw_depth`` is metres already."""
+    """Meters = ``raw_depth / depth_scale``; 1 when ``raw_depth`` is meters already."""
 
 
 class FrameSource(Protocol):

@@ -1,6 +1,6 @@
 """Whether a PNG or JPEG file is whole.
 
-OpenCV is not a judge of that: depending on its version it returns a picture whose lower half is grey, or lets libpng
+OpenCV is not a judge of that: depending on its version it returns a picture whose lower half is gray, or lets libpng
 print to the terminal. A depth image with invented pixels is worse than none.
 """
 

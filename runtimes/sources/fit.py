@@ -39,9 +39,9 @@ class AtCameraSize:
 
 
 def fit_frame(source_frame: SourceFrame, camera: Size) -> SourceFrame:
-    """Centre crop to the aspect of ``camera``, then resize to it.
+    """Center crop to the aspect of ``camera``, then resize to it.
 
-    Colour is averaged when shrinking and cubic when growing; depth is nearest, since a mean of two depths is
+    Color is averaged when shrinking and cubic when growing; depth is nearest, since a mean of two depths is
     a surface that is not there. Both images of a pair are fitted alike, so it stays rectified; its disparity and its
     focal length in pixels change with the width.
     """
@@ -57,15 +57,15 @@ def fit_frame(source_frame: SourceFrame, camera: Size) -> SourceFrame:
 
 
 def crop(size: Size, camera: Size) -> tuple[slice, slice]:
-    """Largest centred window of ``size`` with the aspect of ``camera``, as (rows, columns)."""
+    """Largest centerd window of ``size`` with the aspect of ``camera``, as (rows, columns)."""
     scale = min(size.width / camera.width, size.height / camera.height)
 
-    def centred(length: int, wanted: int) -> slice:
+    def centerd(length: int, wanted: int) -> slice:
         kept = min(length, max(1, round(wanted * scale)))
         start = (length - kept) // 2
         return slice(start, start + kept)
 
-    return centred(size.height, camera.height), centred(size.width, camera.width)
+    return centerd(size.height, camera.height), centerd(size.width, camera.width)
 
 
 def _fit_color(image: NDArray[np.uint8], camera: Size) -> NDArray[np.uint8]:
@@ -76,7 +76,7 @@ def _fit_color(image: NDArray[np.uint8], camera: Size) -> NDArray[np.uint8]:
 
 
 def fit_nearest(image: NDArray[Any], camera: Size) -> NDArray[Any]:
-    """``image`` [H, W] of any type, cropped as ``crop`` does and sampled at pixel centres: no value is invented."""
+    """``image`` [H, W] of any type, cropped as ``crop`` does and sampled at pixel centers: no value is invented."""
     window = image[crop(Size.of(image), camera)]
     rows = ((np.arange(camera.height) + 0.5) * window.shape[0] / camera.height).astype(np.intp)
     columns = ((np.arange(camera.width) + 0.5) * window.shape[1] / camera.width).astype(np.intp)

@@ -15,7 +15,7 @@ class FolderSource:
     """Pairs ``STEM.color.*`` with ``STEM.depth.*``; in a folder without such names, ``rgb/`` (or ``color/``) with
     ``depth/`` by stem. In natural order: ``frame2`` before ``frame10``.
 
-    Where depth is not needed, colour without depth is a frame too, and in a folder without such names every image is.
+    Where depth is not needed, color without depth is a frame too, and in a folder without such names every image is.
     """
 
     def __init__(self, folder: Path, depth_scale: float, needs_depth: bool = True) -> None:
@@ -29,7 +29,7 @@ class FolderSource:
         alone = [color[stem] for stem in color.keys() - stems]
         alone += [depth[stem] for stem in depth.keys() - stems]
         self.unpaired = tuple(sorted((path.relative_to(folder).as_posix() for path in alone), key=natural_key))
-        """Files with a colour or depth name whose counterpart is missing, relative to the folder."""
+        """Files with a color or depth name whose counterpart is missing, relative to the folder."""
         if not stems:
             raise _nothing_pairs(folder, self.unpaired) if needs_depth else _no_image(folder)
         self.names = tuple(stems)

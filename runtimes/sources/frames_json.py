@@ -19,11 +19,11 @@ class FrameEntry(Record):
     """One frame."""
 
     color: str = Field(min_length=1)
-    """Colour image; relative paths start at the folder of the file."""
+    """Color image; relative paths start at the folder of the file."""
     depth: str | None = Field(default=None, min_length=1)
     """Depth image; without one the frame is only good for models that take no depth."""
     depth_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Sensor units per metre of this frame."""
+    """Sensor units per meter of this frame."""
     name: str | None = Field(default=None, pattern=_NAME)
     """Name of the frame, the stem of what is written for it; the stem of ``color`` when left out."""
 
@@ -34,7 +34,7 @@ class FramesFile(Record):
     frames: tuple[FrameEntry, ...] = Field(min_length=1)
     """In the order they are used."""
     depth_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Sensor units per metre where a frame does not say."""
+    """Sensor units per meter where a frame does not say."""
 
 
 class FramesJsonSource:

@@ -1,4 +1,4 @@
-"""Colour and depth images from files: what is accepted, and what is said about the rest.
+"""Color and depth images from files: what is accepted, and what is said about the rest.
 
 Files are decoded from memory, since OpenCV cannot open every path that has letters beyond ASCII.
 """
@@ -19,14 +19,14 @@ from runtimes.frame import Frame
 from runtimes.sources.base import SourceFrame
 from runtimes.sources.containers import damage
 
-_DEPTH_FORMATS = "expected a single-channel 16-bit PNG or TIFF, a float32 TIFF in metres, or .npy in metres"
-_NOT_A_PICTURE = "Save the sensor's own numbers, before any colour map."
+_DEPTH_FORMATS = "expected a single-channel 16-bit PNG or TIFF, a float32 TIFF in meters, or .npy in meters"
+_NOT_A_PICTURE = "Save the sensor's own numbers, before any color map."
 
 
 def read_color(path: Path, upright: bool = False) -> NDArray[np.uint8]:
-    """Colour image as uint8 [H, W, 3] in true RGB order.
+    """Color image as uint8 [H, W, 3] in true RGB order.
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits become 8. An EXIF rotation is ignored, because a depth
+    Gray becomes three equal channels, alpha is dropped, 16 bits become 8. An EXIF rotation is ignored, because a depth
     image beside it is not rotated, unless ``upright`` is set. Raises InputError for a file that is missing, damaged, or
     no image.
     """
@@ -35,9 +35,9 @@ def read_color(path: Path, upright: bool = False) -> NDArray[np.uint8]:
 
 
 def read_depth(path: Path, depth_scale: float) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Depth image as stored, and as float32 metres; both [H, W].
+    """Depth image as stored, and as float32 meters; both [H, W].
 
-    Integers are sensor units, ``depth_scale`` of them to the metre; floating point (``.npy``, TIFF) is metres already
+    Integers are sensor units, ``depth_scale`` of them to the meter; floating point (``.npy``, TIFF) is meters already
     and ``depth_scale`` does not apply. 0, negative, NaN and Inf mean no reading and are kept. Raises InputError
     for a file that is missing or damaged, has several channels, or 8 bits, and for a scale that is not positive.
     """
@@ -50,30 +50,30 @@ def read_depth(path: Path, depth_scale: float) -> tuple[NDArray[Any], NDArray[np
         raise InputError(f"{path.name} is not a depth image: its elements are {raw.dtype}; {_DEPTH_FORMATS}")
     if raw.dtype.itemsize == 1:
         raise InputError(
-            f"{path.name} is 8-bit: that is a visualisation, not depth; {_DEPTH_FORMATS}",
+            f"{path.name} is 8-bit: that is a visualization, not depth; {_DEPTH_FORMATS}",
             _NOT_A_PICTURE,
         )
     with np.errstate(over="ignore"):  # A float64 beyond float32 becomes Inf, which is no reading.
-        metres = raw.astype(np.float32)
-    return raw, metres / np.float32(effective_scale(raw, depth_scale))
+        meters = raw.astype(np.float32)
+    return raw, meters / np.float32(effective_scale(raw, depth_scale))
 
 
 def require_scale(depth_scale: float) -> None:
-    """Raises InputError unless ``depth_scale`` can be sensor units per metre: finite and positive."""
+    """Raises InputError unless ``depth_scale`` can be sensor units per meter: finite and positive."""
     if not (math.isfinite(depth_scale) and depth_scale > 0):
         raise InputError(
-            f"the depth scale must be a positive number of sensor units per metre, got {depth_scale}",
-            "1000 for millimetres, 5000 for TUM RGB-D, 10000 for tenths of a millimetre.",
+            f"the depth scale must be a positive number of sensor units per meter, got {depth_scale}",
+            "1000 for millimeters, 5000 for TUM RGB-D, 10000 for tenths of a millimeter.",
         )
 
 
 def effective_scale(raw: NDArray[Any], depth_scale: float) -> float:
-    """Units of ``raw`` per metre: ``depth_scale`` for integers, 1 for floating point, which is metres."""
+    """Units of ``raw`` per meter: ``depth_scale`` for integers, 1 for floating point, which is meters."""
     return depth_scale if np.issubdtype(raw.dtype, np.integer) else 1.0
 
 
 def load_pair(name: str, color: Path, depth: Path | None, depth_scale: float) -> SourceFrame:
-    """One frame from its files; ``depth`` may be None: then colour is turned upright as its EXIF rotation says.
+    """One frame from its files; ``depth`` may be None: then color is turned upright as its EXIF rotation says.
 
     Raises InputError naming the frame and what is wrong.
     """
@@ -81,8 +81,8 @@ def load_pair(name: str, color: Path, depth: Path | None, depth_scale: float) ->
         if depth is None:
             return SourceFrame(name, Frame(read_color(color, upright=True)))
         rgb = read_color(color)
-        raw, metres = read_depth(depth, depth_scale)
-        return SourceFrame(name, Frame(rgb, metres), raw, effective_scale(raw, depth_scale))
+        raw, meters = read_depth(depth, depth_scale)
+        return SourceFrame(name, Frame(rgb, meters), raw, effective_scale(raw, depth_scale))
     except InputError as error:
         raise InputError(f"{name}: {error.message}", error.next_step) from error
 

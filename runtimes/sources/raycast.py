@@ -1,6 +1,6 @@
-"""A ray-caster of boxes, ellipsoids and cylinders: colour and exact depth, in numpy.
+"""A ray-caster of boxes, ellipsoids and cylinders: color and exact depth, in numpy.
 
-Camera axes: x right, y down, z forward; lengths in metres. Rays have z = 1, so the ray parameter of a hit *is* its
+Camera axes: x right, y down, z forward; lengths in meters. Rays have z = 1, so the ray parameter of a hit *is* its
 depth along the optical axis. Only elementwise arithmetic and square roots, which IEEE 754 fixes to the bit: no BLAS, no
 transcendental function over an array, whose last bit depends on the machine.
 """
@@ -24,16 +24,16 @@ Plane = NDArray[Any]
 class Solid:
     """A box, an ellipsoid or a cylinder along its own y axis. Seen from within, a box is a room."""
 
-    centre: Vector
-    """World metres."""
+    center: Vector
+    """World meters."""
     half: Vector
-    """Half extents along its own axes, metres."""
+    """Half extents along its own axes, meters."""
     colors: tuple[Vector, Vector]
     """Linear RGB 0..1 between which the texture varies."""
     pattern: str = "mottled"
     """``plain``, ``mottled``, ``checker``, ``stripes`` or ``patches``."""
     cell: float = 0.1
-    """Size of a texture cell, metres."""
+    """Size of a texture cell, meters."""
     axes: NDArray[np.float64] | None = None
     """[3, 3] rotation from its own axes to the world's; None for none."""
     shape: Literal["box", "ellipsoid", "cylinder"] = "box"
@@ -53,7 +53,7 @@ class Camera(NamedTuple):
         """Rows and columns of the image outside which no ray meets the solid."""
         half = np.array(solid.half)
         corners = np.array([half * signs for signs in product((-1, 1), repeat=3)])
-        world = np.array(solid.centre) + (corners if solid.axes is None else corners @ solid.axes.T)
+        world = np.array(solid.center) + (corners if solid.axes is None else corners @ solid.axes.T)
         x, y, z = (world @ self.axes).T
         if z.min() < 0.01:  # Beside or around the camera.
             return slice(None), slice(None)
@@ -65,7 +65,7 @@ class Camera(NamedTuple):
         return span(y, self.size.height), span(x, self.size.width)
 
     def rays(self) -> list[Plane]:
-        """World x, y, z of the ray through every pixel centre, [H, W] each."""
+        """World x, y, z of the ray through every pixel center, [H, W] each."""
         x = (np.arange(self.size.width) + 0.5 - self.size.width / 2) / self.focal
         y = ((np.arange(self.size.height) + 0.5 - self.size.height / 2) / self.focal)[:, None]
         return [(row[0] * x + row[1] * y + row[2]).astype(np.float32) for row in self.axes]
@@ -74,16 +74,16 @@ class Camera(NamedTuple):
 def render(
     solids: Sequence[Solid], camera: Camera, light: Vector, ambient: float = 0.22
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """RGB uint8 [H, W, 3] and depth float32 [H, W] metres, 0 where a ray hits nothing.
+    """RGB uint8 [H, W, 3] and depth float32 [H, W] meters, 0 where a ray hits nothing.
 
-    ``light`` is the lamp's place in world metres, ``ambient`` the brightness of what it does not reach.
+    ``light`` is the lamp's place in world meters, ``ambient`` the brightness of what it does not reach.
     """
     rays = camera.rays()
     depth = np.full(rays[0].shape, np.inf, np.float32)
     nearest = np.full(rays[0].shape, -1, np.int16)
     for index, solid in enumerate(solids):
         window = camera.window(solid)
-        eye = _own_axes(solid, [np.float32(-c) for c in solid.centre])
+        eye = _own_axes(solid, [np.float32(-c) for c in solid.center])
         hit = _hit(solid, eye, _own_axes(solid, [ray[window] for ray in rays]))
         closer = hit < depth[window]
         depth[window][closer] = hit[closer]
@@ -107,9 +107,9 @@ def _shadow(solids: Sequence[Solid], points: list[Plane], light: Vector) -> NDAr
     towards = [np.float32(q) - p for q, p in zip(light, points, strict=True)]
     hidden = np.zeros(points[0].shape, bool)
     for solid in solids:
-        if any(abs(c - q) > 4 for c, q in zip(solid.centre, light, strict=True)):
+        if any(abs(c - q) > 4 for c, q in zip(solid.center, light, strict=True)):
             continue
-        start = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.centre, strict=True)])
+        start = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.center, strict=True)])
         hit = _hit(solid, start, _own_axes(solid, towards))
         hidden |= (hit > 0.01) & (hit < 0.99)  # Less is the surface itself, 1 is the lamp.
     return hidden
@@ -180,7 +180,7 @@ def _shade(
     solid: Solid, rays: list[Plane], points: list[Plane], shadow: NDArray[np.bool_], light: Vector, ambient: float
 ) -> Plane:
     """Textured points, linear RGB [N, 3]: ambient, a lamp that fades with distance, and its mirror image (Phong)."""
-    own = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.centre, strict=True)])
+    own = _own_axes(solid, [p - np.float32(c) for p, c in zip(points, solid.center, strict=True)])
     normal = _normal(solid, own)
     view = _own_axes(solid, rays)
     lamp = _own_axes(solid, [np.float32(q) - p for q, p in zip(light, points, strict=True)])

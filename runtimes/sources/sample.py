@@ -19,14 +19,14 @@ from runtimes.sources.sensor_noise import simulate_sensor
 
 # Calibration of the quarter-size images, from the docstring of skimage.data.stereo_motorcycle.
 _FOCAL = 994.978  # Pixels.
-_BASELINE = 0.193001  # Metres.
+_BASELINE = 0.193001  # Meters.
 _DOFFS = 31.086  # Pixels between the principal points of the two images.
 _SEED = 2014
-_MILLIMETRES = 1000.0
+_MILLIMETERS = 1000.0
 
 
 class SampleSource:
-    """The one frame, 741x500, depth uint16 millimetres of a simulated depth camera; the same in every run."""
+    """The one frame, 741x500, depth uint16 millimeters of a simulated depth camera; the same in every run."""
 
     names = ("motorcycle",)
     description = "sample (Middlebury 2014 Motorcycle, simulated depth camera)"
@@ -40,12 +40,12 @@ class SampleSource:
         """The frame. Raises InputError when scikit-image is not installed."""
         rgb, truth = _scene()
         raw = simulate_sensor(truth, _FOCAL, np.random.default_rng(_SEED))
-        metres = raw.astype(np.float32) / np.float32(_MILLIMETRES)
-        return SourceFrame(self.names[index], Frame(rgb, metres), raw, _MILLIMETRES)
+        meters = raw.astype(np.float32) / np.float32(_MILLIMETERS)
+        return SourceFrame(self.names[index], Frame(rgb, meters), raw, _MILLIMETERS)
 
 
 def sample_truth(camera: Size | None = None) -> NDArray[np.float32]:
-    """True depth of the sample, float32 [H, W] metres (2.1 to 5.0), 0 where the benchmark has none (7 %).
+    """True depth of the sample, float32 [H, W] meters (2.1 to 5.0), 0 where the benchmark has none (7 %).
 
     With ``camera`` it is cropped and sampled as the frame is. Raises InputError when scikit-image is not installed.
     """
@@ -54,7 +54,7 @@ def sample_truth(camera: Size | None = None) -> NDArray[np.float32]:
 
 
 def _scene() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Left image, uint8 [500, 741, 3], and its true depth, float32 [500, 741] metres."""
+    """Left image, uint8 [500, 741, 3], and its true depth, float32 [500, 741] meters."""
     try:
         from skimage.data import stereo_motorcycle
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Rooms, tables and close-ups of things, at random: what a robot's depth camera looks at.
 
-The camera is the origin of the world; x right, y down, z forward along the floor; metres. Everything is decided by
+The camera is the origin of the world; x right, y down, z forward along the floor; meters. Everything is decided by
 the generator it is given. Nothing is nearer than 0.2 m or farther than 6 m along the optical axis.
 """
 
@@ -14,7 +14,7 @@ from runtimes.sources.raycast import Solid, Vector
 
 _TABLE_HEIGHT = 0.75
 _CLEARANCE = 0.32
-"""Metres kept free around the camera: 0.2 m along the axis in the corner of the widest image."""
+"""Meters kept free around the camera: 0.2 m along the axis in the corner of the widest image."""
 
 Pattern = Literal["plain", "mottled", "checker", "stripes", "patches"]
 _PATTERNS: tuple[Pattern, ...] = ("plain", "mottled", "checker", "stripes", "patches")
@@ -55,9 +55,9 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def _distance(solid: Solid) -> float:
-    """Metres from the camera to the box around the solid, 0 inside it."""
-    centre = np.array(solid.centre)
-    own = np.abs(centre if solid.axes is None else solid.axes.T @ centre)
+    """Meters from the camera to the box around the solid, 0 inside it."""
+    center = np.array(solid.center)
+    own = np.abs(center if solid.axes is None else solid.axes.T @ center)
     return float(np.linalg.norm(np.maximum(own - np.array(solid.half), 0)))
 
 
@@ -71,7 +71,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
 
 
 def _colors(rng: np.random.Generator, lightest: float) -> tuple[Vector, Vector]:
-    """A colour up to ``lightest``, and another of the same hue or, one time in three, of none like it."""
+    """A color up to ``lightest``, and another of the same hue or, one time in three, of none like it."""
     first, other = ((0.5 * rng.uniform(0.03, 1, 3) + 0.5 * rng.uniform(0.03, 1)) * lightest for _ in range(2))
     relative = first * rng.uniform(0.25, 0.8) * rng.uniform(0.7, 1.3, 3)
     return _vector(first), _vector(other if rng.random() < 0.33 else relative)
@@ -129,7 +129,7 @@ def _room(rng: np.random.Generator, height: float) -> list[Solid]:
 
 
 def _table(rng: np.random.Generator, height: float, target: float, things: int) -> list[Solid]:
-    """A table ``target`` metres in front, turned a little, with things strewn over it."""
+    """A table ``target`` meters in front, turned a little, with things strewn over it."""
     axes = rotation(rng.uniform(-0.5, 0.5), 0, 0)
     half_x, half_z = rng.uniform(0.45, 0.8), rng.uniform(0.3, 0.5)
     middle = np.array([rng.uniform(-0.15, 0.15), height - _TABLE_HEIGHT, target])

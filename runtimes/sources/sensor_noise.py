@@ -6,7 +6,7 @@ Errors are made where such a camera makes them. ``D435``, active stereo, makes t
   (focal * baseline) (A. Grunnet-Jepsen, J. Sweetser, J. Woodfill, "Best-Known-Methods for Tuning Intel RealSense
   D400 Depth Cameras for Best Performance", Intel; C. V. Nguyen, S. Izadi, D. Lovell, "Modeling Kinect Sensor Noise for
   Improved 3D Reconstruction and Tracking", 3DIMPVT 2012, found the same growth, and 0.8 px of lateral noise);
-* matching compares windows, so neighbouring errors are alike, edges wobble instead of dissolving, and what is in
+* matching compares windows, so neighboring errors are alike, edges wobble instead of dissolving, and what is in
   front grows over its rim ("edge fattening": D. Scharstein, R. Szeliski, "A Taxonomy and Evaluation of Dense
   Two-Frame Stereo Correspondence Algorithms", IJCV 2002);
 * a surface that only one of the two cameras sees has no depth: a shadow on the left of everything that stands out.
@@ -34,15 +34,15 @@ class DepthCamera:
     name: str
     """As printed."""
     baseline: float
-    """Metres between the two infrared cameras; 0 for one that is its own lamp."""
+    """Meters between the two infrared cameras; 0 for one that is its own lamp."""
     subpixel: float
     """Pixels RMS of disparity on well-textured surfaces, at ``_FOCAL``."""
     range_noise: tuple[float, float]
-    """Metres RMS at range 0, and more per metre."""
+    """Meters RMS at range 0, and more per meter."""
     fattening: int
     """Pixels by which what is in front may grow."""
     mixing: float
-    """Share of what a neighbouring pixel sees in a reading, 0..1."""
+    """Share of what a neighboring pixel sees in a reading, 0..1."""
     dark: float
     """Loss of confidence on a black surface, in deviations of the dropout noise; likewise:"""
     mirroring: float
@@ -58,11 +58,11 @@ CAMERAS = (D435, L515)
 _FOCAL = 430.0  # Pixels of the D435's infrared cameras at 848x480, where its figures hold.
 _STEP = 1 / 32  # Pixels; disparity comes in steps of this.
 _LARGEST_DISPARITY = 126.0  # Pixels; nearer surfaces (17 cm) cannot be matched.
-_NEAREST_RANGE = 0.17  # Metres, of the lidar.
+_NEAREST_RANGE = 0.17  # Meters, of the lidar.
 _LATERAL = 0.8  # Pixels RMS by which an edge is displaced.
 _EDGE = 1 / 21.5  # 1/m across a window that make a pixel an edge: one pixel of a D435's disparity.
-_BLACK, _BLINDING = 0.15, 0.93  # Grey levels, 0..1, where darkness and highlights begin to matter.
-_MILLIMETRES = 1000.0
+_BLACK, _BLINDING = 0.15, 0.93  # Gray levels, 0..1, where darkness and highlights begin to matter.
+_MILLIMETERS = 1000.0
 
 
 def simulate_sensor(
@@ -72,9 +72,9 @@ def simulate_sensor(
     rgb: NDArray[np.uint8] | None = None,
     camera: DepthCamera = D435,
 ) -> NDArray[np.uint16]:
-    """Depth of such a camera, uint16 [H, W] millimetres, 0 = no reading.
+    """Depth of such a camera, uint16 [H, W] millimeters, 0 = no reading.
 
-    ``depth`` is the truth, float32 [H, W] metres, 0 where unknown; ``focal`` is the focal length of that image in
+    ``depth`` is the truth, float32 [H, W] meters, 0 where unknown; ``focal`` is the focal length of that image in
     pixels; ``rgb`` uint8 [H, W, 3] says what is dark and what shines. Only the generator's state decides the result.
     """
     known = depth > 0
@@ -99,26 +99,26 @@ def simulate_sensor(
         measured = np.where(other > 0, measured + share * (other - measured), measured)
     confidence -= np.where(_spread(measured) > _EDGE, np.float32(1.2), 0)
     readable &= smooth_noise(depth.shape, 3 * reach, rng) < confidence
-    return _quantised(measured, readable, smooth_noise(depth.shape, reach, rng), camera)
+    return _quantized(measured, readable, smooth_noise(depth.shape, reach, rng), camera)
 
 
-def _quantised(
+def _quantized(
     inverse: NDArray[np.float32], readable: NDArray[np.bool_], noise: NDArray[np.float32], camera: DepthCamera
 ) -> NDArray[np.uint16]:
-    """Measurement with the camera's error and in its steps, millimetres."""
-    metres = np.zeros(inverse.shape, np.float64)
+    """Measurement with the camera's error and in its steps, millimeters."""
+    meters = np.zeros(inverse.shape, np.float64)
     if camera.baseline:
         scale = _FOCAL * camera.baseline
         steps = np.rint((inverse * np.float32(scale) + np.float32(camera.subpixel) * noise) / _STEP)
         readable = readable & (steps > 0) & (steps <= _LARGEST_DISPARITY / _STEP)
-        np.divide(scale / _STEP, steps, out=metres, where=readable)
+        np.divide(scale / _STEP, steps, out=meters, where=readable)
     else:
         readable = readable & (inverse > 0) & (inverse < 1 / _NEAREST_RANGE)
-        np.divide(1, inverse, out=metres, where=readable)
+        np.divide(1, inverse, out=meters, where=readable)
         constant, growth = camera.range_noise
-        metres = np.where(readable, np.maximum(metres + (constant + growth * metres) * noise, 0), 0)
-    millimetres = metres * _MILLIMETRES
-    return np.where(millimetres < 65535.5, np.rint(millimetres), 0).astype(np.uint16)
+        meters = np.where(readable, np.maximum(meters + (constant + growth * meters) * noise, 0), 0)
+    millimeters = meters * _MILLIMETERS
+    return np.where(millimeters < 65535.5, np.rint(millimeters), 0).astype(np.uint16)
 
 
 def hide_regions(depth: NDArray[np.uint16], rng: np.random.Generator, share: float) -> NDArray[np.uint16]:
@@ -153,8 +153,8 @@ def smooth_noise(shape: tuple[int, ...], reach: int, rng: np.random.Generator) -
 
 def _appearance_loss(rgb: NDArray[np.uint8], camera: DepthCamera) -> NDArray[np.float32]:
     """What darkness and highlights take from the confidence, [H, W]."""
-    grey = rgb.max(axis=-1).astype(np.float32) / np.float32(255)
-    dark = camera.dark * np.maximum(1 - grey / np.float32(_BLACK), 0)
+    gray = rgb.max(axis=-1).astype(np.float32) / np.float32(255)
+    dark = camera.dark * np.maximum(1 - gray / np.float32(_BLACK), 0)
     shine = rgb.min(axis=-1) > np.float32(255 * _BLINDING)
     return np.asarray(dark + np.where(shine, np.float32(camera.mirroring), 0), np.float32)
 

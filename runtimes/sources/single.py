@@ -1,4 +1,4 @@
-"""One colour image, and one depth image where there is one."""
+"""One color image, and one depth image where there is one."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ from runtimes.sources.sensor_noise import simulate_sensor
 DEFAULT_SIZE = Size(640, 480)
 """Size when no camera is given."""
 
-_MILLIMETRES = 1000.0
+_MILLIMETERS = 1000.0
 _TINY = 1000
 """Pixels below which an image may be of one surface."""
 _NOISE = 1
@@ -29,7 +29,7 @@ class SyntheticSource:
     """Rooms, tables, close-ups of things and thin poles, 0.2 to 6 m away, through the noise of a depth camera.
 
     Frame ``i`` of a seed is the same whatever the number of frames and their order, and on every machine up to the
-    rounding of its libm (a level of colour or a step of depth in a few pixels).
+    rounding of its libm (a level of color or a step of depth in a few pixels).
     """
 
     unpaired: tuple[str, ...] = ()
@@ -55,17 +55,17 @@ class SyntheticSource:
         return len(self.names)
 
     def load(self, index: int) -> SourceFrame:
-        """Frame ``names[index]``: RGB with a little shot noise, depth uint16 millimetres with holes."""
+        """Frame ``names[index]``: RGB with a little shot noise, depth uint16 millimeters with holes."""
         view = self.view(index)
         rng = np.random.default_rng([self._seed, index, _NOISE])
         noise = rng.integers(-3, 4, view.rgb.shape, dtype=np.int16)
         rgb = np.clip(view.rgb + noise, 0, 255).astype(np.uint8)
         raw = simulate_sensor(view.depth, view.focal, rng, view.rgb)
-        metres = raw.astype(np.float32) / np.float32(_MILLIMETRES)
-        return SourceFrame(self.names[index], Frame(rgb, metres), raw, _MILLIMETRES)
+        meters = raw.astype(np.float32) / np.float32(_MILLIMETERS)
+        return SourceFrame(self.names[index], Frame(rgb, meters), raw, _MILLIMETERS)
 
     def truth(self, index: int) -> NDArray[np.float32]:
-        """Exact depth of frame ``names[index]``, float32 [H, W] metres; every pixel has one."""
+        """Exact depth of frame ``names[index]``, float32 [H, W] meters; every pixel has one."""
         return self.view(index).depth
 
     def view(self, index: int) -> "View":
@@ -85,6 +85,6 @@ class View(NamedTuple):
     rgb: NDArray[np.uint8]
     """[H, W, 3]."""
     depth: NDArray[np.float32]
-    """[H, W] metres, exact; every pixel has one."""
+    """[H, W] meters, exact; every pixel has one."""
     focal: float
     """Pixels."""

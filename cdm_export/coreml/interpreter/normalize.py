@@ -20,9 +20,9 @@ def layer_norm(call: Call) -> Tensor:
             x, sides, call.maybe_tensor("gamma"), call.maybe_tensor("beta"), call.number("epsilon", 1e-5)
         )
     count = math.prod(x.shape[axis] for axis in axes)
-    centred = arithmetic.round(x - arithmetic.round(arithmetic.total(x, axes) / count))
-    variance = arithmetic.round(arithmetic.total(arithmetic.round(centred.square()), axes) / count)
-    out = arithmetic.round(centred / arithmetic.round((variance + call.number("epsilon", 1e-5)).sqrt()))
+    centerd = arithmetic.round(x - arithmetic.round(arithmetic.total(x, axes) / count))
+    variance = arithmetic.round(arithmetic.total(arithmetic.round(centerd.square()), axes) / count)
+    out = arithmetic.round(centerd / arithmetic.round((variance + call.number("epsilon", 1e-5)).sqrt()))
     gamma, beta = call.maybe_tensor("gamma"), call.maybe_tensor("beta")
     shape = [x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
     if gamma is not None:

@@ -90,7 +90,7 @@ class Program:
     metadata: Mapping[str, str]
     """What the exporter wrote beside the program."""
     images: Mapping[str, str]
-    """Inputs that are 8-bit images, with their colour layout."""
+    """Inputs that are 8-bit images, with their color layout."""
 
     def node_of(self, value: str) -> str:
         """Node of the exported graph that a value comes from."""
@@ -222,7 +222,7 @@ def _translate(function: Any, spec: Any, path: Path) -> Program:
 
 
 def _images(spec: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, str]:
-    """Inputs that are fed as images, with the layout of their colours; of what Core ML can feed this program with."""
+    """Inputs that are fed as images, with the layout of their colors; of what Core ML can feed this program with."""
     images = {}
     for feature in spec.description.input:
         if feature.type.WhichOneof("Type") != "imageType":
@@ -230,9 +230,7 @@ def _images(spec: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> dic
         image = feature.type.imageType
         layout, size = str(image.ColorSpace.Name(image.colorSpace)), (1, 3, image.height, image.width)
         if layout not in ("RGB", "BGR"):
-            raise BundleError(
-                f"{path.name}: '{feature.name}' is an image of colours {layout}: such images are not read"
-            )
+            raise BundleError(f"{path.name}: '{feature.name}' is an image of colors {layout}: such images are not read")
         if image.WhichOneof("SizeFlexibility") or shapes.get(feature.name) != size:
             raise BundleError(
                 f"{path.name}: '{feature.name}' is an image of {image.width}x{image.height}, its program reads "

@@ -8,7 +8,7 @@ any, in the second a head that attends to near ones of those brings their mean, 
 trained like any other weight.
 
 Attention starts as in A. Trockman, J. Z. Kolter, "Mimetic Initialization of Self-Attention Layers" (ICML 2023): query
-and key see the same projection of a sinusoidal position, so that tokens attend to their neighbourhood.
+and key see the same projection of a sinusoidal position, so that tokens attend to their neighborhood.
 """
 
 import math
@@ -40,7 +40,7 @@ _STEEP = 20.0
 
 
 @torch.no_grad()
-def initialise(network: Cdm, seed: int) -> None:
+def initialize(network: Cdm, seed: int) -> None:
     """Overwrite the weights in place."""
     torch.manual_seed(seed)
     for module in network.modules():
@@ -89,7 +89,7 @@ def _sinusoids(channels: int) -> Tensor:
 
 
 def _block(block: Block, width: int, heads: int) -> None:
-    """Attend to the neighbourhood; leave the copied channels nearly alone."""
+    """Attend to the neighborhood; leave the copied channels nearly alone."""
     query, key, value = block.attn.qkv.weight.view(3, heads, width // heads, width)
     for head in range(heads):
         basis = nn.init.orthogonal_(torch.empty(width // heads, width - _POSITION))
@@ -179,7 +179,7 @@ def _decoder(head: DptHead) -> None:
             module.out_conv.weight[0] = 0  # What comes from coarser levels stays out of it.
     project, spread = head.projects[0], head.resize_layers[0]
     assert isinstance(project, nn.Conv2d) and isinstance(spread, nn.ConvTranspose2d)
-    # Level = (colour, colour + depth). LayerNorm divides by the position's deviation: sines and cosines, norm 1/2 each.
+    # Level = (color, color + depth). LayerNorm divides by the position's deviation: sines and cosines, norm 1/2 each.
     width = project.in_channels // 2
     scale = math.sqrt((width - _POSITION) / 2 / width) / _GAIN
     project.weight[:_COPIED] = 0

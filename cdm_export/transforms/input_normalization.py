@@ -15,13 +15,13 @@ from reference_model.boundary import IMAGE_PROJECTION, ImageNormalisation, OnBou
 
 
 def check(network: nn.Module) -> str | None:
-    """The image goes through a normalisation into one convolution without padding, over all of its planes."""
-    if not isinstance(network, OnBoundary) or not isinstance(network.normalise, ImageNormalisation):
-        return "the image is not normalised before the network, or not by planes"
+    """The image goes through a normalization into one convolution without padding, over all of its planes."""
+    if not isinstance(network, OnBoundary) or not isinstance(network.normalize, ImageNormalisation):
+        return "the image is not normalized before the network, or not by planes"
     try:
         proj = network.network.get_submodule(IMAGE_PROJECTION)
     except AttributeError:
-        return f"the network has no {IMAGE_PROJECTION} to fold the normalisation into"
+        return f"the network has no {IMAGE_PROJECTION} to fold the normalization into"
     if not isinstance(proj, nn.Conv2d):
         return f"{IMAGE_PROJECTION} is no convolution but {type(proj).__name__}"
     return mismatch(IMAGE_PROJECTION, proj, bias=True, padding=(0, 0), groups=1, in_channels=3)
@@ -29,18 +29,18 @@ def check(network: nn.Module) -> str | None:
 
 @torch.no_grad()
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
-    """Fold the normalisation that stands before the encoder of the image."""
-    assert isinstance(network, OnBoundary) and isinstance(network.normalise, ImageNormalisation)
-    normalise = network.normalise
+    """Fold the normalization that stands before the encoder of the image."""
+    assert isinstance(network, OnBoundary) and isinstance(network.normalize, ImageNormalisation)
+    normalize = network.normalize
     proj = network.network.get_submodule(IMAGE_PROJECTION)
     assert isinstance(proj, nn.Conv2d) and proj.bias is not None
     # Summed in float64: the bias collects 588 products per channel.
-    weight: Tensor = proj.weight.double() / normalise.std.double()
-    shift = (weight * normalise.mean.double()).sum(dim=(1, 2, 3))
+    weight: Tensor = proj.weight.double() / normalize.std.double()
+    shift = (weight * normalize.mean.double()).sum(dim=(1, 2, 3))
     folded = torch.empty_like(weight)
-    folded[:, list(normalise.planes)] = weight
+    folded[:, list(normalize.planes)] = weight
     bias = proj.bias.double() - shift
     proj.weight = nn.Parameter(folded.to(proj.weight.dtype), requires_grad=False)
     proj.bias = nn.Parameter(bias.to(proj.bias.dtype), requires_grad=False)
-    network.normalise = nn.Identity()  # type: ignore[assignment]
-    return Saving(1, nodes=5 if normalise.planes != (0, 1, 2) else 2)
+    network.normalize = nn.Identity()  # type: ignore[assignment]
+    return Saving(1, nodes=5 if normalize.planes != (0, 1, 2) else 2)
