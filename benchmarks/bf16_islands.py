@@ -143,13 +143,13 @@ def _from_pytorch(
         first = next(iter(frames.values()))
         tensors = tuple(torch.from_numpy(first[spec.name]) for spec in contract.inputs)
         calibrate_range(network, variant, contract.channel_order, tensors, _SEED)
-    boundary = variant.on_boundary(network, contract.channel_order).eval()
+    exportable = variant.exportable(network, contract.channel_order).eval()
     references = {
-        name: run_reference(boundary, contract, inputs)[contract.outputs[0].name] for name, inputs in frames.items()
+        name: run_reference(exportable, contract, inputs)[contract.outputs[0].name] for name, inputs in frames.items()
     }
-    export_onnx(boundary, contract, folder / "untouched.onnx")
-    specialize_for(contract, boundary)
-    export_onnx(boundary, contract, folder / "fp32.onnx")
+    export_onnx(exportable, contract, folder / "untouched.onnx")
+    specialize_for(contract, exportable)
+    export_onnx(exportable, contract, folder / "fp32.onnx")
     return references, weights
 
 

@@ -60,7 +60,7 @@ def main(
 
 
 def _interpreted(bundle: Path, precision: str) -> dict[str, float]:
-    """Wall and processor seconds of one frame, the package already read."""
+    """Wall and CPU seconds of one frame, the package already read."""
     import torch
 
     from cdm_export.coreml.interpreter.execute import execute
@@ -69,15 +69,15 @@ def _interpreted(bundle: Path, precision: str) -> dict[str, float]:
     program = load_program(bundle / "coreml" / f"{precision}.mlpackage")
     with np.load(next((bundle / "golden").iterdir()), allow_pickle=False) as arrays:
         inputs = {spec.name: torch.from_numpy(arrays[spec.name]) for spec in program.inputs}
-    wall, processor = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), time.process_time()
     execute(program, inputs)
-    return {"wall": round(time.perf_counter() - wall, 1), "processor": round(time.process_time() - processor, 1)}
+    return {"wall": round(time.perf_counter() - wall, 1), "processor": round(time.process_time() - cpu, 1)}
 
 
 def coreml_packages() -> str:
     """The README's table."""
     rows = [
-        "| model, weights, network | package | size | mean error | p99 error | gate | interpreted (processor) |",
+        "| model, weights, network | package | size | mean error | p99 error | gate | interpreted (CPU) |",
         "|---|---|---|---|---|---|---|",
     ]
     results = [(path.stem, json.loads(path.read_text())) for path in RESULTS.glob("coreml_packages-*.json")]

@@ -21,7 +21,7 @@ from benchmarks.gemm_worker import GemmJob
 from benchmarks.onnx_macs import count_macs
 from benchmarks.peer_worker import PeerJob
 from cdm_export.bench.environment import conditions, environment
-from cdm_export.bench.interleaved import Finished, Pace, race
+from cdm_export.bench.interleaved import Finished, RunPlan, run_interleaved
 from cdm_export.bench.statistics import median_interval
 from cdm_export.cli.console import progress
 from cdm_export.onnx.convert import export_onnx
@@ -104,7 +104,7 @@ def main(
                 name = f"{point.name} {backend}"
                 starts[name] = partial(Child, "benchmarks.peer_worker", job, name)
         before = conditions()
-        raced = race(starts, Pace(frames=rounds), shown)
+        raced = run_interleaved(starts, RunPlan(frames=rounds), shown)
         for error in raced.failed.values():
             raise error
         result = {
@@ -126,7 +126,7 @@ def make_graph(point: Point, folder: Path) -> None:
     if path.exists():
         return
     variant, contract = get_variant(point.model), point.contract
-    network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
+    network = variant.exportable(seeded_network(variant, 0), contract.channel_order).eval()
     specialize_for(contract, network)
     export_onnx(network, contract, path.with_suffix(".partial"))
     path.with_suffix(".partial").rename(path)

@@ -20,7 +20,7 @@ from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference
-from reference_model.torch_runtime import make_boundary
+from reference_model.torch_runtime import make_exportable
 from runtimes.backends import get_backend, load_runtime
 from runtimes.bundle import Bundle
 from runtimes.measure import measure
@@ -49,7 +49,7 @@ def main(
         plain = Path(folder) / "plain.onnx"
         weights = opened.manifest.provenance.random_weights
         assert weights is not None, "the untouched graph is made from seeded weights"
-        export_onnx(make_boundary(weights, contract), contract, plain)
+        export_onnx(make_exportable(weights, contract), contract, plain)
         runtime = load_runtime(get_backend("onnxruntime"), plain, contract, "fp32")
         calls[PLAIN] = partial(_run, runtime, inputs, name)
         for backend in map(get_backend, _BACKENDS):

@@ -66,7 +66,7 @@ def compare(model: str, kind: Kind, size: str, folders: dict[str, Path], chosen:
     contract = variant.contract(model, Size.of(first))
     inputs = preprocess(Frame(first), contract)
     calibrate_range(network, variant, contract.channel_order, (torch.from_numpy(inputs["image"]),), 0)
-    ours = variant.on_boundary(network, contract.channel_order).eval()
+    ours = variant.exportable(network, contract.channel_order).eval()
     errors = {}
     with _original(kind, size, folders, network.state_dict()) as theirs:
         for name, rgb in chosen.items():

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cdm_export.bench.worker import Done, serve_frames
 from reference_model.reference import run_reference
-from reference_model.torch_runtime import load_boundary
+from reference_model.torch_runtime import load_exportable
 from runtimes.backends import get_backend, load_runtime
 from runtimes.contract import ModelContract, Record
 from runtimes.host import cpu_name
@@ -25,7 +25,7 @@ class PeerJob(Record):
     path: str
     """Weights for PyTorch (checkpoint, or bundle of seeded weights), the plain ONNX export for the others."""
     contract: ModelContract
-    """Boundary."""
+    """GraphInterface."""
     frames: tuple[str, ...]
     """Golden frames, npz."""
 
@@ -39,7 +39,7 @@ class _Compiled:
         import torch
 
         self.contract = contract
-        self._network = torch.compile(load_boundary(path, contract))
+        self._network = torch.compile(load_exportable(path, contract))
 
     def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         return run_reference(self._network, self.contract, inputs)  # type: ignore[arg-type]

@@ -16,12 +16,12 @@ import typer
 
 from benchmarks.peer_worker import PeerJob
 from cdm_export.bench.environment import conditions, environment
-from cdm_export.bench.interleaved import Pace, race
+from cdm_export.bench.interleaved import RunPlan, run_interleaved
 from cdm_export.bench.statistics import Interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.cli.console import progress
 from cdm_export.onnx.convert import export_onnx
-from reference_model.torch_runtime import load_boundary
+from reference_model.torch_runtime import load_exportable
 from runtimes.backends import BACKENDS, Backend
 from runtimes.bundle import Bundle
 from runtimes.errors import CdmExportError
@@ -53,7 +53,7 @@ def main(
     frames = tuple(str(opened.file(golden.file)) for golden in opened.manifest.golden)
     with tempfile.TemporaryDirectory() as folder, progress(True) as shown:
         plain = Path(folder) / "plain.onnx"
-        export_onnx(load_boundary(weights, contract), contract, plain)
+        export_onnx(load_exportable(weights, contract), contract, plain)
         starts = {}
         for name, peer in _PEERS.items():
             path = weights if peer.startswith("torch") else plain
@@ -62,7 +62,7 @@ def main(
         for name, job_of_ours in _ours(opened, frames).items():
             starts[name] = partial(Child, "cdm_export.bench.worker", job_of_ours, name)
         before = conditions()
-        raced = race(starts, Pace(frames=rounds), shown)
+        raced = run_interleaved(starts, RunPlan(frames=rounds), shown)
     if BASELINE in raced.failed:
         raise raced.failed[BASELINE]
     baseline = raced.finished[BASELINE].samples_ms
@@ -124,8 +124,8 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         machine = result["environment"]
-        processor = f"{machine['usable_cpus']} cores of {machine['cpu']} ({', '.join(machine['cpu_features'])})"
-        rows.append(f"| **{result['model']}**, {processor} | | | | | | |")
+        CPU = f"{machine['usable_cpus']} cores of {machine['cpu']} ({', '.join(machine['cpu_features'])})"
+        rows.append(f"| **{result['model']}**, {CPU} | | | | | | |")
         for name, path in result["paths"].items():
             rows.append(
                 f"| {name} | {path['p50_ms']:.0f} ms | {path['p90_ms']:.0f} ms | {_interval(tuple(path['ratio']))} "

@@ -149,7 +149,7 @@ def graph(rules: Sequence[str], part: str, folder: Path) -> Path:
         return path
     variant = get_variant(part.split()[0])
     contract = _contract(part)
-    network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
+    network = variant.exportable(seeded_network(variant, 0), contract.channel_order).eval()
     rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
     savings = {}
     for name in rules:

@@ -71,7 +71,9 @@ def _build(onnx: str, log: str) -> None:
     from runtimes.tensorrt_api import Log, load_library
 
     trt = load_library("tensorrt-rtx")
-    plan = BuildPlan(Path(onnx).resolve(), "fp16", typing=None, workspace=0, optimization_level=3, timing_cache=None)
+    plan = BuildPlan(
+        Path(onnx).resolve(), "fp16", precision_plan=None, workspace=0, optimization_level=3, timing_cache=None
+    )
     with Path(log).open("w") as file:
         built = build_engine(trt, plan, Log(lambda severity, message: file.write(f"[{severity}] {message}\n")))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -97,7 +99,7 @@ def _export_plain(model: str, onnx: str) -> None:
 
     variant = get_variant(model)
     contract = variant.contract(model, CAMERA)
-    network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval().half()
+    network = variant.exportable(seeded_network(variant, 0), contract.channel_order).eval().half()
     program = torch.onnx.export(
         network,
         tuple(torch.zeros(spec.shape, dtype=torch.float16) for spec in contract.inputs),
@@ -113,7 +115,7 @@ def _export_plain(model: str, onnx: str) -> None:
 
 
 def export_half(model: str, onnx: str, camera: str = str(CAMERA), input_size: str = "518") -> None:
-    """Our form in plain half: every rewrite, float32 at the boundary, no float32 islands but the casts.
+    """Our form in plain half: every rewrite, float32 at the interface, no float32 islands but the casts.
 
     A stand-in for ``onnx/fp16.onnx`` of a bundle, and quick.
     """
@@ -124,7 +126,7 @@ def export_half(model: str, onnx: str, camera: str = str(CAMERA), input_size: st
 
     variant = get_variant(model)
     contract = variant.contract(model, Size.parse(camera), int(input_size))
-    network = variant.on_boundary(seeded_network(variant, 0), contract.channel_order).eval()
+    network = variant.exportable(seeded_network(variant, 0), contract.channel_order).eval()
     specialize_for(contract, network)
     network.half()
     network.register_forward_pre_hook(lambda module, inputs: tuple(tensor.half() for tensor in inputs))
@@ -162,7 +164,7 @@ def main(
             rows[name] = {PLAIN: _measure(plain, "network.half(), original form", folder)}
             for file in folder.iterdir():  # gigabytes, for the large model
                 file.unlink()
-            form = "rewritten, .half(), float32 at the boundary"
+            form = "rewritten, .half(), float32 at the interface"
             if bundles is not None:
                 ours, form = bundles / f"{name}.bundle" / "onnx" / "fp16.onnx", "fp16.onnx of the bundle"
             else:

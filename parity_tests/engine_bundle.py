@@ -13,13 +13,13 @@ from cdm_export.tensorrt import build
 from runtimes import engines, local_results, nvidia
 from runtimes.bundle import MANIFEST, Artifact, Bundle, Golden, Manifest, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
-from runtimes.graph_precision import Island, IslandKind, Typing
+from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 from runtimes.measure import measure
 
 SIDE, HEADS = 64, 2
-TYPING = Typing(
+TYPING = PrecisionPlan(
     precision="fp16",
-    islands=(Island(kind=IslandKind.DECLARED, module="head.conv", reason="the last convolution", hands_on="fp32"),),
+    islands=(Island(kind=IslandKind.DECLARED, module="head.conv", reason="the last convolution", output_dtype="fp32"),),
     residuals={},
     inputs={},
 )
@@ -83,7 +83,7 @@ def write_graph(path: Path, low: str = "FLOAT16", operator: str = "Softmax") -> 
 
 
 UNFUSED = Island(
-    kind=IslandKind.UNFUSED_ATTENTION, module="blocks.0.attn.core", reason="remedy", hands_on="low"
+    kind=IslandKind.UNFUSED_ATTENTION, module="blocks.0.attn.core", reason="workaround", output_dtype="low"
 )  # fmt: skip
 ATTENTION_IN_FLOAT32 = TYPING.model_copy(update={"islands": (*TYPING.islands, UNFUSED)})
 
@@ -97,7 +97,7 @@ def bundle_of(path: Path, graph: Path, model: ModelContract) -> Bundle:
         artifact.model_copy(
             update={
                 "files": (publish.record(path, path / artifact.main),),
-                "typing": artifact.typing and TYPING.model_copy(update={"islands": ()}),
+                "precision_plan": artifact.precision_plan and TYPING.model_copy(update={"islands": ()}),
             }
         )
         for artifact in bundle.manifest.artifacts
@@ -132,7 +132,7 @@ def make_bundle(path: Path, states: dict[str, State] | None = None, **changed: s
                 files=(publish.record(path, file),),
                 producers={},
                 rewrites={},
-                typing={"fp32": None, "fp16": TYPING, "fp16-attn32": ATTENTION_IN_FLOAT32}[precision],
+                precision_plan={"fp32": None, "fp16": TYPING, "fp16-attn32": ATTENTION_IN_FLOAT32}[precision],
                 state=(states or {}).get(precision, State.PUBLISHED),
             )
         )

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cdm_export.bisect import bisect_bundle, write_report
-from cdm_export.bisect.compare import comparable, looking
+from cdm_export.bisect.compare import comparable, evaluator
 from cdm_export.bisect.onnx_probe import OnnxProbe
 from cdm_export.bisect.search import bisect, scan
 from cdm_export.bisect.stages import stages_in_order
@@ -30,7 +30,7 @@ SECTIONS = get_variant("cdm-vits").sections
 
 @pytest.fixture
 def half_graph(tmp_path, contract):
-    """x -> half -> net.a -> net.b, net.c -> y: weights in a file beside the graph, boundary float32."""
+    """x -> half -> net.a -> net.b, net.c -> y: weights in a file beside the graph, interface float32."""
     weight = numpy_helper.from_array(np.full((1, 1, 64, 64), 2, np.float16), "weight")
     shape = [1, 1, 64, 64]
     nodes = [
@@ -129,9 +129,9 @@ class Stored:
 
 def test_a_stage_that_is_not_shown_is_an_error_that_names_it():
     arrays = {"a": np.ones(2), "b": np.ones(3)}
-    look = looking(Stored(arrays), Stored(arrays, "half", ("b",)), ["a", "b"], TOLERANCE, Silent())
+    evaluate = evaluator(Stored(arrays), Stored(arrays, "half", ("b",)), ["a", "b"], TOLERANCE, Silent())
     with pytest.raises(ParityError, match="half was asked for 'b'"):
-        look(["a", "b"])
+        evaluate(["a", "b"])
 
 
 def test_only_equal_names_and_shapes_are_compared():
@@ -180,7 +180,7 @@ def search_in(torch, bundle, golden, tmp_path):
         scratch = tmp_path / f"{backend}-{strategy.__name__}"
         scratch.mkdir()
         probe = OnnxProbe(graph, bundle.manifest.contract, backend, "fp32", golden.path, scratch)
-        return strategy(stages, looking(reference, probe, [stage.name for stage in stages], TOLERANCE, Silent()))
+        return strategy(stages, evaluator(reference, probe, [stage.name for stage in stages], TOLERANCE, Silent()))
 
     return run
 
@@ -222,7 +222,7 @@ def test_a_planted_fault_is_named(search_in, graph, tmp_path, strategy):
     fault = planted(graph, tmp_path / "fault.onnx", "pretrained.blocks.4.mlp.fc1", 10.0)
     found = search_in(fault, "onnxruntime", strategy)
     assert (found.verdict, found.first, found.origins) == ("outside", "pretrained.blocks.4", ("pretrained.blocks.4",))
-    assert found.looks == 2 if strategy is scan else found.looks <= 9
+    assert found.runs == 2 if strategy is scan else found.runs <= 9
 
 
 def test_a_planted_fault_is_named_through_openvino(search_in, graph, tmp_path):
@@ -261,6 +261,6 @@ def test_a_device_that_is_not_there_is_told_before_any_work(bundle, golden, monk
         raise BackendUnavailable("no NVIDIA driver")
 
     monkeypatch.setattr("cdm_export.bisect.bundle_bisect.find_gpu", nothing)
-    monkeypatch.setattr("cdm_export.bisect.bundle_bisect.looking", pytest.fail)
+    monkeypatch.setattr("cdm_export.bisect.bundle_bisect.evaluator", pytest.fail)
     with pytest.raises(BackendUnavailable, match="no NVIDIA driver"):
         bisect_bundle(bundle, ("tensorrt-rtx", "fp32"), ("torch", "fp32"), golden, Silent())

@@ -87,17 +87,17 @@ def test_bisect_halves_a_chain(count):
         stages = chain(count)
         found = bisect(stages, looks_at({f"s{i}" for i in range(origin, count)}))
         assert found.first == f"s{origin}"
-        assert found.looks <= math.ceil(math.log2(count + 1)) + 2
+        assert found.runs <= math.ceil(math.log2(count + 1)) + 2
 
 
 def test_an_error_that_hides_when_it_is_looked_at_is_no_pass():
     stages = chain(8)
 
-    def look(names):
+    def evaluate(names):
         return {name: result(len(names) > 1 or name != "s7") for name in names}
 
     for search in (scan, bisect, scan_then_bisect):
-        found = search(stages, look)
+        found = search(stages, evaluate)
         assert (found.verdict, found.first) == ("hidden", None)
 
 
@@ -106,19 +106,19 @@ def test_what_hides_from_a_scan_is_bisected(origin):
     """As a fusion that is wrong and cannot happen any more once many of its stages are shown."""
     stages = chain(8)
 
-    def look(names):
+    def evaluate(names):
         return {name: result(len(names) > 2 or int(name[1:]) < origin) for name in names}
 
-    assert scan(stages, look).verdict == "hidden"
-    found = scan_then_bisect(stages, look)
+    assert scan(stages, evaluate).verdict == "hidden"
+    found = scan_then_bisect(stages, evaluate)
     assert (found.verdict, found.first, found.strategy) == ("outside", f"s{origin}", "bisect")
-    assert found.looks == bisect(stages, look).looks + 2
+    assert found.runs == bisect(stages, evaluate).runs + 2
 
 
 def test_what_a_scan_shows_is_not_searched_again():
     stages = chain(8)
     found = scan_then_bisect(stages, looks_at({"s5", "s6", "s7"}))
-    assert (found.first, found.strategy, found.looks) == ("s5", "scan", 2)
+    assert (found.first, found.strategy, found.runs) == ("s5", "scan", 2)
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

@@ -31,10 +31,10 @@ def test_models():
 
 
 def test_doctor():
-    findings = {finding["subject"]: finding for finding in json.loads(cli("doctor", "--json").stdout)}
-    assert findings["backend onnxruntime"]["status"] == "ok"
-    assert all(finding["status"] in ("ok", "missing", "problem") for finding in findings.values())
-    assert all(finding["command"] for finding in findings.values() if finding["subject"].startswith("backend")
+    results = {finding["subject"]: finding for finding in json.loads(cli("doctor", "--json").stdout)}
+    assert results["backend onnxruntime"]["status"] == "ok"
+    assert all(finding["status"] in ("ok", "missing", "problem") for finding in results.values())
+    assert all(finding["command"] for finding in results.values() if finding["subject"].startswith("backend")
                and finding["status"] != "ok")  # fmt: skip
     assert cli("doctor").returncode == 0
 

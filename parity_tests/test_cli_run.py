@@ -170,7 +170,7 @@ def test_output_that_cannot_be_written(small_bundle, pair, tmp_path):
         (("--precision", "fp16"), 2, ("no fp16 artifact", "fp32")),
         (("--far", "0"), 2, ("far must be above 0",)),
         (("--threads", "-1"), 2, ("--threads",)),
-        (("--threads", "100000"), 2, ("usable processor",)),
+        (("--threads", "100000"), 2, ("usable CPU",)),
         (("--no-such-flag",), 2, ("--no-such-flag",)),
     ],
 )

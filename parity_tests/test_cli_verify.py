@@ -26,7 +26,7 @@ def test_verify_remembers_and_auto_listens(copy, pair, tmp_path):
     ran = {(parity["backend"], parity["precision"]): parity for parity in document["parity"]}
     skipped = {tuple(name.split()) for name in document["skipped"]}
     assert {("openvino", "fp32"), ("onnxruntime", "fp32")} <= set(ran)
-    # A processor without BF16 skips that one; nothing else is left out.
+    # A CPU without BF16 skips that one; nothing else is left out.
     assert set(ran) | skipped == {
         ("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime-cuda", "fp32"),
         ("onnxruntime-tensorrt", "fp32"),

@@ -1,4 +1,4 @@
-"""The Core ML package that takes an 8-bit image: its own boundary, its own truth, and what the 8 bits cost."""
+"""The Core ML package that takes an 8-bit image: its own interface, its own truth, and what the 8 bits cost."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from cdm_export.parity.verify import VerifyRequest, first_frame, verify_bundle
 from cdm_export.progress import Silent
 from parity_tests.conftest import cli
 from parity_tests.coreml_bundle import Editor, package
-from reference_model.torch_runtime import load_boundary
+from reference_model.torch_runtime import load_exportable
 from runtimes import local_results
 from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import MANIFEST, Bundle
@@ -37,8 +37,8 @@ def artifact(bundle):
 
 
 def golden(bundle):
-    boundary = artifact(bundle).boundary
-    return load_reference(bundle / boundary.golden[0].file.path), boundary.contract
+    interface = artifact(bundle).interface
+    return load_reference(bundle / interface.golden[0].file.path), interface.contract
 
 
 def opened_reference(bundle, contract):
@@ -52,13 +52,13 @@ def opened_reference(bundle, contract):
 def test_its_boundary_is_its_own(coreml_bundle):
     manifest = Bundle.open(coreml_bundle, full=True).manifest
     one = artifact(coreml_bundle)
-    assert [(spec.name, spec.dtype) for spec in one.boundary.contract.inputs] == [
+    assert [(spec.name, spec.dtype) for spec in one.interface.contract.inputs] == [
         ("image", "uint8"), ("inverse_depth", "float32"),
     ]  # fmt: skip
-    assert one.boundary.contract.outputs == manifest.contract.outputs
-    assert manifest.boundary(one) == one.boundary
+    assert one.interface.contract.outputs == manifest.contract.outputs
+    assert manifest.interface(one) == one.interface
     others = [other for other in manifest.artifacts if other != one]
-    assert {manifest.boundary(other).contract for other in (None, *others)} == {manifest.contract}
+    assert {manifest.interface(other).contract for other in (None, *others)} == {manifest.contract}
     listed = {record.path for record in manifest.files()} | {MANIFEST}
     present = {path.relative_to(coreml_bundle).as_posix() for path in coreml_bundle.rglob("*") if path.is_file()}
     assert listed == {path for path in present if not path.startswith("engines/")}
@@ -67,7 +67,7 @@ def test_its_boundary_is_its_own(coreml_bundle):
 def test_core_ml_sees_an_image_and_an_array(coreml_bundle):
     description = import_coremltools().utils.load_spec(str(package(coreml_bundle, IMAGE))).description
     image, depth = (feature.type for feature in description.input)
-    contract = artifact(coreml_bundle).boundary.contract
+    contract = artifact(coreml_bundle).interface.contract
     assert (image.imageType.width, image.imageType.height) == contract.network
     assert image.imageType.ColorSpace.Name(image.imageType.colorSpace) == "RGB"
     assert depth.multiArrayType.dataType == 65568
@@ -77,7 +77,7 @@ def test_core_ml_sees_an_image_and_an_array(coreml_bundle):
 def test_its_truth_is_pytorch_on_the_same_image(together, coreml_bundle):
     arrays, contract = golden(coreml_bundle)
     assert arrays["image"].dtype == np.uint8
-    network = load_boundary(coreml_bundle, contract)
+    network = load_exportable(coreml_bundle, contract)
     with torch.no_grad():
         expected = network(
             torch.from_numpy(arrays["image"]).float() / 255, torch.from_numpy(arrays["inverse_depth"])
@@ -89,7 +89,7 @@ def test_its_truth_is_pytorch_on_the_same_image(together, coreml_bundle):
 
 def test_what_the_8_bits_cost_is_said(coreml_bundle):
     manifest = Bundle.open(coreml_bundle).manifest
-    loss = artifact(coreml_bundle).boundary.loss
+    loss = artifact(coreml_bundle).interface.loss
     exact = load_reference(coreml_bundle / manifest.golden[0].file.path)
     got, _ = golden(coreml_bundle)
     both = exact["valid"] & got["valid"]
@@ -167,7 +167,7 @@ def test_swapped_colors_fail_the_gate(together, editor):
     ],
 )
 def test_an_image_its_program_cannot_read(editor, change, message):
-    contract = artifact(editor.bundle).boundary.contract
+    contract = artifact(editor.bundle).interface.contract
     change(editor.spec.description.input[0].type.imageType)
     editor.save()
     with pytest.raises(BundleError, match=message):
@@ -219,7 +219,7 @@ def test_a_planted_defect_is_found_behind_the_image(together, editor):
     editor.constant(operation, "align_corners").immediateValue.tensor.bools.values[0] = False
     editor.save()
     opened = Bundle.open(editor.bundle)
-    frame = ReferenceFrame("it", editor.bundle / artifact(editor.bundle).boundary.golden[0].file.path)
+    frame = ReferenceFrame("it", editor.bundle / artifact(editor.bundle).interface.golden[0].file.path)
     report = bisect_bundle(opened, CANDIDATE, ("torch", "fp32"), frame, Silent())
     assert report.operation is not None and report.operation.name == operation.outputs[0].name
 

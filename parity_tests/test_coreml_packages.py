@@ -74,18 +74,20 @@ def test_what_travels_inside(coreml_bundle):
     assert spec.description.output[0].name == OUTPUT
     assert "1/m" in spec.description.output[0].shortDescription
     kinds = {one.type.multiArrayType.dataType for one in (*spec.description.input, *spec.description.output)}
-    assert kinds == {65568}  # float32 at the boundary, whatever is inside
+    assert kinds == {65568}  # float32 at the interface, whatever is inside
 
 
 def test_islands_are_where_the_plan_says(coreml_bundle):
     program = load_program(package(coreml_bundle, "fp16"))
-    typing = next(one.typing for one in Bundle.open(coreml_bundle).manifest.artifacts if one.name == "coreml/fp16")
+    precision_plan = next(
+        one.precision_plan for one in Bundle.open(coreml_bundle).manifest.artifacts if one.name == "coreml/fp16"
+    )
     for operation in program.operations:
         module = program.module_of(operation.name)
         if operation.kind in ("conv", "linear", "scaled_dot_product_attention", "layer_norm"):
-            expected = "fp32" if typing.computes_in_fp32(module) else "fp16"
+            expected = "fp32" if precision_plan.computes_in_fp32(module) else "fp16"
             assert operation.outputs[0].dtype == expected, operation.name
-    assert not any(island.kind is IslandKind.LAYER_NORM for island in typing.islands)
+    assert not any(island.kind is IslandKind.LAYER_NORM for island in precision_plan.islands)
     norms = [one for one in program.operations if one.kind == "layer_norm"]
     assert norms and {one.outputs[0].dtype for one in norms} == {"fp16"}, "FP32 casts around sixty norms"
     assert {one.outputs[0].dtype for one in load_program(package(coreml_bundle)).operations} == {"fp32"}
@@ -102,7 +104,7 @@ def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_pa
     manifest = Bundle.open(coreml_bundle).manifest
     job = cdm_export.coreml.worker.CoremlJob(
         contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, license="",
-        image=None, typing=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
+        image=None, precision_plan=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
     )  # fmt: skip
     (made,) = cdm_export.coreml.worker.make_coreml(job, Silent())
     assert made.specification == 7

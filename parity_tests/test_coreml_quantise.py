@@ -26,11 +26,11 @@ from runtimes.bundle import Bundle
 from runtimes.contract import QUANTIZED, ModelContract, Semantics, Size, TensorSpec
 from runtimes.coreml_target import get_target
 from runtimes.errors import BundleError, InputError
-from runtimes.graph_precision import Island, IslandKind, Typing
+from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 
 STEPS = {"conv": 0.015, "twice": 0.01, "last": 0.004}
-ISLAND = Island(kind=IslandKind.RESOLUTION, module="wide", reason="its resolution", hands_on="fp32")
-TYPING = Typing(precision="fp16", islands=(ISLAND,), residuals={}, inputs={})
+ISLAND = Island(kind=IslandKind.RESOLUTION, module="wide", reason="its resolution", output_dtype="fp32")
+TYPING = PrecisionPlan(precision="fp16", islands=(ISLAND,), residuals={}, inputs={})
 
 
 class Layers(nn.Module):
@@ -51,7 +51,7 @@ class Layers(nn.Module):
         return self.wide(self.last(tokens)).permute(0, 3, 1, 2)
 
 
-class Boundary(nn.Module):
+class GraphInterface(nn.Module):
     def __init__(self):
         super().__init__()
         self.network = Layers()
@@ -74,7 +74,7 @@ def contract():
 @pytest.fixture(scope="module", params=["macos14", "macos15"])
 def made(request, contract):
     """A half-precision model for a system."""
-    return convert(trace(Boundary().eval(), contract), contract, get_target(request.param), TYPING, "", "")
+    return convert(trace(GraphInterface().eval(), contract), contract, get_target(request.param), TYPING, "", "")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_only_the_layers_named_read_integers(quantized):
 def test_it_computes_what_pytorch_does_in_integers(made, contract, tmp_path, layer):
     """One layer at a time: half's roundings move single values by a step, and each layer after it more of them."""
     steps, image = {layer: STEPS[layer]}, random(1, 3, 14, 14, scale=0.5)
-    network = Boundary().eval()
+    network = GraphInterface().eval()
     with torch.no_grad():
         exact = network(image)
         in_pytorch(network.network, steps)
@@ -161,17 +161,17 @@ def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_varian
     """As an export makes it, of the network that was smoothed: other weights inside, the same depth."""
     manifest = Bundle.open(coreml_bundle).manifest
     contract, layer = manifest.contract, "pretrained.blocks.0.attn.qkv"
-    boundary = mini_variant.on_boundary(mini_variant.build(), contract.channel_order)
-    specialize_for(contract, boundary, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    exportable = mini_variant.exportable(mini_variant.build(), contract.channel_order)
+    specialize_for(contract, exportable, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
     scales = {
         target.path: (0.5, 2.0) * (target.divided[0].shape[0] // 2)
-        for target in smoothable(boundary.get_submodule(NETWORK))
+        for target in smoothable(exportable.get_submodule(NETWORK))
     }  # fmt: skip
     half = next(one for one in manifest.artifacts if one.name == "coreml/fp16")
     job = CoremlJob(
         contract=contract, checkpoint=None, random_weights=manifest.provenance.random_weights, license="",
-        image=None, typing=None, target="macos15", compressions=(), folder=str(tmp_path),
-        integers=Integers(steps={layer: 0.08}, scales=scales, typing=half.typing),
+        image=None, precision_plan=None, target="macos15", compressions=(), folder=str(tmp_path),
+        integers=Integers(steps={layer: 0.08}, scales=scales, precision_plan=half.precision_plan),
     )  # fmt: skip
     made = make_coreml(job, Silent())[-1]
     assert made.precision == QUANTIZED

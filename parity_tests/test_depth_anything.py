@@ -157,7 +157,7 @@ def test_network_is_the_published_one(seeded, model):
     network, image = seeded(model)
     variant = get_variant(model)
     with torch.inference_mode():
-        got = variant.on_boundary(network, "rgb").eval()(image)
+        got = variant.exportable(network, "rgb").eval()(image)
         expected = stated_again(network.state_dict(), image, 6, HOOKS[model], DEPTHS[model])
     spread = float(expected.max() - expected.min())
     assert got.shape == (1, 1, 70, 98) and spread > 1
@@ -186,8 +186,8 @@ def test_v1_weights_in_v2_load_and_are_wrong(seeded):
     other = get_variant(V2).build()
     other.load_state_dict(network.state_dict(), strict=True)
     with torch.inference_mode():
-        right = get_variant(V1).on_boundary(network, "rgb").eval()(image)
-        wrong = get_variant(V2).on_boundary(other, "rgb").eval()(image)
+        right = get_variant(V1).exportable(network, "rgb").eval()(image)
+        wrong = get_variant(V2).exportable(other, "rgb").eval()(image)
     assert float((right - wrong).abs().max()) > 0.01 * float(right.max() - right.min())
 
 
@@ -196,7 +196,7 @@ def test_v1_weights_in_v2_load_and_are_wrong(seeded):
 
 @pytest.fixture(params=[None, 20.0], ids=["relative", "metric"])
 def miniature(request):
-    """Float64 network behind its boundary, every parameter random."""
+    """Float64 network behind its interface, every parameter random."""
     torch.manual_seed(0)
     last = "relu" if request.param is None else "sigmoid"
     sizes = VitConfig(64, 4, 1, (0, 1, 2, 3)), DptConfig(16, (8, 12, 16, 20), last)
@@ -207,7 +207,7 @@ def miniature(request):
         elif parameter.ndim == 1 or name.endswith(("pos_embed", "cls_token")):
             parameter.normal_(0, 0.3)
     network.depth_head.scratch.output_conv2[2].bias.fill_(3.0 if request.param is None else -2.0)
-    return get_variant(V2).on_boundary(network, "rgb").double()
+    return get_variant(V2).exportable(network, "rgb").double()
 
 
 def test_rewrites_are_exact(miniature):
@@ -231,7 +231,7 @@ def test_typed_fp16_keeps_the_last_steps_in_fp32(miniature):
         specialize(network, 5, 7)
         with RangeScan() as scan:
             network(image)
-        type_network(network.network, plan(network.network, scan.peaks, get_variant(V2).islands, "fp16"))
+        type_network(network.network, plan(network.network, scan.max_abs, get_variant(V2).islands, "fp16"))
         last = network.network.depth_head.scratch.output_conv2
         for module in last:
             module.register_forward_hook(lambda module, args, output: seen.append(output.dtype))

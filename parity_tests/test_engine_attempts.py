@@ -42,7 +42,7 @@ def test_self_test_decides(bundle, monkeypatch):
 
     monkeypatch.setattr(module, "check_backend", judge)
     with pytest.raises(ParityError, match=r"p99 too large\); kept aside in .*fp16-failed"):
-        module.build_bundle(module.BuildRequest(bundle.path, "tensorrt-rtx", "fp16", remedies=False), Silent())
+        module.build_bundle(module.BuildRequest(bundle.path, "tensorrt-rtx", "fp16", fallbacks=False), Silent())
     progress = Silent()
     report = module.build_bundle(module.BuildRequest(bundle.path, "tensorrt-rtx"), progress)
     assert [one.outcome for one in report.outcomes] == ["failed", "failed", "skipped", "published"]

@@ -41,7 +41,13 @@ def build(bundle, *options, expect=0, **environment):
 def plan(graph, **changed):
     from cdm_export.tensorrt.builder import BuildPlan
 
-    settings = {"precision": "fp16", "typing": TYPING, "workspace": 0, "optimization_level": 3, "timing_cache": None}
+    settings = {
+        "precision": "fp16",
+        "precision_plan": TYPING,
+        "workspace": 0,
+        "optimization_level": 3,
+        "timing_cache": None,
+    }
     return BuildPlan(graph=graph, **{**settings, **changed})
 
 
@@ -61,17 +67,17 @@ def test_engine_with_its_record_and_nothing_else(bundle):
     assert record["machine"]["gpu"] is None and record["settings"]["typing"] == "strong"
     assert claims(record) == {
         "every matrix product and convolution outside the float32 islands reads Half": (
-            "proven", "2 products, 1 of them in islands"),
+            "passed", "2 products, 1 of them in islands"),
         "no float32 product is rounded to TF32": (
-            "proven", "the builder's flag is off, read back; no tactic is named after it"),
-        "every attention is one fused kernel": ("proven", "1 of 1"),
+            "passed", "the builder's flag is off, read back; no tactic is named after it"),
+        "every attention is one fused kernel": ("passed", "1 of 1"),
     }  # fmt: skip
     files = sorted(path.name for path in (bundle.path / "engines").rglob("*") if path.is_file())
     assert files == [LOCK, engines.RECORD, engines.PLAN]
     inspected = json.loads(cli("inspect", bundle.path, "--full", "--json").stdout)
     assert inspected["engines"][0]["evidence"]["fused_attention"] == 1
     shown = cli("inspect", bundle.path).stdout
-    assert "proven: every attention is one fused kernel (1 of 1)" in shown and "self-test: not run" in shown
+    assert "passed: every attention is one fused kernel (1 of 1)" in shown and "self-test: not run" in shown
 
 
 def test_built_once(bundle):
@@ -99,7 +105,7 @@ def test_engine_that_was_never_tested_is_not_chosen_but_named(bundle):
 def test_other_precisions(bundle, precision):
     record = build(bundle, "--precision", precision)["record"]
     assert record["precision"] == precision and record["settings"]["tf32"] == (precision == "tf32")
-    assert {outcome for outcome, _ in claims(record).values()} == {"proven"}
+    assert {outcome for outcome, _ in claims(record).values()} == {"passed"}
     assert record["source"]["artefact"] == {"tf32": "onnx/fp32"}.get(precision, f"onnx/{precision}")
     assert record["evidence"]["fused_attention"] == 0
 
@@ -116,7 +122,7 @@ def test_wrong_type_fails_the_build_and_is_kept_aside(tmp_path):
     assert partial_folders(wrong) == []
 
 
-def test_auto_goes_on_to_the_remedy(tmp_path):
+def test_auto_goes_on_to_the_fallback(tmp_path):
     wrong = make_bundle(tmp_path / "wrong.bundle", low="FLOAT")
     report = build(wrong)
     assert [attempt["attempt"] for attempt in report["attempts"]] == ["fp16", "fp16-attn32"]
@@ -298,8 +304,8 @@ def test_builder_stops_when_its_parent_is_gone(slow_build):
 
 def test_vits(vits):
     record = build(vits)["record"]
-    assert claims(record)["every attention is one fused kernel"] == ("proven", "24 of 24")
-    assert {outcome for outcome, _ in claims(record).values()} == {"proven"}
+    assert claims(record)["every attention is one fused kernel"] == ("passed", "24 of 24")
+    assert {outcome for outcome, _ in claims(record).values()} == {"passed"}
     assert record["evidence"]["float32_products"] == []
 
 
@@ -316,25 +322,25 @@ def test_bf16(tmp_path):
         parse_layers("\n".join(table)), "engine inspector", "bf16", TYPING, built.attentions,
         tf32=built.tf32, fusion_broken=False,
     )  # fmt: skip
-    assert [claim.outcome for claim in found.claims] == ["proven"] * 3
+    assert [claim.outcome for claim in found.claims] == ["passed"] * 3
 
 
 def test_engine_that_shows_stages(tmp_path):
     """What the bisect builds: stages become outputs, whatever else is found. Running it takes a GPU."""
     import onnx
 
-    from cdm_export.bisect.onnx_probe import write_showing
-    from cdm_export.bisect.probe import showing
-    from cdm_export.tensorrt.debug_engine import engine_showing
+    from cdm_export.bisect.onnx_probe import write_exposing
+    from cdm_export.bisect.probe import exposing
+    from cdm_export.tensorrt.debug_engine import engine_exposing
 
     plain, shown = tmp_path / "plain.onnx", tmp_path / "shown.onnx"
     write_graph(plain)
     onnx.save(onnx.shape_inference.infer_shapes(onnx.load(plain)), plain)
-    stages = showing(model_contract(), ["mixed", "color"], {"mixed": (1, 2, 64, 32), "color": (1, 1, 64, 64)})
-    write_showing(plain, stages, shown)
-    record = engines.read_record(engine_showing(shown, stages, "tensorrt-rtx", "fp16", tmp_path).parent)
+    stages = exposing(model_contract(), ["mixed", "color"], {"mixed": (1, 2, 64, 32), "color": (1, 1, 64, 64)})
+    write_exposing(plain, stages, shown)
+    record = engines.read_record(engine_exposing(shown, stages, "tensorrt-rtx", "fp16", tmp_path).parent)
     assert [spec.name for spec in record.contract.outputs] == ["inverse_depth_refined", "mixed", "color"]
-    assert record.state is State.CANDIDATE and record.evidence.kernels >= 5
+    assert record.state is State.CANDIDATE and record.layer_report.kernels >= 5
 
 
 def test_version_in_metadata_may_have_other_parts(bundle, monkeypatch):

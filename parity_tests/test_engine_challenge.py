@@ -7,7 +7,7 @@ import pytest
 
 from cdm_export import publish
 from cdm_export.bench import speed_gate
-from cdm_export.bench.interleaved import Race
+from cdm_export.bench.interleaved import Interleaved
 from cdm_export.progress import Silent
 from cdm_export.tensorrt import build as module
 from cdm_export.tensorrt import int8_selection
@@ -49,14 +49,14 @@ def device(monkeypatch):
         outcome = "failed" if precision == state["failing"] else "passed"
         return self_test(backend, precision, outcome)
 
-    def race(ways, contract, frames, progress):
-        state["raced"].append([way.precision for way in ways])
-        assert all(way.file.is_file() for way in ways)
+    def race(paths, contract, frames, progress):
+        state["raced"].append([path.precision for path in paths])
+        assert all(path.file.is_file() for path in paths)
         if state["interrupted"]:
             raise KeyboardInterrupt
         ratio = state["ratio"]
         return SpeedComparison(
-            int8=str(ways[1]), other=str(ways[0]), int8_ms=10 * ratio, other_ms=10, ratio=ratio,
+            int8=str(paths[1]), other=str(paths[0]), int8_ms=10 * ratio, other_ms=10, ratio=ratio,
             interval=(ratio - 0.02, ratio + 0.02),
         )  # fmt: skip
 
@@ -171,7 +171,11 @@ def test_what_failed_its_gate_is_not_built_again(bundle, device):
 
 def test_a_race_that_was_cut_short_decides_nothing(monkeypatch, contract, tmp_path):
     """Ctrl-C after some rounds ends the race with figures; they are no reason to publish or to drop anything."""
-    monkeypatch.setattr(speed_gate, "race", lambda *arguments: Race(finished={}, failed={}, complete=False))
-    ways = [speed_gate.Way(backend="onnxruntime", precision=name, file=tmp_path) for name in ("fp32", "int8")]
+    monkeypatch.setattr(
+        speed_gate, "run_interleaved", lambda *arguments: Interleaved(finished={}, failed={}, complete=False)
+    )
+    paths = [
+        speed_gate.ExecutionPath(backend="onnxruntime", precision=name, file=tmp_path) for name in ("fp32", "int8")
+    ]
     with pytest.raises(KeyboardInterrupt):
-        speed_gate.compare_speed(ways, contract, [], Silent())
+        speed_gate.compare_speed(paths, contract, [], Silent())

@@ -1,4 +1,4 @@
-"""Claims about an engine: proven, disproven or not visible, never taken for granted."""
+"""Checks of an engine: passed, failed or unknown, never taken for granted."""
 
 import json
 
@@ -38,11 +38,11 @@ def layer(name="blocks.0.mlp.fc1/MatMul", kind="gemm", type_="Half", tactic=""):
 MHA = EngineLayer("_gemm_mha_v2_myl0_1", "kgen", ("Half",), ("Half",), ("blocks.0.attn.core/MatMul",), 0)
 
 
-def judged(layers, precision="fp16", attentions=ATTENTIONS, typing=TYPING, tf32=False, fusion_broken=False):
-    evidence = gather(
-        layers, "engine inspector", precision, typing, attentions, tf32=tf32, fusion_broken=fusion_broken
+def judged(layers, precision="fp16", attentions=ATTENTIONS, precision_plan=TYPING, tf32=False, fusion_broken=False):
+    layer_report = gather(
+        layers, "engine inspector", precision, precision_plan, attentions, tf32=tf32, fusion_broken=fusion_broken
     )  # fmt: skip
-    return evidence, [claim.outcome for claim in evidence.claims]
+    return layer_report, [check.outcome for check in layer_report.checks]
 
 
 def test_inspector_of_every_spelling():
@@ -54,63 +54,63 @@ def test_inspector_of_every_spelling():
         ("gemm", "Half", True, False),
     ]
     assert layers[0].nodes == ("blocks.0.attn.core/MatMul", "blocks.0.attn.core/Softmax")
-    evidence, outcomes = judged(layers, attentions=ATTENTIONS[:1])
-    assert outcomes == ["proven", "proven", "proven"] and evidence.source == "engine inspector"
+    layer_report, outcomes = judged(layers, attentions=ATTENTIONS[:1])
+    assert outcomes == ["passed", "passed", "passed"] and layer_report.source == "engine inspector"
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", '{"Layers": ["conv1", "conv2"]}', "{}"])
 def test_inspector_that_tells_nothing_proves_nothing(text):
     layers = parse_inspector(text)
     assert layers == ()
-    evidence, outcomes = judged(layers)
-    assert outcomes == ["not visible", "proven", "not visible"]  # TF32 is proven by the flag that was read back
-    assert evidence.source == "none" and not evidence.broken and not evidence.costly
+    layer_report, outcomes = judged(layers)
+    assert outcomes == ["unknown", "passed", "unknown"]  # TF32 is proven by the flag that was read back
+    assert layer_report.source == "none" and not layer_report.broken and not layer_report.costly
 
 
 def test_float32_product_outside_the_islands():
-    evidence, outcomes = judged([layer(), layer("head.conv/Conv", "correlation", "Float"), MHA, MHA])
-    assert outcomes[0] == "proven" and evidence.float32_products == ("head.conv",)
-    evidence, outcomes = judged([layer(), layer("blocks.3.mlp.fc2/MatMul", "gemm", "Float"), MHA, MHA])
-    assert outcomes[0] == "disproven" and evidence.broken[0].detail == "1 of 4 do not: blocks.3.mlp.fc2 (Float)"
-    assert judged([layer(type_="Float"), MHA, MHA], typing=None)[1][0] == "disproven"
+    layer_report, outcomes = judged([layer(), layer("head.conv/Conv", "correlation", "Float"), MHA, MHA])
+    assert outcomes[0] == "passed" and layer_report.float32_products == ("head.conv",)
+    layer_report, outcomes = judged([layer(), layer("blocks.3.mlp.fc2/MatMul", "gemm", "Float"), MHA, MHA])
+    assert outcomes[0] == "failed" and layer_report.broken[0].detail == "1 of 4 do not: blocks.3.mlp.fc2 (Float)"
+    assert judged([layer(type_="Float"), MHA, MHA], precision_plan=None)[1][0] == "failed"
 
 
 def test_half_product_in_a_float32_engine():
-    assert judged([layer(type_="Float")], "fp32")[1] == ["proven", "proven"]
-    evidence, outcomes = judged([layer(type_="Float"), layer()], "fp32")
-    assert outcomes[0] == "disproven" and evidence.broken
+    assert judged([layer(type_="Float")], "fp32")[1] == ["passed", "passed"]
+    layer_report, outcomes = judged([layer(type_="Float"), layer()], "fp32")
+    assert outcomes[0] == "failed" and layer_report.broken
 
 
 def test_bf16_engine_that_computes_in_half():
-    assert judged([layer(type_="BFloat16"), MHA], "bf16", ())[1][0] == "disproven"
+    assert judged([layer(type_="BFloat16"), MHA], "bf16", ())[1][0] == "failed"
 
 
 def test_layer_without_types_leaves_it_open():
-    evidence, outcomes = judged([layer(), EngineLayer("x", "gemm", (), (), ("a.b/MatMul",), 0), MHA, MHA])
-    assert outcomes[0] == "not visible" and not evidence.broken
+    layer_report, outcomes = judged([layer(), EngineLayer("x", "gemm", (), (), ("a.b/MatMul",), 0), MHA, MHA])
+    assert outcomes[0] == "unknown" and not layer_report.broken
     assert judged([layer(), layer("{ForeignNode[a...b]}", "Myelin", "Float")])[1] == [
-        "not visible", "proven", "not visible",
+        "unknown", "passed", "unknown",
     ]  # fmt: skip
 
 
 def test_tf32_by_flag_or_by_name_of_the_tactic():
-    assert judged([layer(type_="Float")], "fp32", (), tf32=True)[1][1] == "disproven"
+    assert judged([layer(type_="Float")], "fp32", (), tf32=True)[1][1] == "failed"
     named, _ = judged([layer(type_="Float", tactic="sm80_xmma_gemm_f32f32_tf32f32")], "fp32", ())
-    assert [claim.outcome for claim in named.broken] == ["disproven"]
-    assert judged([layer(type_="Float")], "tf32", (), tf32=True)[1] == ["proven", "proven"]
+    assert [check.outcome for check in named.broken] == ["failed"]
+    assert judged([layer(type_="Float")], "tf32", (), tf32=True)[1] == ["passed", "passed"]
 
 
 def test_unfused_attention_is_a_warning_with_its_cost():
-    evidence, outcomes = judged([layer(), MHA])
-    assert outcomes[2] == "disproven" and not evidence.broken
-    assert evidence.costly[0].detail == (
+    layer_report, outcomes = judged([layer(), MHA])
+    assert outcomes[2] == "failed" and not layer_report.broken
+    assert layer_report.costly[0].detail == (
         "1 of 2: the others write and read their probabilities, 100 MB more per frame"
     )  # fmt: skip
 
 
 def test_fusion_that_was_to_be_broken_and_was_not():
     assert judged([layer(), MHA], fusion_broken=True)[0].broken
-    assert judged([layer()], fusion_broken=True)[1][2] == "proven"
+    assert judged([layer()], fusion_broken=True)[1][2] == "passed"
 
 
 def test_integer_products():
@@ -121,20 +121,20 @@ def test_integer_products():
     modules = [name.rpartition("/")[0] for name in names]
 
     def outcomes(*layers):
-        evidence = gather(
+        layer_report = gather(
             layers, "engine inspector", "int8-fp16", TYPING, ATTENTIONS[:1], tf32=False, fusion_broken=False,
             integers=modules,
         )  # fmt: skip
-        return {claim.claim: claim.outcome for claim in evidence.claims}, evidence
+        return {check.name: check.outcome for check in layer_report.checks}, layer_report
 
-    claim = "every quantized product reads Int8"
-    told, evidence = outcomes(MHA, integer, added)
-    assert set(told.values()) == {"proven"} and claim in told and evidence.float32_products == ()
-    told, evidence = outcomes(MHA, integer, layer(names[1]))
-    assert told[claim] == "disproven" and not evidence.broken and [one.claim for one in evidence.costly] == [claim]
-    assert "blocks.0.mlp.fc2" in evidence.costly[0].detail
+    check = "every quantized product reads Int8"
+    told, layer_report = outcomes(MHA, integer, added)
+    assert set(told.values()) == {"passed"} and check in told and layer_report.float32_products == ()
+    told, layer_report = outcomes(MHA, integer, layer(names[1]))
+    assert told[check] == "failed" and not layer_report.broken and [one.name for one in layer_report.costly] == [check]
+    assert "blocks.0.mlp.fc2" in layer_report.costly[0].detail
     again = layer(f"{names[0]}_2")
-    assert outcomes(MHA, integer, added, again)[0][claim] == "disproven", "a module that runs twice has two products"
-    _, evidence = outcomes(MHA, integer, layer(names[1], type_="Float"))
-    assert evidence.broken
-    assert outcomes()[0][claim] == "not visible"
+    assert outcomes(MHA, integer, added, again)[0][check] == "failed", "a module that runs twice has two products"
+    _, layer_report = outcomes(MHA, integer, layer(names[1], type_="Float"))
+    assert layer_report.broken
+    assert outcomes()[0][check] == "unknown"

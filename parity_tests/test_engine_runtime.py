@@ -12,7 +12,7 @@ from runtimes import engines, nvidia, tensorrt
 from runtimes.backends import get_backend, load_runtime
 from runtimes.bundle import FileRecord, State
 from runtimes.contract import Size
-from runtimes.engine_record import BuildSettings, EngineRecord, Evidence, Machine, Source
+from runtimes.engine_record import BuildSettings, EngineRecord, LayerReport, Machine, Source
 from runtimes.errors import BackendUnavailable, BundleError, EngineRunError, RuntimeMisuse
 from runtimes.tensorrt_api import Log
 
@@ -32,7 +32,9 @@ def record(**changed):
         engine=FileRecord(path=engines.PLAN, size=4, sha256="0" * 64),
         machine=Machine(backend="tensorrt", version="10.3.0", system="L4T36.4.3", gpu=ORIN),
         settings=BuildSettings(typing="strong", tf32=False, optimization_level=3, workspace=0),
-        evidence=Evidence(source="none", kernels=0, by_kind={}, fused_attention=0, float32_products=(), claims=()),
+        layer_report=LayerReport(
+            source="none", kernels=0, by_kind={}, fused_attention=0, float32_products=(), claims=()
+        ),
         warnings=(),
         build_seconds=1.0,
         state=State.PUBLISHED,
@@ -151,11 +153,11 @@ def test_two_engines_do_not_share_buffers():
     assert np.array_equal(first, expected(frame(1))) and np.array_equal(second, expected(frame(2)))
 
 
-def test_outputs_of_the_remedy_get_memory_and_are_not_returned():
+def test_outputs_of_the_workaround_get_memory_and_are_not_returned():
     shares = {"shares": ((1, 2, SIDE, SIDE), DataType.HALF)}
     tensors = {**{name: (shape, DataType.FLOAT) for name, shape in SHAPES.items()}, **shares}
     settings = BuildSettings(
-        typing="strong", tf32=False, optimization_level=3, workspace=0, remedy="fusion-breaker",
+        typing="strong", tf32=False, optimization_level=3, workspace=0, workaround="fusion-breaker",
         extra_outputs=("shares",),
     )  # fmt: skip
     runtime, cudart, _ = opened(tensors=tensors, settings=settings)
@@ -166,7 +168,7 @@ def test_outputs_of_the_remedy_get_memory_and_are_not_returned():
 def test_engine_with_another_boundary_is_refused():
     cudart = FakeCudart()
     tensors = {name: (shape, DataType.FLOAT) for name, shape in SHAPES.items()}
-    with pytest.raises(BundleError, match="boundary"):
+    with pytest.raises(BundleError, match="interface"):
         opened(tensors={**tensors, "image": ((1, 3, 8, 8), DataType.FLOAT)}, cudart=cudart)
     with pytest.raises(BundleError, match="'image' of the engine is HALF"):
         opened(tensors={**tensors, "image": (SHAPES["image"], DataType.HALF)}, cudart=cudart)

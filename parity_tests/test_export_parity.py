@@ -179,11 +179,11 @@ def test_plain_export_fails_in_openvino(tmp_path):
     inputs = preprocess(source.frame, contract)
     network = seeded_network(variant, 0)
     calibrate_range(network, variant, "bgr", tuple(torch.from_numpy(tensor) for tensor in inputs.values()), 0)
-    boundary = variant.on_boundary(network, "bgr").eval()
+    exportable = variant.exportable(network, "bgr").eval()
     frame, plain = tmp_path / "frame.npz", tmp_path / "plain.onnx"
     save_frame(frame, source, inputs)
-    save_output(frame, frame, contract, run_reference(boundary, contract, inputs)["inverse_depth_refined"])
-    export_onnx(boundary, contract, plain)
+    save_output(frame, frame, contract, run_reference(exportable, contract, inputs)["inverse_depth_refined"])
+    export_onnx(exportable, contract, plain)
 
     def verdict(backend: str):
         frames = [ReferenceFrame("synthetic", frame)]

@@ -47,7 +47,7 @@ def find(network, store, contract):
 def test_all_parts_stay_in_when_the_whole_holds(contract, store):
     network = Network(contract, {})
     found, trials = find(network, store, contract)
-    assert found.kept == () and found.form == "smoothed"
+    assert found.excluded == () and found.form == "smoothed"
     assert trials <= planned(PARTS) and len(found.trials) == 6 and set(found.sensitivity) == set(PARTS)
 
 
@@ -55,7 +55,7 @@ def test_the_worst_are_kept_out_and_no_more(contract, store):
     network = Network(contract, {"blocks.2": 0.02, "blocks.5": 0.006, "blocks.6": 0.0005})
     found, trials = find(network, store, contract)
     # Each part has two layers; half of everything in the smoothed form: 20, 6, 0.5 and 0.05 thousandths.
-    assert found.kept == ("blocks.2",), "6.5 thousandths are within the aim of 7"
+    assert found.excluded == ("blocks.2",), "6.5 thousandths are within the aim of 7"
     assert list(found.sensitivity)[:3] == ["blocks.2", "blocks.5", "blocks.6"]
     assert trials <= planned(PARTS)
     worst = found.sensitivity["blocks.2"]
@@ -83,7 +83,7 @@ def test_nothing_is_simulated_twice(contract, store, tmp_path):
     again, network = CalibrationStore(IDENTITY), Network(contract, costs)
     assert again.resumed and len(again.found.trials) == 9
     found, trials = find(network, again, contract)
-    assert found.kept == ("blocks.1",) and len(network.calls) == trials - 9
+    assert found.excluded == ("blocks.1",) and len(network.calls) == trials - 9
     whole = Network(contract, costs)
     find(whole, CalibrationStore(IDENTITY), contract)
     assert whole.calls == []

@@ -61,7 +61,7 @@ def test_what_failed_here_is_named(quiet, tmp_path):
         ),
     )  # fmt: skip
     (issue,) = issues.known_issues(bundle)
-    assert issue.subject == "openvino fp32" and "mean 0.1 > 5e-06" in issue.fault and "auto" in issue.remedy
+    assert issue.subject == "openvino fp32" and "mean 0.1 > 5e-06" in issue.fault and "auto" in issue.workaround
 
 
 def test_faults_of_tensorrt_are_those_a_build_warns_of():
@@ -69,7 +69,7 @@ def test_faults_of_tensorrt_are_those_a_build_warns_of():
     (issue,) = issues.tensorrt_faults(machine, {"fp32", "fp16", "bf16"})
     assert issue.subject == "TensorRT 10.3.0, bf16, fp16"
     (warned,) = concerning(machine, "fp16")
-    assert warned.fault in issue.fault and warned.source in issue.fault and issue.remedy == warned.remedy
+    assert warned.fault in issue.fault and warned.source in issue.fault and issue.workaround == warned.workaround
     assert issues.tensorrt_faults(machine.model_copy(update={"version": "10.12.0"}), {"fp16"}) == []
 
 

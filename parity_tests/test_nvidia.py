@@ -2,8 +2,8 @@
 
 import pytest
 
-from cdm_export.doctor import nvidia as nvidia_checks
-from cdm_export.doctor.nvidia import jetpack, nvidia_findings
+from cdm_export.doctor import nvidia as doctor_nvidia
+from cdm_export.doctor.nvidia import jetpack, nvidia_checks
 from cdm_export.tensorrt.memory import shortage
 from parity_tests.engine_bundle import make_bundle
 from runtimes import nvidia, onnxruntime
@@ -22,8 +22,8 @@ def jetson(monkeypatch, *, release="36.4.3", available=4 << 30, python=None):
         "version_of": lambda name: python if name == "cuda-python" else None,
     }
     for name, stand_in in replaced.items():
-        monkeypatch.setattr(nvidia_checks, name, stand_in)
-    return {finding.subject: finding for finding in nvidia_findings()}
+        monkeypatch.setattr(doctor_nvidia, name, stand_in)
+    return {finding.subject: finding for finding in nvidia_checks()}
 
 
 def test_jetson_with_little_memory(monkeypatch):
@@ -56,8 +56,8 @@ def test_driver_that_does_not_start(monkeypatch):
     def fails():
         raise BackendUnavailable("the NVIDIA driver is installed but does not start: cuInit gives error 999", "reboot")
 
-    monkeypatch.setattr(nvidia_checks, "driver_cuda", fails)
-    found = {finding.subject: finding for finding in nvidia_findings()}
+    monkeypatch.setattr(doctor_nvidia, "driver_cuda", fails)
+    found = {finding.subject: finding for finding in nvidia_checks()}
     assert found["CUDA driver"].status == "problem" and "999" in found["CUDA driver"].detail
     assert "memory to build" not in found
 
@@ -67,8 +67,8 @@ def test_what_kind_of_error_it_is_decides_not_its_words(monkeypatch, error, stat
     def fails():
         raise error("there is no NVIDIA driver, or whatever the sentence is today", "install it")
 
-    monkeypatch.setattr(nvidia_checks, "driver_cuda", fails)
-    found = {finding.subject: finding for finding in nvidia_findings()}
+    monkeypatch.setattr(doctor_nvidia, "driver_cuda", fails)
+    found = {finding.subject: finding for finding in nvidia_checks()}
     assert found["CUDA driver"].status == status
 
 

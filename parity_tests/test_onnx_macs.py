@@ -12,7 +12,7 @@ from parity_tests.test_transforms import multiply_adds
 @pytest.mark.parametrize("batch", [1, 2])
 def test_graph_and_network_agree(mini_variant, contract, tmp_path, batch):
     contract = contract.batched(batch)
-    network = mini_variant.on_boundary(mini_variant.build(), "bgr").eval().requires_grad_(False)
+    network = mini_variant.exportable(mini_variant.build(), "bgr").eval().requires_grad_(False)
     specialize(network, contract.network.height // 14, contract.network.width // 14)
     export_onnx(network, contract, tmp_path / "x.onnx")
     expected = multiply_adds(network, [torch.zeros(spec.shape) for spec in contract.inputs])

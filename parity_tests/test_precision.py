@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from cdm_export.coreml.convert import coreml_typing
+from cdm_export.coreml.convert import coreml_plan
 from cdm_export.onnx.audit import audit
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.onnx.node_names import WRAPPED, original_path
@@ -23,7 +23,7 @@ from runtimes.backends import BACKENDS, load_runtime
 from runtimes.bundle import Bundle, State
 from runtimes.contract import Size
 from runtimes.errors import BackendUnavailable, CdmExportError, ParityError
-from runtimes.graph_precision import Island, IslandKind, Typing
+from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 from runtimes.host import cpu_features
 from runtimes.selection import choose, executions
 
@@ -32,11 +32,11 @@ ROWS, COLUMNS = 5, 7
 
 @pytest.fixture
 def network(mini_variant):
-    """A miniature CDM on its boundary whose output varies over the frame."""
+    """A miniature CDM on its interface whose output varies over the frame."""
     torch.manual_seed(0)
     network = mini_variant.build().eval().requires_grad_(False)
     network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(3.0)
-    return mini_variant.on_boundary(network, "bgr").eval()
+    return mini_variant.exportable(network, "bgr").eval()
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def typed(network, variant, inputs, precision="fp16"):
     specialize(network, ROWS, COLUMNS)
     with torch.inference_mode(), RangeScan() as scan:
         network(*inputs)
-    typing = plan(network.network, scan.peaks, variant.islands, precision)
-    type_network(network.network, typing)
-    return typing
+    precision_plan = plan(network.network, scan.max_abs, variant.islands, precision)
+    type_network(network.network, precision_plan)
+    return precision_plan
 
 
 def run_typed(network, inputs):
@@ -93,17 +93,17 @@ def test_ranges_are_those_of_the_modules(network, inputs):
     module.register_forward_hook(lambda module, args, output: seen.append(float(output.abs().max())))
     with torch.inference_mode(), RangeScan() as scan:
         network(*inputs)
-    assert scan.peaks["pretrained.blocks.1.mlp.fc1"] >= seen[0] > 0
-    assert "depth_head_rgbd.scratch.output_conv1" in scan.peaks and all(map(np.isfinite, scan.peaks.values()))
+    assert scan.max_abs["pretrained.blocks.1.mlp.fc1"] >= seen[0] > 0
+    assert "depth_head_rgbd.scratch.output_conv1" in scan.max_abs and all(map(np.isfinite, scan.max_abs.values()))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_harmless_ranges_keep_only_the_declared_islands(network, mini_variant, inputs, precision):
     expected = network(*inputs)
-    typing = typed(network, mini_variant, inputs, precision)
-    assert bool(typing.residuals) == (precision == "bf16")
-    assert {island.module for island in mini_variant.islands} <= {island.module for island in typing.islands}
-    assert typing.inputs == ({"pretrained.patch_embed": "the image, 0..1"} if precision == "fp16" else {})
+    precision_plan = typed(network, mini_variant, inputs, precision)
+    assert bool(precision_plan.residuals) == (precision == "bf16")
+    assert {island.module for island in mini_variant.islands} <= {island.module for island in precision_plan.islands}
+    assert precision_plan.inputs == ({"pretrained.patch_embed": "the image, 0..1"} if precision == "fp16" else {})
     got = run_typed(network, inputs)
     error = float((got / expected - 1).abs().mean())
     assert 1e-6 < error < (1e-3 if precision == "fp16" else 1e-2), "typed as nothing, or wrongly"
@@ -118,11 +118,11 @@ def test_planted_activations_end_finite_and_right(network, mini_variant, inputs,
     network.network.pretrained.blocks[1].ls2.gamma.fill_(1.0)
     expected = network(*inputs)
     assert expected.isfinite().all() and expected.std() > 1e-4
-    typing = typed(network, mini_variant, inputs)
-    assert ("pretrained.blocks.1" in typing.residuals) == wide
+    precision_plan = typed(network, mini_variant, inputs)
+    assert ("pretrained.blocks.1" in precision_plan.residuals) == wide
     if wide:
-        assert f"{value:.3g}"[:1] in typing.residuals["pretrained.blocks.1"]
-        assert typing.computes_in_fp32("pretrained.blocks.1.mlp.fc2")
+        assert f"{value:.3g}"[:1] in precision_plan.residuals["pretrained.blocks.1"]
+        assert precision_plan.computes_in_fp32("pretrained.blocks.1.mlp.fc2")
     got = run_typed(network, inputs)
     assert got.isfinite().all()
     assert float((got / expected - 1).abs().mean()) < 1e-3
@@ -133,9 +133,9 @@ def test_a_branch_that_overflows_inside_hands_on_half(network, mini_variant, inp
     mlp = network.network.pretrained.blocks[1].mlp
     mlp.fc1.bias[0], mlp.fc2.weight[:, 0] = 8e4, 1e-6
     expected = network(*inputs)
-    typing = typed(network, mini_variant, inputs)
-    (island,) = [island for island in typing.islands if island.module == "pretrained.blocks.1.mlp"]
-    assert island.hands_on == "low" and not typing.residuals
+    precision_plan = typed(network, mini_variant, inputs)
+    (island,) = [island for island in precision_plan.islands if island.module == "pretrained.blocks.1.mlp"]
+    assert island.output_dtype == "low" and not precision_plan.residuals
     got = run_typed(network, inputs)
     assert network.network.pretrained.blocks[1](torch.zeros(1, 2, 64).half()).dtype == torch.float16
     assert float((got / expected - 1).abs().mean()) < 1e-3
@@ -160,8 +160,8 @@ def test_what_no_island_covers_is_refused(network, mini_variant, inputs):
 
 def test_nan_in_the_ranges_is_not_small(network, mini_variant):
     specialize(network, ROWS, COLUMNS)
-    typing = plan(network.network, {"pretrained.blocks.2": float("nan")}, mini_variant.islands, "fp16")
-    assert "pretrained.blocks.2" in typing.residuals
+    precision_plan = plan(network.network, {"pretrained.blocks.2": float("nan")}, mini_variant.islands, "fp16")
+    assert "pretrained.blocks.2" in precision_plan.residuals
     assert LARGEST_FP16 / MARGIN == 16376
 
 
@@ -189,8 +189,8 @@ def test_bundle_holds_every_graph_with_its_verdicts(artifacts):
 
 
 def test_graph_is_typed_as_planned(artifacts):
-    graph, typing = artifacts["fp16"].graph, artifacts["fp16"].typing
-    assert graph is not None and typing is not None
+    graph, precision_plan = artifacts["fp16"].graph, artifacts["fp16"].precision_plan
+    assert graph is not None and precision_plan is not None
     assert set(graph.nodes["MatMul"]) == {"FLOAT16"}
     assert graph.nodes["Conv"]["FLOAT"] == 2, "inverse depth's patch embedding and the last convolution"
     assert set(graph.nodes["LayerNormalization"]) == {"FLOAT"}
@@ -201,10 +201,12 @@ def test_graph_is_typed_as_planned(artifacts):
 
 
 def test_bf16_is_the_products_inside_the_encoders_blocks(artifacts):
-    graph, typing = artifacts["bf16"].graph, artifacts["bf16"].typing
-    assert graph is not None and typing is not None
+    graph, precision_plan = artifacts["bf16"].graph, artifacts["bf16"].precision_plan
+    assert graph is not None and precision_plan is not None
     assert graph.nodes["MatMul"]["BFLOAT16"] == 24 * 6, "qkv, scores, values, projection, and two of the MLP"
-    assert set(graph.nodes["Conv"]) == {"FLOAT"} and typing.computes_in_fp32("depth_head_rgbd.scratch.output_conv1")
+    assert set(graph.nodes["Conv"]) == {"FLOAT"} and precision_plan.computes_in_fp32(
+        "depth_head_rgbd.scratch.output_conv1"
+    )
     assert "unexplained" not in graph.casts
 
 
@@ -234,13 +236,13 @@ def test_an_attribute_called_module_keeps_its_place(network, mini_variant, input
     scratch = network.network.depth_head_rgbd.scratch
     scratch.output_conv1 = Holder(scratch.output_conv1)
     path = "depth_head_rgbd.scratch.output_conv1.module"
-    island = Island(kind=IslandKind.DECLARED, module=path, reason="a test", hands_on="low")
-    typing = typed(network, replace(mini_variant, islands=(*mini_variant.islands, island)), inputs)
+    island = Island(kind=IslandKind.DECLARED, module=path, reason="a test", output_dtype="low")
+    precision_plan = typed(network, replace(mini_variant, islands=(*mini_variant.islands, island)), inputs)
     contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
     export_onnx(network, contract, tmp_path / "fp16.onnx")
     names = {node.name for node in onnx.load(tmp_path / "fp16.onnx").graph.node}
     assert {f"{path}/Conv", f"{path}/Cast"} <= names and not any(WRAPPED in name for name in names)
-    found = audit(tmp_path / "fp16.onnx", typing)
+    found = audit(tmp_path / "fp16.onnx", precision_plan)
     assert found.casts["a test"] == 2
     modules = {original_path(name) for name, _ in network.network.named_modules()}
     assert path in modules and f"{path}.module" not in modules
@@ -248,23 +250,25 @@ def test_an_attribute_called_module_keeps_its_place(network, mini_variant, input
 
 def test_kinds_of_islands_decide_not_their_words(network, mini_variant, inputs):
     """Reworded reasons must not bring sixty FP32 casts back to Core ML; old manifests had only the reasons."""
-    typing = typed(network, mini_variant, inputs)
-    norms = [island for island in typing.islands if island.kind is IslandKind.LAYER_NORM]
+    precision_plan = typed(network, mini_variant, inputs)
+    norms = [island for island in precision_plan.islands if island.kind is IslandKind.LAYER_NORM]
     assert len(norms) == sum(isinstance(module, torch.nn.LayerNorm) for module in network.modules()) > 0
-    reworded = tuple(island.model_copy(update={"reason": f"because: {island.reason}"}) for island in typing.islands)
-    kept = coreml_typing(typing.model_copy(update={"islands": reworded})).islands
-    assert len(kept) == len(typing.islands) - len(norms)
-    old = json.loads(typing.model_dump_json())
+    reworded = tuple(
+        island.model_copy(update={"reason": f"because: {island.reason}"}) for island in precision_plan.islands
+    )
+    kept = coreml_plan(precision_plan.model_copy(update={"islands": reworded})).islands
+    assert len(kept) == len(precision_plan.islands) - len(norms)
+    old = json.loads(precision_plan.model_dump_json())
     for island in old["islands"]:
         del island["kind"]
-    assert len(coreml_typing(Typing.model_validate(old)).islands) == len(kept)
+    assert len(coreml_plan(PrecisionPlan.model_validate(old)).islands) == len(kept)
 
 
 @pytest.mark.parametrize("operator", ["MatMul", "Cast"])
 def test_audit_refuses_what_was_not_planned(typed_bundle, artifacts, tmp_path, operator):
     model = onnx.load(typed_bundle / "onnx" / "fp16.onnx", load_external_data=False)
-    typing = artifacts["fp16"].typing
-    assert audit(typed_bundle / "onnx" / "fp16.onnx", typing) == artifacts["fp16"].graph
+    precision_plan = artifacts["fp16"].precision_plan
+    assert audit(typed_bundle / "onnx" / "fp16.onnx", precision_plan) == artifacts["fp16"].graph
     name = "pretrained.blocks.2.mlp.fc1/MatMul"
     (node,) = [node for node in model.graph.node if node.name == name]
     place = list(model.graph.node).index(node)
@@ -275,15 +279,15 @@ def test_audit_refuses_what_was_not_planned(typed_bundle, artifacts, tmp_path, o
     back = onnx.helper.make_node("Cast", ["wide"], [node.output[0]], "pretrained.blocks.2.mlp.fc1/Cast", to=10)
     node.input[:], node.output[:] = ["wide.0", "wide.1"], ["wide"]
     if operator == "MatMul":  # the casts are explained, the product is not
-        assert typing is not None
-        explained = {**typing.inputs, "pretrained.blocks.2.mlp.fc1": "planted"}
-        typing = typing.model_copy(update={"inputs": explained})
+        assert precision_plan is not None
+        explained = {**precision_plan.inputs, "pretrained.blocks.2.mlp.fc1": "planted"}
+        precision_plan = precision_plan.model_copy(update={"inputs": explained})
     nodes = list(model.graph.node)
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend([*nodes[:place], *casts, node, back, *nodes[place + 1 :]])
     onnx.save(model, tmp_path / "wrong.onnx")
     with pytest.raises(CdmExportError, match=f"fc1/{operator}"):
-        audit(tmp_path / "wrong.onnx", typing)
+        audit(tmp_path / "wrong.onnx", precision_plan)
 
 
 def test_inspect_shows_types_islands_and_casts(typed_bundle):
@@ -322,7 +326,7 @@ def test_typed_bf16_graph_is_computed_in_bf16_or_not_at_all(typed_bundle):
     assert count["f32"] >= 16, "the islands"
 
 
-@pytest.mark.skipif("avx512_bf16" in cpu_features(), reason="this processor computes it in BF16")
+@pytest.mark.skipif("avx512_bf16" in cpu_features(), reason="this CPU computes it in BF16")
 def test_bf16_graph_that_would_be_computed_in_fp32_is_refused(typed_bundle, monkeypatch):
     import openvino
 
@@ -376,5 +380,8 @@ def test_wrong_words_to_verify(typed_bundle, arguments, code, words):
 
 
 def test_typing_survives_its_json(artifacts):
-    typing = artifacts["fp16"].typing
-    assert typing is not None and Typing.model_validate_json(typing.model_dump_json()) == typing
+    precision_plan = artifacts["fp16"].precision_plan
+    assert (
+        precision_plan is not None
+        and PrecisionPlan.model_validate_json(precision_plan.model_dump_json()) == precision_plan
+    )

@@ -28,14 +28,14 @@ ROWS, COLUMNS = 5, 7
 
 
 @pytest.fixture(params=["mlp", "swiglu"])
-def boundary(request, mini_variant):
+def exportable(request, mini_variant):
     """A miniature CDM, specialized as calibration needs it."""
     torch.manual_seed(0)
     network = mini_variant.build(request.param).eval().requires_grad_(False)
     network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(3.0)
-    boundary = mini_variant.on_boundary(network, "bgr").eval()
-    specialize(boundary, ROWS, COLUMNS, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
-    return boundary
+    exportable = mini_variant.exportable(network, "bgr").eval()
+    specialize(exportable, ROWS, COLUMNS, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    return exportable
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def inputs():
     return tuple(torch.rand(1, channels, 14 * ROWS, 14 * COLUMNS, generator=generator) for channels in (3, 1))
 
 
-def calibrated(boundary, variant, inputs):
-    layers = quantizable(boundary.network, variant)
+def calibrated(exportable, variant, inputs):
+    layers = quantizable(exportable.network, variant)
     with torch.inference_mode():
-        gathered = gather(layers, [], [lambda: boundary(*inputs)])
+        gathered = gather(layers, [], [lambda: exportable(*inputs)])
     return layers, {path: OBSERVERS["abs-max"](seen.histogram) / 127 for path, seen in gathered.items()}
 
 
 class TestLayers:
-    def test_products_only_and_none_that_must_not(self, boundary, mini_variant):
-        layers = quantizable(boundary.network, mini_variant)
+    def test_products_only_and_none_that_must_not(self, exportable, mini_variant):
+        layers = quantizable(exportable.network, mini_variant)
         assert {f"pretrained.blocks.{index}.attn.qkv" for index in range(4)} <= set(layers)
         assert {"depth_head_rgbd.projects.2", "depth_head_rgbd.scratch.layer4_rn"} <= set(layers)
         assert not any("patch_embed" in path or "norm" in path or path.endswith(".core") for path in layers)
@@ -67,9 +67,9 @@ class TestLayers:
         apply_rule(RULES["phase_convolution"], network, ROWS, COLUMNS)
         assert "depth_head_rgbd.scratch.layer2_rn" in quantizable(network, variant)
 
-    def test_every_layer_is_in_one_part(self, boundary, mini_variant):
-        layers = quantizable(boundary.network, mini_variant)
-        parts = groups(boundary.network, layers, mini_variant)
+    def test_every_layer_is_in_one_part(self, exportable, mini_variant):
+        layers = quantizable(exportable.network, mini_variant)
+        parts = groups(exportable.network, layers, mini_variant)
         assert sorted(path for paths in parts.values() for path in paths) == sorted(layers)
         assert len(parts["depth_pretrained.blocks.2"]) == 4
         assert "depth_head_rgbd.scratch.refinenet1" in parts
@@ -118,25 +118,25 @@ class TestObservers:
 
 
 class TestSmoothing:
-    def test_folding_is_exact_and_taken_back_bit_by_bit(self, boundary, inputs):
-        double = copy.deepcopy(boundary).double()
+    def test_folding_is_exact_and_taken_back_bit_by_bit(self, exportable, inputs):
+        double = copy.deepcopy(exportable).double()
         wide = tuple(tensor.double() for tensor in inputs)
-        before, expected = copy.deepcopy(boundary.state_dict()), double(*wide)
+        before, expected = copy.deepcopy(exportable.state_dict()), double(*wide)
         generator = torch.Generator().manual_seed(3)
         scales = {
             target.path: torch.exp2(torch.randint(-6, 7, (target.layer.in_features,), generator=generator)).tolist()
-            for target in smoothable(boundary.network)
+            for target in smoothable(exportable.network)
         }
         assert len(scales) == 3 * 8
         fold_all(double.network, scales)
         assert float((double(*wide) - expected).abs().max() / expected.abs().max()) <= 1e-13
-        fold_all(boundary.network, scales)
-        assert any(not torch.equal(value, before[name]) for name, value in boundary.state_dict().items())
-        fold_all(boundary.network, {path: [1 / scale for scale in values] for path, values in scales.items()})
-        assert all(torch.equal(value, before[name]) for name, value in boundary.state_dict().items())
+        fold_all(exportable.network, scales)
+        assert any(not torch.equal(value, before[name]) for name, value in exportable.state_dict().items())
+        fold_all(exportable.network, {path: [1 / scale for scale in values] for path, values in scales.items()})
+        assert all(torch.equal(value, before[name]) for name, value in exportable.state_dict().items())
 
-    def test_an_outlier_channel_is_moved_into_the_weights(self, boundary):
-        target = next(smoothable(boundary.network))
+    def test_an_outlier_channel_is_moved_into_the_weights(self, exportable):
+        target = next(smoothable(exportable.network))
         rows = torch.randn(256, target.layer.in_features, generator=torch.Generator().manual_seed(0))
         rows[:, 5] *= 300
         strength, scales = choose_scales(target.layer, rows.abs().amax(dim=0), rows)
@@ -165,33 +165,33 @@ class TestSmoothing:
 
 class TestGraph:
     @pytest.fixture
-    def exported(self, boundary, mini_variant, inputs, tmp_path):
+    def exported(self, exportable, mini_variant, inputs, tmp_path):
         """What the simulation gives, and the graph: path, steps, outputs of ONNX Runtime without any optimization."""
-        layers, steps = calibrated(boundary, mini_variant, inputs)
+        layers, steps = calibrated(exportable, mini_variant, inputs)
         steps.pop("depth_pretrained.blocks.1.attn.proj")  # one that is kept out
         chosen = {path: layers[path] for path in steps}
         with torch.inference_mode(), quantized(chosen, steps):
-            simulated = boundary(*inputs)
+            simulated = exportable(*inputs)
         weights = integer_weights(chosen)
-        linear_layout.apply(boundary.network, 0, 0)
+        linear_layout.apply(exportable.network, 0, 0)
         contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
         path = tmp_path / "int8.onnx"
-        export_onnx(boundary, contract, path, change=lambda model: insert_pairs(model, steps, weights))
+        export_onnx(exportable, contract, path, change=lambda model: insert_pairs(model, steps, weights))
         return path, steps, simulated.numpy()
 
-    def test_the_graph_computes_what_was_simulated(self, exported, inputs, boundary):
+    def test_the_graph_computes_what_was_simulated(self, exported, inputs, exportable):
         path, steps, simulated = exported
         check_rules(path, steps)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         got = session.run(None, {"image": inputs[0].numpy(), "inverse_depth": inputs[1].numpy()})[0]
-        error = np.abs(simulated - boundary(*inputs).numpy()).mean()
+        error = np.abs(simulated - exportable(*inputs).numpy()).mean()
         assert error > 1e-3 * simulated.std(), "nothing was quantized"
         # A value at the border between two integers may fall on either side of it, and so do all that follow from it.
         assert np.abs(got - simulated).mean() <= 0.5 * error
 
-    @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
+    @pytest.mark.parametrize("exportable", ["mlp"], indirect=True)
     def test_a_layer_that_runs_twice_is_stored_once(self, exported):
         graph = onnx.load(exported[0]).graph
         products = [node for node in graph.node if node.name.startswith("crossAtts.2.query/MatMul")]
@@ -201,7 +201,7 @@ class TestGraph:
         assert color[1].output[0] != depth[1].output[0], "builders fold a restoring node into its one reader"
         assert color[1].input[0] == depth[1].input[0] == "crossAtts.2.query.integers"
 
-    @pytest.mark.parametrize("boundary", ["mlp"], indirect=True)
+    @pytest.mark.parametrize("exportable", ["mlp"], indirect=True)
     def test_planted_defects_and_other_plans_are_told(self, exported):
         path, steps, _ = exported
         right = path.read_bytes()

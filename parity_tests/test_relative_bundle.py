@@ -87,7 +87,7 @@ def test_raw_values_are_pytorchs_and_never_called_meters(bundle, weights, image,
     network = get_variant(MODEL).build().eval()
     network.load_state_dict(torch.load(weights))
     with np.load(bundle / "golden" / "000.npz") as golden, torch.inference_mode():
-        raw = get_variant(MODEL).on_boundary(network, "rgb").eval()(torch.from_numpy(golden["image"]))
+        raw = get_variant(MODEL).exportable(network, "rgb").eval()(torch.from_numpy(golden["image"]))
         assert "raw_depth" not in golden.files
     expected = torch.nn.functional.interpolate(raw, (120, 160), mode="bilinear", align_corners=True)[0, 0].numpy()
     assert np.abs(values - expected).max() <= 1e-4 * np.ptp(expected)
@@ -203,9 +203,9 @@ def test_engine_of_it(bundle, tmp_path):
     built = cli("build", copied, "--target", "tensorrt-rtx", "-q")
     assert built.returncode == 0, built.stderr
     (engine,) = engines.scan(Bundle.open(copied))
-    assert engine.record.evidence.fused_attention == 12
-    assert engine.record.evidence.float32_products == ("depth_head.scratch.output_conv2.2",)
-    assert {claim.outcome for claim in engine.record.evidence.claims} == {"proven"}
+    assert engine.record.layer_report.fused_attention == 12
+    assert engine.record.layer_report.float32_products == ("depth_head.scratch.output_conv2.2",)
+    assert {claim.outcome for claim in engine.record.layer_report.claims} == {"passed"}
 
 
 def test_metric_model_in_meters(tmp_path, frame):

@@ -59,7 +59,7 @@ def page(bundles, tmp_path_factory):
 def test_everything_known_is_on_the_page(page):
     text = page.read_text()
     parsed = Page(text)
-    assert [section for section in parsed.sections if section != "issues"] == [  # some processors have none
+    assert [section for section in parsed.sections if section != "issues"] == [  # some CPUs have none
         "latency", "tradeoff", "parity", "sizes", "artifacts", "pictures", "environment"
     ]  # fmt: skip
     assert "openvino fp32" in text and "onnxruntime fp32" in text and "not run (" in text

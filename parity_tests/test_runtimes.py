@@ -151,7 +151,7 @@ def test_graph_of_another_contract(small_bundle, backend):
     wider = contract.inputs[0].model_copy(update={"shape": (1, 3, 70, 112)})
     other = contract.model_copy(update={"inputs": (wider, contract.inputs[1])})
     path = bundle.artifact_file(bundle.manifest.artifacts[0])
-    with pytest.raises(BundleError, match="boundary"):
+    with pytest.raises(BundleError, match="interface"):
         load_runtime(BACKENDS[backend], path, other, "fp32")
 
 

@@ -53,10 +53,10 @@ class TestTraining:
         fixed = [run.batch(1000 + index) for index in range(8)]
 
         def loss() -> float:
-            boundary = run.variant.on_boundary(run.network, "bgr")
+            exportable = run.variant.exportable(run.network, "bgr")
             with torch.no_grad():
                 return float(
-                    np.mean([depth_loss(boundary(image, sensor), target, sensor) for image, sensor, target in fixed])
+                    np.mean([depth_loss(exportable(image, sensor), target, sensor) for image, sensor, target in fixed])
                 )
 
         before = loss()

@@ -11,8 +11,8 @@ from cdm_export.onnx.convert import export_onnx
 from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialize
 from cdm_export.transforms.fused_attention import FusedCore
 from reference_model.backbones.vit import DinoV2, SelfAttention
-from reference_model.boundary import ImageNormalisation, OnBoundary
 from reference_model.cdm.network import RepeatChannels, TokenPairFusion
+from reference_model.exportable import ExportableNetwork, ImageNormalization
 from runtimes.contract import Size
 from runtimes.coreml_target import TARGETS
 
@@ -22,7 +22,7 @@ EXACT = 1e-13
 
 @pytest.fixture(params=["mlp", "swiglu"])
 def network(request, mini_variant):
-    """Float64 network behind its boundary, every parameter random: no bias zero, no scale one."""
+    """Float64 network behind its interface, every parameter random: no bias zero, no scale one."""
     torch.manual_seed(0)
     network = mini_variant.build(request.param).eval().requires_grad_(False).double()
     for name, parameter in network.named_parameters():
@@ -33,7 +33,7 @@ def network(request, mini_variant):
         elif name.endswith(("pos_embed", "cls_token")):
             parameter.normal_(0, 1)
     network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(5.0)
-    return mini_variant.on_boundary(network, "bgr").double()
+    return mini_variant.exportable(network, "bgr").double()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_borders_are_exact_on_every_grid(rows, columns, network):
 
 
 def test_rgb_order_is_folded_too(mini_variant, network, inputs):
-    rgb = mini_variant.on_boundary(copy.deepcopy(network.network), "rgb").double()
+    rgb = mini_variant.exportable(copy.deepcopy(network.network), "rgb").double()
     expected = rgb(*inputs)
     assert relative_error(expected, network(*inputs)) > 1e-6, "the orders must differ for this test to mean anything"
     apply_rule(RULES["input_normalization"], rgb, ROWS, COLUMNS)
@@ -165,13 +165,13 @@ def _convolution(**changed):
 
 
 def _cnn(stem):
-    """A network of another kind behind the boundary, with a stem where the rule looks for one."""
+    """A network of another kind behind the interface, with a stem where the rule looks for one."""
     network = torch.nn.Module()
     network.pretrained = torch.nn.Module()
     network.pretrained.patch_embed = torch.nn.Module()
     network.pretrained.patch_embed.proj = stem
     network.forward = lambda image: network.pretrained.patch_embed.proj(image)
-    return OnBoundary(network, "bgr").double().eval().requires_grad_(False)
+    return ExportableNetwork(network, "bgr").double().eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_normalization_is_not_folded_where_that_is_not_exact(stem, reason):
     before = copy.deepcopy(network)
     savings = specialize(network, ROWS, COLUMNS)
     assert savings["input_normalization"].modules == 0 and reason in savings["input_normalization"].skipped
-    assert isinstance(network.normalize, ImageNormalisation)
+    assert isinstance(network.normalize, ImageNormalization)
     if isinstance(stem, torch.nn.Conv2d):
         image = torch.rand(1, 3, 20, 20, dtype=torch.float64)
         assert torch.equal(network(image), before(image)), "a rule that does not apply must leave the network alone"

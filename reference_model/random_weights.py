@@ -57,7 +57,7 @@ def calibrate_range(
     seen: list[Tensor] = []
     hook = convolution.register_forward_hook(lambda module, args, output: seen.append(output))
     try:
-        variant.on_boundary(network, order)(*inputs)
+        variant.exportable(network, order)(*inputs)
     finally:
         hook.remove()
     # numpy's rule for percentiles; torch.quantile refuses tensors of more than 16 M elements.

@@ -20,7 +20,7 @@ def exact_float32() -> None:
 def run_reference(
     network: nn.Module, contract: ModelContract, inputs: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Eager forward of a network behind its boundary; inputs and outputs by the contract's names."""
+    """Eager forward of a network behind its interface; inputs and outputs by the contract's names."""
     device = next(network.parameters()).device
     tensors = [torch.from_numpy(inputs[spec.name]).to(device) for spec in contract.inputs]
     return {contract.outputs[0].name: network(*tensors).cpu().numpy()}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load_boundary(path: Path, contract: ModelContract) -> "nn.Module":
-    """The network behind its boundary, from a checkpoint file or from a bundle folder of seeded random weights.
+def load_exportable(path: Path, contract: ModelContract) -> "nn.Module":
+    """The network behind its interface, from a checkpoint file or from a bundle folder of seeded random weights.
 
     Raises CheckpointError for a file that cannot be used, and for a PyTorch that makes other weights from the seed.
     """
@@ -31,36 +31,36 @@ def load_boundary(path: Path, contract: ModelContract) -> "nn.Module":
 
     exact_float32()
     if not path.is_dir():
-        return make_boundary(path, contract)
+        return make_exportable(path, contract)
     provenance = Bundle.open(path).manifest.provenance
     assert provenance.random_weights is not None
-    boundary = make_boundary(provenance.random_weights, contract)
-    if state_dict_sha256(boundary.get_submodule(NETWORK)) != provenance.sha256:
+    exportable = make_exportable(provenance.random_weights, contract)
+    if state_dict_sha256(exportable.get_submodule(NETWORK)) != provenance.sha256:
         raise CheckpointError(
             f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than the "
             "version that made this bundle"
         )
-    return boundary
+    return exportable
 
 
-def make_boundary(weights: Path | RandomWeights, contract: ModelContract) -> "nn.Module":
-    """The network behind its boundary, from a checkpoint file or from the record of seeded weights.
+def make_exportable(weights: Path | RandomWeights, contract: ModelContract) -> "nn.Module":
+    """The network behind its interface, from a checkpoint file or from the record of seeded weights.
 
     Raises CheckpointError for a file that cannot be used.
     """
     variant = get_variant(contract.model)
     network = rebuild(variant, weights) if isinstance(weights, RandomWeights) else load_network(weights, variant)[0]
-    return variant.on_boundary(network, contract.channel_order).eval()
+    return variant.exportable(network, contract.channel_order).eval()
 
 
 class TorchRuntime:
-    """A network behind its boundary."""
+    """A network behind its interface."""
 
     reuses_outputs = False
 
     def __init__(self, path: Path, contract: ModelContract) -> None:
         self.contract = contract
-        self._network = load_boundary(path, contract)
+        self._network = load_exportable(path, contract)
         self._guard = CallGuard(contract)
 
     def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 NETWORK = "network"
-"""Attribute by which every boundary module (``Variant.on_boundary``) holds the network itself."""
+"""Attribute by which every exportable module (``Variant.exportable``) holds the network itself."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class SeededRange:
     """1st percentile of the last convolution's output."""
     high: float
     """99th percentile."""
-    words: str
+    description: str
     """What that makes of the network's output, e.g. ``0.5 to 4 m``."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Everything the toolkit asks of a model; PyTorch is imported only by ``build`` and ``on_boundary``."""
+    """Everything the toolkit asks of a model; PyTorch is imported only by ``build`` and ``exportable``."""
 
     name: str
     """Name on the command line, ``family-size``."""
@@ -47,8 +47,8 @@ class Variant:
     """Note on the weights' license that travels in the manifest; may be empty."""
     build: "Callable[[], nn.Module]"
     """The network with the checkpoint's own state dict, freshly initialized."""
-    on_boundary: "Callable[[nn.Module, ChannelOrder], nn.Module]"
-    """The network behind the graph boundary that artifacts have."""
+    exportable: "Callable[[nn.Module, ChannelOrder], nn.Module]"
+    """The network behind the graph interface that artifacts have."""
     fits: Callable[[Mapping[str, tuple[int, ...]]], bool]
     """Whether a state dict's shapes are those of this variant."""
     cannot_tell: str
@@ -75,8 +75,8 @@ class Variant:
     """What a bisect looks at, in network order."""
 
 
-def on_boundary(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
-    """``Variant.on_boundary`` of the families whose image is normalized with ImageNet's statistics."""
-    from reference_model.boundary import OnBoundary
+def exportable(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
+    """``Variant.exportable`` of the families whose image is normalized with ImageNet's statistics."""
+    from reference_model.exportable import ExportableNetwork
 
-    return OnBoundary(network, order)
+    return ExportableNetwork(network, order)

@@ -137,6 +137,6 @@ def load_runtime(backend: Backend, path: Path, contract: ModelContract, precisio
             who_runs(precision),
         )
     if threads > usable_cpus():
-        raise InputError(f"{threads} threads were asked for, this machine has {usable_cpus()} usable processor(s)")
+        raise InputError(f"{threads} threads were asked for, this machine has {usable_cpus()} usable CPU(s)")
     module = cast(BackendModule, importlib.import_module(backend.module))
     return module.load(path, contract, backend, precision, threads)

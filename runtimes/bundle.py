@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from runtimes.contract import ModelContract, Precision, Record, execution_name
 from runtimes.errors import BundleError
-from runtimes.graph_precision import GraphAudit, Rewrite, Typing
+from runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
 from runtimes.hashing import cached_sha256, sha256_of
 from runtimes.quantization import Dropped, Quantization
 
@@ -91,7 +91,7 @@ class Verdict(Record):
         return self.verdict == "passed"
 
     @property
-    def mean_words(self) -> str:
+    def mean_text(self) -> str:
         """The mean error as a person reads it: in millimeters, or as a share where the output has no unit."""
         if self.mean is None:
             return "no"
@@ -118,7 +118,7 @@ class Golden(Record):
 
 
 class InputLoss(Record):
-    """What inputs of another boundary cost by themselves: the reference fed with both, worst frame."""
+    """What inputs of another interface cost by themselves: the reference fed with both, worst frame."""
 
     mean: float | None
     """Mean relative depth error, or share of the range where the output has no unit; None when nothing is valid."""
@@ -140,7 +140,7 @@ class InputLoss(Record):
         )
 
 
-class Boundary(Record):
+class GraphInterface(Record):
     """How an artifact is fed, and the frames to test that with."""
 
     contract: ModelContract
@@ -161,7 +161,7 @@ class Artifact(Record):
     precision: Precision
     """Precision of the graph and name of its gate."""
     batch: int = Field(default=1, ge=1)
-    """Frames that go in at once; with more than one its boundary is ``ModelContract.batched``."""
+    """Frames that go in at once; with more than one its interface is ``ModelContract.batched``."""
     opset: int
     """ONNX operator set; of a Core ML package the version of its specification."""
     main: InsidePath
@@ -172,7 +172,7 @@ class Artifact(Record):
     """Library versions that made it."""
     rewrites: dict[str, Rewrite]
     """Exact rewrites applied, and what each saved."""
-    typing: Typing | None = None
+    precision_plan: PrecisionPlan | None = Field(default=None, validation_alias="typing", serialization_alias="typing")
     """Which modules are typed how, for a graph of lower precision."""
     graph: GraphAudit | None = None
     """What is in the graph; None where it was not audited."""
@@ -180,7 +180,7 @@ class Artifact(Record):
         default=None, validation_alias="quantisation", serialization_alias="quantisation"
     )
     """How its integers came about; None where it has none."""
-    boundary: Boundary | None = None
+    interface: GraphInterface | None = Field(default=None, validation_alias="boundary", serialization_alias="boundary")
     """Of its own; None where it is the bundle's."""
     state: State
     """Where it stands."""
@@ -257,10 +257,10 @@ class Manifest(Record):
     reports: tuple[FileRecord, ...]
     """Parity report and pictures."""
 
-    def boundary(self, artifact: Artifact | None) -> Boundary:
-        """How an artifact is fed with one frame: its own boundary, else the bundle's, also the reference's (None)."""
-        own = None if artifact is None else artifact.boundary
-        return own or Boundary(contract=self.contract, golden=self.golden)
+    def interface(self, artifact: Artifact | None) -> GraphInterface:
+        """How an artifact is fed with one frame: its own interface, else the bundle's, also the reference's (None)."""
+        own = None if artifact is None else artifact.interface
+        return own or GraphInterface(contract=self.contract, golden=self.golden)
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -271,7 +271,7 @@ class Manifest(Record):
         """Every file the manifest vouches for."""
         for artifact in self.artifacts:
             yield from artifact.files
-            yield from (golden.file for golden in (artifact.boundary.golden if artifact.boundary else ()))
+            yield from (golden.file for golden in (artifact.interface.golden if artifact.interface else ()))
         for golden in self.golden:
             yield golden.file
         yield from self.reports

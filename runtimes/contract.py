@@ -105,7 +105,7 @@ class TensorSpec(Record):
     shape: tuple[int, ...]
     """Static shape, [B, C, H, W]."""
     dtype: Literal["float32", "uint8"] = "float32"
-    """Element type at the boundary, whatever the precision inside; ``uint8`` is an image of 8 bits."""
+    """Element type at the interface, whatever the precision inside; ``uint8`` is an image of 8 bits."""
     unit: str
     """Unit and range in words, e.g. ``1/m, 0 = invalid``."""
 
@@ -128,7 +128,7 @@ class ModelContract(Record):
     input_size: int = Field(gt=0)
     """Lower bound of the network's sides that ``network`` was derived from, pixels."""
     channel_order: Literal["bgr", "rgb"]
-    """Plane order the weights were trained with; folded into the weights, the boundary is always RGB."""
+    """Plane order the weights were trained with; folded into the weights, the interface is always RGB."""
     image_resize: Literal["cubic", "cubic_8bit"] = "cubic"
     """How the color image becomes a network input (``processing/image.py``)."""
     depth_input: Literal["inverse_nearest"] | None = "inverse_nearest"

@@ -70,7 +70,7 @@ class TryJob(Record):
     units: str
     """Name in coremltools."""
     contract: ModelContract
-    """Boundary of the package."""
+    """GraphInterface of the package."""
 
 
 class CoreMl:

@@ -1,8 +1,8 @@
 """What is written beside an engine: what it was made from, for which machine, and the proof of what it is."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from runtimes.bundle import FileRecord, State, Verdict
 from runtimes.contract import INTEGER, ModelContract, Precision, Record
@@ -23,7 +23,7 @@ class Machine(Record):
     version: str
     """``__version__`` of the library."""
     system: str
-    """``L4T36.4.3``, or operating system and processor architecture."""
+    """``L4T36.4.3``, or operating system and CPU architecture."""
     gpu: Gpu | None
     """GPU; None for an engine that was built for every GPU its library knows."""
 
@@ -67,26 +67,31 @@ class BuildSettings(Record):
     """0..5."""
     workspace: int
     """Upper limit of scratch memory, bytes; 0 for the library's own."""
-    remedy: str = ""
+    workaround: str = Field(default="", validation_alias="remedy", serialization_alias="remedy")
     """What was done to get round a known fault: ``fusion-breaker`` or nothing."""
     extra_outputs: tuple[str, ...] = ()
-    """Outputs beyond the contract's, marked for the remedy and ignored by the runtime."""
+    """Outputs beyond the contract's, marked for the workaround and ignored by the runtime."""
 
 
-class Claim(Record):
+def _outcome(given: object) -> object:
+    """Records written before 0.2 have other words."""
+    return {"proven": "passed", "disproven": "failed", "not visible": "unknown"}.get(str(given), given)
+
+
+class EngineCheck(Record):
     """One thing an engine should be, and whether the builder's own account shows it."""
 
-    claim: str
+    name: str = Field(validation_alias="claim", serialization_alias="claim")
     """In words."""
-    outcome: Literal["proven", "disproven", "not visible"]
-    """``not visible`` where the account does not say; that is neither good nor bad."""
+    outcome: Annotated[Literal["passed", "failed", "unknown"], BeforeValidator(_outcome)]
+    """``unknown`` where the account does not say; that is neither good nor bad."""
     detail: str
     """Figures, names of modules."""
     fatal: bool
     """Whether disproving it makes the engine unusable; otherwise it costs time only."""
 
 
-class Evidence(Record):
+class LayerReport(Record):
     """What an engine is made of, from the library's own account."""
 
     source: Literal["layer table in the builder's log", "engine inspector", "none"]
@@ -99,18 +104,18 @@ class Evidence(Record):
     """Attentions that are one kernel."""
     float32_products: tuple[str, ...]
     """Modules whose matrix products or convolutions read float32 in an engine of lower precision."""
-    claims: tuple[Claim, ...]
+    checks: tuple[EngineCheck, ...] = Field(validation_alias="claims", serialization_alias="claims")
     """What was to be shown."""
 
     @property
-    def broken(self) -> tuple[Claim, ...]:
-        """Claims whose failure makes the engine unusable."""
-        return tuple(claim for claim in self.claims if claim.fatal and claim.outcome == "disproven")
+    def broken(self) -> tuple[EngineCheck, ...]:
+        """Checks whose failure makes the engine unusable."""
+        return tuple(check for check in self.checks if check.fatal and check.outcome == "failed")
 
     @property
-    def costly(self) -> tuple[Claim, ...]:
-        """Claims whose failure costs time."""
-        return tuple(claim for claim in self.claims if not claim.fatal and claim.outcome == "disproven")
+    def costly(self) -> tuple[EngineCheck, ...]:
+        """Checks whose failure costs time."""
+        return tuple(check for check in self.checks if not check.fatal and check.outcome == "failed")
 
 
 class EngineRecord(Record):
@@ -134,7 +139,7 @@ class EngineRecord(Record):
     """What it fits."""
     settings: BuildSettings
     """How it was built."""
-    evidence: Evidence
+    layer_report: LayerReport = Field(validation_alias="evidence", serialization_alias="evidence")
     """What it is made of."""
     warnings: tuple[str, ...]
     """The builder's own."""

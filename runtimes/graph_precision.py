@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from runtimes.contract import Record
 
@@ -50,8 +50,8 @@ class Island(Record):
     """Path of the module in the network, which is also the beginning of its nodes' names."""
     reason: str
     """Why, with the figure that decided where one did."""
-    hands_on: Literal["fp32", "low"]
-    """Type of what the module hands on: FP32, or the graph's lower precision."""
+    output_dtype: Literal["fp32", "low"] = Field(validation_alias="hands_on", serialization_alias="hands_on")
+    """Type of the module's output: FP32, or the graph's lower precision."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +65,7 @@ class Island(Record):
         return data
 
 
-class Typing(Record):
+class PrecisionPlan(Record):
     """How a network was typed: enough to type it again in the same way."""
 
     precision: LowPrecision

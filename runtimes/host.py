@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """Model name of the processor, as the operating system gives it."""
+    """Model name of the CPU, as the operating system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.lower().startswith(("model name", "hardware")):
@@ -19,7 +19,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> frozenset[str]:
-    """Instruction set flags of the processor; empty where the operating system does not list them."""
+    """Instruction set flags of the CPU; empty where the operating system does not list them."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -45,6 +45,6 @@ def version_of(distribution: str) -> str | None:
 
 
 def fingerprint(*devices: str) -> str:
-    """8 hex digits that change with processor, its features, system, architecture and the ``devices`` named."""
+    """8 hex digits that change with CPU, its features, system, architecture and the ``devices`` named."""
     parts = (platform.machine(), sys.platform, cpu_name(), *sorted(cpu_features()), *devices)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

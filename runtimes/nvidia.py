@@ -28,7 +28,7 @@ class Gpu(Record):
     compute_capability: str
     """``major.minor``, e.g. ``8.7``."""
     integrated: bool
-    """Whether it shares the processor's memory, as on a Jetson."""
+    """Whether it shares the CPU's memory, as on a Jetson."""
     memory: int
     """Bytes in all."""
     cuda: str

@@ -17,7 +17,7 @@ from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.hashing import cached_sha256
 from runtimes.host import cpu_name, usable_cpus
 from runtimes.nvidia import find_gpu
-from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
+from runtimes.runtime import CallGuard, Description, Tensors, check_interface
 
 PROVIDERS = {
     "onnxruntime": "CPUExecutionProvider",
@@ -195,7 +195,7 @@ def nodes_by_provider(session: Any) -> dict[str, int] | None:
     return dict(counts)
 
 
-_PRODUCTS = ("MatMul", "Gemm", "Conv")
+_COMPUTE_OPS = ("MatMul", "Gemm", "Conv")
 """How the names of kernels of products begin, also behind QLinear, Fused and the like."""
 
 
@@ -207,12 +207,12 @@ def products_by_kernel(session: Any) -> dict[str, int]:
         for event in events
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
     )
-    return {name: count for name, count in names.most_common() if any(part in name for part in _PRODUCTS)}
+    return {name: count for name, count in names.most_common() if any(part in name for part in _COMPUTE_OPS)}
 
 
 def _check_boundary(session: Any, contract: ModelContract, path: Path) -> None:
     got = {node.name: tuple(node.shape) for node in (*session.get_inputs(), *session.get_outputs())}
-    check_boundary(got, contract, path)
+    check_interface(got, contract, path)
 
 
 def _check_contract(session: Any, contract: ModelContract, path: Path) -> None:

@@ -27,7 +27,7 @@ def open(
 
     ``backend`` and ``precision``: names, or ``auto`` for the fastest that passed its parity gate here. ``batch``:
     frames at once, of a bundle exported for that; they go through ``DepthPipeline.many``. ``threads``: 0 for all usable
-    processors. ``max_depth``, ``far``: meters, instead of the contract's. ``checkpoint``: only for the ``torch``
+    CPUs. ``max_depth``, ``far``: meters, instead of the contract's. ``checkpoint``: only for the ``torch``
     reference. The pipeline belongs to the calling thread.
 
     Raises BundleError (changed or unreadable bundle), InputError (names), ParityError (only failed artifacts),
@@ -56,7 +56,7 @@ def open_choice(
     checkpoint: str | Path | None = None,
 ) -> DepthPipeline:
     """``open`` after the choice was made."""
-    contract = bundle.manifest.boundary(choice.artifact).contract.batched(choice.batch)
+    contract = bundle.manifest.interface(choice.artifact).contract.batched(choice.batch)
     if choice.artifact is None:
         path = reference_path(bundle, checkpoint)
     else:

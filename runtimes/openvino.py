@@ -1,8 +1,8 @@
-"""OpenVINO on CPU, with an explicit precision hint: its own default may be bf16 on processors that have it.
+"""OpenVINO on CPU, with an explicit precision hint: its own default may be bf16 on CPUs that have it.
 
 A hint of bf16 spares nothing. A graph that is typed BF16 is computed as it is typed, FP32 islands included, under a
-hint of f32, where the processor has BF16; elsewhere OpenVINO computes all of it in FP32 without a word, so the
-processor is asked before, and the executable graph after.
+hint of f32, where the CPU has BF16; elsewhere OpenVINO computes all of it in FP32 without a word, so the
+CPU is asked before, and the executable graph after.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ from runtimes.backends import Backend
 from runtimes.contract import ModelContract
 from runtimes.errors import BackendUnavailable, BundleError
 from runtimes.host import usable_cpus
-from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
+from runtimes.runtime import CallGuard, Description, Tensors, check_interface
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 """Precision -> INFERENCE_PRECISION_HINT: what is not quantized in the graph, nor typed in it."""
 
-_PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
+_COMPUTE_OPS = ("FullyConnected", "MatMul", "Convolution")
 
 
 class OpenVino:
@@ -89,7 +89,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         raise BackendUnavailable(f"OpenVINO {openvino.__version__} has no CPU device here: {core.available_devices}")
     wanted, can = _HINTS[precision], core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if wanted == "bf16" and "BF16" not in can:  # AVX512 alone obeys the hint, one number at a time
-        raise BackendUnavailable(f"this processor has no bf16 arithmetic for OpenVINO, it has {', '.join(can)}")
+        raise BackendUnavailable(f"this CPU has no bf16 arithmetic for OpenVINO, it has {', '.join(can)}")
     threads = threads or usable_cpus()
     try:
         model = core.read_model(path)
@@ -109,8 +109,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
         given = "bf16"
     if given != wanted:
         raise BackendUnavailable(
-            f"OpenVINO was asked for {wanted} and would compute in {given}: this processor has no {precision} "
-            "arithmetic"
+            f"OpenVINO was asked for {wanted} and would compute in {given}: this CPU has no {precision} arithmetic"
         )
     return OpenVino(compiled, contract, precision, threads)
 
@@ -124,9 +123,9 @@ def _executed(compiled: Any) -> list[dict[str, str]]:
 
 
 def _is_product(node: dict[str, str]) -> bool:
-    return node["layerType"] in _PRODUCTS
+    return node["layerType"] in _COMPUTE_OPS
 
 
 def _check_boundary(model: Any, contract: ModelContract, path: Path) -> None:
     got = {port.any_name: tuple(port.shape) for port in (*model.inputs, *model.outputs)}
-    check_boundary(got, contract, path)
+    check_interface(got, contract, path)

@@ -1,5 +1,7 @@
 """How an INT8 graph came about: written where it is made, read on any device."""
 
+from pydantic import Field
+
 from runtimes.contract import Record
 
 
@@ -71,13 +73,13 @@ class Quantization(Record):
     """Strength of smoothing per layer; 0 where none helps."""
     steps: dict[str, float]
     """Step of the integers at the input of every quantized layer, in units of that input."""
-    kept: dict[str, str]
+    excluded: dict[str, str] = Field(validation_alias="kept", serialization_alias="kept")
     """Parts that are not quantized, and why."""
     trials: dict[str, Trial]
     """Everything quantized: ``plain`` or ``smoothed``, then the observer."""
     sensitivity: dict[str, Trial]
     """Only one part quantized, worst first."""
-    kept_megabytes: float
+    excluded_megabytes: float = Field(validation_alias="kept_megabytes", serialization_alias="kept_megabytes")
     """What the parts that are not quantized cost in an FP32 file, beyond their integers, 10^6 bytes."""
     speed: SpeedComparison | None = None
     """On the machine that made the bundle; None for a graph that does not run there."""

@@ -68,11 +68,11 @@ class DeviceClock(Protocol):
         ...
 
 
-def check_boundary(got: dict[str, tuple[int, ...]], contract: ModelContract, path: Path) -> None:
+def check_interface(got: dict[str, tuple[int, ...]], contract: ModelContract, path: Path) -> None:
     """Raise BundleError unless a loaded artifact has the contract's inputs and outputs, name for name."""
     expected = {spec.name: spec.shape for spec in (*contract.inputs, *contract.outputs)}
     if got != expected:
-        raise BundleError(f"{path.name} has the boundary {got}, the contract says {expected}")
+        raise BundleError(f"{path.name} has the interface {got}, the contract says {expected}")
 
 
 class CallGuard:

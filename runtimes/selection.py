@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from runtimes import engines, local_results
 from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
-from runtimes.bundle import Artifact, Boundary, Bundle, State, Verdict
+from runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
 from runtimes.contract import execution_name
 from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 
@@ -57,10 +57,10 @@ def executions(bundle: Bundle, backend: Backend, batch: int = 1) -> list[tuple[A
     return [(made[name], precision) for precision, name in typed.items() if name is not None]
 
 
-def boundary_of(bundle: Bundle, backend: str, precision: str) -> Boundary:
-    """How what a backend computes in a precision is fed; the bundle's boundary where it computes nothing of it."""
+def interface_of(bundle: Bundle, backend: str, precision: str) -> GraphInterface:
+    """How what a backend computes in a precision is fed; the bundle's interface where it computes nothing of it."""
     runs = {executed: artifact for artifact, executed in executions(bundle, get_backend(backend))}
-    return bundle.manifest.boundary(runs.get(precision))
+    return bundle.manifest.interface(runs.get(precision))
 
 
 def check_precision(bundle: Bundle, precision: str) -> None:
@@ -73,10 +73,10 @@ def check_precision(bundle: Bundle, precision: str) -> None:
 def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch: int = 1) -> Choice:
     """Pick what runs, of what takes ``batch`` frames at once.
 
-    Asked for by name, an artifact must not have failed; ``auto`` also wants a passed verdict and the bundle's boundary.
-    Unless both are asked for by name, reduced precision is taken only where it was verified on this machine. Raises
-    InputError for unknown names, ParityError when all that could run has failed, BackendUnavailable when nothing is
-    installed.
+    Asked for by name, an artifact must not have failed; ``auto`` also wants a passed verdict and the bundle's own
+    interface. Unless both are asked for by name, reduced precision is taken only where it was verified on this machine.
+    Raises InputError for unknown names, ParityError when all that could run has failed, BackendUnavailable when nothing
+    is installed.
     """
     wanted = [get_backend(backend)] if backend != "auto" else list(BACKENDS.values())
     check_precision(bundle, precision)
@@ -95,7 +95,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
         for artifact, executed in executions(bundle, candidate, batch):
             if precision not in ("auto", executed):
                 continue
-            if precision == "auto" and artifact.boundary is not None:
+            if precision == "auto" and artifact.interface is not None:
                 continue  # what its inputs lose is no part of its gate: only by name
             if candidate.engine:
                 engine = engines.find(bundle, candidate, executed)

@@ -24,7 +24,7 @@ from runtimes.engine_record import EngineRecord, Machine
 from runtimes.engines import check_engine, read_record, rebuild
 from runtimes.errors import BundleError, CdmExportError, EngineRunError
 from runtimes.nvidia import Gpu, find_gpu, system_name
-from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
+from runtimes.runtime import CallGuard, Description, Tensors, check_interface
 from runtimes.tensorrt_api import Log
 
 _ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2}
@@ -56,7 +56,7 @@ class TensorRt:
     def __init__(
         self, trt: Any, plan: bytes, record: EngineRecord, backend: Backend, gpu: Gpu, cudart: Cudart, log: Log
     ) -> None:
-        """Everything is allocated here. Raises BundleError when the library refuses the engine or its boundary is not
+        """Everything is allocated here. Raises BundleError when the library refuses the engine or its interface is not
         the contract's, EngineRunError when the device has no room.
         """
         self.contract = record.contract
@@ -99,7 +99,7 @@ class TensorRt:
 
     def describe(self) -> Description:
         """The engine's evidence, and how it is launched."""
-        evidence, version = self._record.evidence, str(self._trt.__version__)
+        evidence, version = self._record.layer_report, str(self._trt.__version__)
         return Description(
             backend=self._backend.name,
             precision=self._record.precision,
@@ -111,7 +111,7 @@ class TensorRt:
                 "engine": self._record.engine.sha256[:16],
                 "kernels_by_kind": evidence.by_kind,
                 "fused_attention": evidence.fused_attention,
-                "remedy": self._record.settings.remedy,
+                "workaround": self._record.settings.workaround,
                 "cuda_graph": self._graph_says,
                 "zero_copy": self._gpu.integrated,
                 "memory_through": self._cuda.name,
@@ -144,7 +144,7 @@ class TensorRt:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         extra = set(self._record.settings.extra_outputs)
         got = {name: api.shape(engine.get_tensor_shape(name)) for name in names if name not in extra}
-        check_boundary(got, self.contract, Path(self._record.engine.path))
+        check_interface(got, self.contract, Path(self._record.engine.path))
         for spec in (*self.contract.inputs, *self.contract.outputs):
             kind = api.data_type(engine.get_tensor_dtype(spec.name))
             if kind != "FLOAT":

@@ -23,7 +23,7 @@ class Job(Record):
     path: str
     """Artifact file, or what the backend opens instead."""
     contract: ModelContract
-    """Boundary of the artifact."""
+    """GraphInterface of the artifact."""
     precision: str
     """Precision of the artifact."""
     threads: int

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from cdm_export.bench.environment import conditions, environment
-from cdm_export.bench.interleaved import Finished, Pace, Race, race
+from cdm_export.bench.interleaved import Finished, Interleaved, RunPlan, run_interleaved
 from cdm_export.bench.power import PowerMeter
 from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
@@ -61,9 +61,9 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
     candidates = {_name(choice, threads): (choice, threads) for choice in choices for threads in request.threads}
     before = conditions()
     with PowerMeter() as meter:
-        raced = race(
+        raced = run_interleaved(
             {name: partial(_start, name, bundle, request, frames, *one) for name, one in candidates.items()},
-            Pace(request.frames, request.seconds, request.idle_ms),
+            RunPlan(request.frames, request.seconds, request.idle_ms),
             progress,
         )
     after = conditions()
@@ -155,7 +155,7 @@ def _start(
     return Child("cdm_export.bench.worker", job, name)
 
 
-def _baseline(candidates: dict[str, tuple[Choice, int]], raced: Race) -> str:
+def _baseline(candidates: dict[str, tuple[Choice, int]], raced: Interleaved) -> str:
     names = list(raced.finished)
     single = [name for name in names if candidates[name][0].batch == 1]
     wanted = [name for name in single if (candidates[name][0].backend.name, candidates[name][0].precision) == _BASELINE]

@@ -16,7 +16,7 @@ _LEAST, _MOST = 5, 100_000
 
 
 @dataclass(frozen=True)
-class Pace:
+class RunPlan:
     """How long, and how fast after each other."""
 
     frames: int | None = None
@@ -71,7 +71,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Race:
+class Interleaved:
     """What came of it."""
 
     finished: dict[str, Finished]
@@ -82,7 +82,7 @@ class Race:
     """False when it was interrupted after a full round."""
 
 
-def race(starts: Mapping[str, Callable[[], Child]], pace: Pace, progress: Progress) -> Race:
+def run_interleaved(starts: Mapping[str, Callable[[], Child]], pace: RunPlan, progress: Progress) -> Interleaved:
     """Open all, warm each up, then a frame of each in turn.
 
     An interrupt (KeyboardInterrupt) after a full round ends the race, before that it is raised.
@@ -123,7 +123,7 @@ def race(starts: Mapping[str, Callable[[], Child]], pace: Pace, progress: Progre
             complete = False
     failed |= turns.failed
     finished = {name: _finished(runner, turns, name, rounds) for name, runner in runners.items() if name not in failed}
-    return Race(finished, failed, complete)
+    return Interleaved(finished, failed, complete)
 
 
 def _finished(runner: Runner, turns: Turns, name: str, rounds: int) -> Finished:

@@ -27,7 +27,7 @@ class Entry(Record):
     batch: int = 1
     """Frames at once; latencies are those of the whole batch."""
     threads: int
-    """Compute threads asked for; 0 for the library's default on all usable processors."""
+    """Compute threads asked for; 0 for the library's default on all usable CPUs."""
     description: dict[str, Any]
     """``Runtime.describe()`` in the process that ran: provider, versions, what really executed."""
     verdict: Verdict | None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm_export.bench.interleaved import Pace, race
+from cdm_export.bench.interleaved import RunPlan, run_interleaved
 from cdm_export.bench.statistics import paired_ratio
 from cdm_export.bench.worker import Done, serve_frames
 from cdm_export.progress import Progress
@@ -20,8 +20,8 @@ _SECONDS = 6.0
 """Timed seconds of each path."""
 
 
-class Way(Record):
-    """Backend, precision and file: one way to run the network."""
+class ExecutionPath(Record):
+    """Backend, precision and file: one path to run the network."""
 
     backend: str
     """Backend name."""
@@ -34,19 +34,19 @@ class Way(Record):
         return f"{self.backend} {self.precision}"
 
 
-class GuardJob(Record):
+class SpeedGateJob(Record):
     """What a process opens."""
 
-    way: Way
+    path: ExecutionPath
     """How to run."""
     contract: ModelContract
-    """The boundary."""
+    """The interface."""
     frames: tuple[str, ...]
     """Reference frames, npz."""
 
 
 def compare_speed(
-    paths: Sequence[Way], contract: ModelContract, frames: Sequence[Path], progress: Progress
+    paths: Sequence[ExecutionPath], contract: ModelContract, frames: Sequence[Path], progress: Progress
 ) -> SpeedComparison | None:
     """The fastest INT8 path against the fastest other one; None when either kind has none that ran to the end.
 
@@ -54,9 +54,9 @@ def compare_speed(
     """
     starts = {}
     for path in paths:
-        job = GuardJob(way=path, contract=contract, frames=tuple(map(str, frames)))
+        job = SpeedGateJob(path=path, contract=contract, frames=tuple(map(str, frames)))
         starts[str(path)] = partial(Child, __name__, job, f"'{path}'")
-    outcome = race(starts, Pace(seconds=_SECONDS), progress)
+    outcome = run_interleaved(starts, RunPlan(seconds=_SECONDS), progress)
     if not outcome.complete:
         raise KeyboardInterrupt
     finished = outcome.finished
@@ -82,11 +82,11 @@ def compare_speed(
 
 
 def _work(text: str) -> Done:
-    job = GuardJob.model_validate_json(text)
-    way, contract = job.way, job.contract
+    job = SpeedGateJob.model_validate_json(text)
+    path, contract = job.path, job.contract
 
     def open_pipeline() -> DepthPipeline:
-        return DepthPipeline(load_runtime(get_backend(way.backend), way.file, contract, way.precision), contract)
+        return DepthPipeline(load_runtime(get_backend(path.backend), path.file, contract, path.precision), contract)
 
     return serve_frames(open_pipeline, job.frames)
 

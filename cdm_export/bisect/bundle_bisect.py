@@ -4,7 +4,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from cdm_export.bisect.compare import comparable, looking
+from cdm_export.bisect.compare import comparable, evaluator
 from cdm_export.bisect.coreml_probe import CoremlProbe
 from cdm_export.bisect.coreml_worker import OperationFound
 from cdm_export.bisect.onnx_probe import OnnxProbe
@@ -23,10 +23,10 @@ from runtimes.bundle import Bundle
 from runtimes.contract import QUANTIZED
 from runtimes.coreml_target import TARGETS
 from runtimes.errors import BackendUnavailable, InputError, did_you_mean
-from runtimes.graph_precision import Typing
+from runtimes.graph_precision import PrecisionPlan
 from runtimes.nvidia import find_gpu
 from runtimes.opening import reference_path
-from runtimes.selection import boundary_of, executions
+from runtimes.selection import executions, interface_of
 
 
 def bisect_bundle(
@@ -72,8 +72,8 @@ def bisect_bundle(
             raise InputError(
                 f"{bundle.path}: no stage of {first.name} is found in {second.name} by its name", "Export it again."
             )
-        look = looking(first, second, [stage.name for stage in stages], tolerance, progress)
-        found = STRATEGIES[strategy](stages, look)
+        evaluate = evaluator(first, second, [stage.name for stage in stages], tolerance, progress)
+        found = STRATEGIES[strategy](stages, evaluate)
         operation = None
         # Inside the blocks of a smoothed network values are scaled: there is nothing to compare them with.
         if isinstance(second, CoremlProbe) and found.first is not None and candidate[1] != QUANTIZED:
@@ -121,12 +121,12 @@ def _probe(
         raise BackendUnavailable(f"backend '{backend.name}' is not installed here", f"Add it with: {backend.install}")
     if backend.device == "cuda":
         find_gpu()  # before minutes of work
-    contract = boundary_of(bundle, *pair).contract
+    contract = interface_of(bundle, *pair).contract
     frame = fit_frame(frame, contract, scratch)
     if backend.format == "checkpoint":
-        typing = None if precision == "fp32" else _typing(bundle, precision)
+        precision_plan = None if precision == "fp32" else _precision_plan(bundle, precision)
         weights = reference_path(bundle, checkpoint)
-        return TorchProbe(weights, contract, precision, frame.path, scratch, threads, typing)
+        return TorchProbe(weights, contract, precision, frame.path, scratch, threads, precision_plan)
     for artifact, computed in executions(bundle, backend):
         if computed != precision:
             continue
@@ -144,8 +144,10 @@ def _probe(
     )
 
 
-def _typing(bundle: Bundle, precision: str) -> Typing:
-    typed = {artifact.precision: artifact.typing for artifact in bundle.manifest.artifacts if artifact.typing}
+def _precision_plan(bundle: Bundle, precision: str) -> PrecisionPlan:
+    typed = {
+        artifact.precision: artifact.precision_plan for artifact in bundle.manifest.artifacts if artifact.precision_plan
+    }
     if precision not in typed:
         raise InputError(f"{bundle.path} has no network typed as {precision}. {did_you_mean(precision, sorted(typed))}")
     return typed[precision]

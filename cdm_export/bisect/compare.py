@@ -1,4 +1,4 @@
-"""Two probes -> a search's ``look``."""
+"""Two probes -> a search's ``evaluate``."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cdm_export.bisect.measures import Measure, measure
 from cdm_export.bisect.probe import Probe
-from cdm_export.bisect.search import Look
+from cdm_export.bisect.search import Evaluate
 from cdm_export.progress import Progress
 from runtimes.errors import ParityError
 
@@ -26,21 +26,23 @@ def comparable(reference: Probe, candidate: Probe) -> tuple[list[str], dict[str,
     return shown, left_out
 
 
-def looking(reference: Probe, candidate: Probe, stages: Sequence[str], tolerance: float, progress: Progress) -> Look:
-    """``look`` for a search over ``stages``. The reference runs once, here, and shows everything.
+def evaluator(
+    reference: Probe, candidate: Probe, stages: Sequence[str], tolerance: float, progress: Progress
+) -> Evaluate:
+    """``evaluate`` for a search over ``stages``. The reference runs once, here, and shows everything.
 
-    ``look`` raises ParityError, naming the stage, for one that a probe did not show, that has another shape, or that is
-    not finite in the reference.
+    ``evaluate`` raises ParityError, naming the stage, for one that a probe did not show, that has another shape,
+    or that is not finite in the reference.
     """
     progress.stage(f"{reference.name}: {len(stages)} stages")
     truth = _outputs(reference, stages)
 
-    def look(names: Sequence[str]) -> dict[str, Measure]:
+    def evaluate(names: Sequence[str]) -> dict[str, Measure]:
         progress.stage(f"{candidate.name}: " + (f"'{names[0]}'" if len(names) == 1 else f"{len(names)} stages"))
         seen = _outputs(candidate, names)
         return {name: measure(name, truth[name], seen[name], tolerance) for name in names}
 
-    return look
+    return evaluate
 
 
 def _outputs(probe: Probe, stages: Sequence[str]) -> dict[str, NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""A Core ML package through the interpreter: every value of its program can be shown, none is changed by showing it."""
+"""A Core ML package through the interpreter: any value of its program can be shown, none changes by that."""
 
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Interprets a package and writes what its stages hand on, or looks for an operation, in a process of its own."""
+"""Interprets a package and writes what its stages hand on, or runs for an operation, in a process of its own."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ class ShowJob(Record):
     package: str
     """Folder of the package."""
     contract: ModelContract
-    """Its boundary."""
+    """Its interface."""
     threads: int
     """Compute threads; 0 for the default."""
     frame: str
@@ -68,7 +68,7 @@ class Shown(Record):
 
 def show(job: ShowJob) -> Shown:
     """Run a job. Raises BundleError, CheckpointError, BackendCrashed."""
-    what = f"the Core ML reference showing stages of {Path(job.package).name}"
+    what = f"the Core ML reference exposing stages of {Path(job.package).name}"
     return Shown.model_validate(run_isolated(__name__, job, what, lambda message: None))
 
 
@@ -165,14 +165,14 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
 
     from cdm_export.coreml.convert import coreml_rules, trace
     from cdm_export.transforms import specialize_for
-    from reference_model.torch_runtime import load_boundary
+    from reference_model.torch_runtime import load_exportable
     from runtimes.coreml_target import get_target
 
     assert job.weights is not None
     contract = job.contract
-    boundary = load_boundary(Path(job.weights), contract)
-    specialize_for(contract, boundary, coreml_rules(get_target(job.target)))
-    module = trace(boundary, contract).program.module()
+    exportable = load_exportable(Path(job.weights), contract)
+    specialize_for(contract, exportable, coreml_rules(get_target(job.target)))
+    module = trace(exportable, contract).program.module()
     seen: dict[str, Tensor] = {}
 
     class Watching(torch.fx.Interpreter):

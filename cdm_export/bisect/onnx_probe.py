@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.bisect.onnx_worker import ShowJob, show
-from cdm_export.bisect.probe import Shapes, showing
+from cdm_export.bisect.probe import Shapes, exposing
 from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.errors import BundleError, InputError
 
@@ -54,8 +54,8 @@ class OnnxProbe:
         self._queries += 1
         folder.mkdir()
         model = folder / self._artifact.name
-        contract = showing(self._contract, stages, self._shapes_of(stages))
-        linked = write_showing(self._artifact, contract, model)
+        contract = exposing(self._contract, stages, self._shapes_of(stages))
+        linked = write_exposing(self._artifact, contract, model)
         job = ShowJob(
             backend=self._backend,
             path=str(model),
@@ -79,7 +79,7 @@ class OnnxProbe:
         return self.stages
 
 
-def write_showing(artifact: Path, contract: ModelContract, target: Path) -> list[Path]:
+def write_exposing(artifact: Path, contract: ModelContract, target: Path) -> list[Path]:
     """Write the artifact's graph with the contract's outputs, float32, added where it does not have them.
 
     Weights beside the artifact are linked beside ``target``, or copied where a hard link cannot be (ONNX Runtime

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm_export.tensorrt.debug_engine import engine_showing
+from cdm_export.tensorrt.debug_engine import engine_exposing
 from runtimes.backends import get_backend, load_runtime
 from runtimes.contract import ModelContract, Record
 from runtimes.isolated import run_isolated, serve
@@ -18,7 +18,7 @@ class ShowJob(Record):
     path: str
     """ONNX file."""
     contract: ModelContract
-    """Its boundary, stages among the outputs."""
+    """Its interface, stages among the outputs."""
     precision: str
     """What to compute in."""
     threads: int
@@ -38,7 +38,7 @@ class Shown(Record):
 
 def show(job: ShowJob) -> dict[str, str]:
     """npy file by name of the output. Raises what the backend raises, BackendCrashed when it dies."""
-    what = f"backend '{job.backend}' showing stages of {Path(job.path).name}"
+    what = f"backend '{job.backend}' exposing stages of {Path(job.path).name}"
     done = run_isolated(__name__, job, what, lambda message: None)
     return Shown.model_validate(done).files
 
@@ -47,7 +47,7 @@ def _work(text: str) -> Shown:
     job = ShowJob.model_validate_json(text)
     backend, path = get_backend(job.backend), Path(job.path)
     if backend.engine:
-        path = engine_showing(path, job.contract, job.backend, job.precision, Path(job.folder))
+        path = engine_exposing(path, job.contract, job.backend, job.precision, Path(job.folder))
     runtime = load_runtime(backend, path, job.contract, job.precision, job.threads)
     with np.load(job.frame, allow_pickle=False) as arrays:
         inputs = {spec.name: arrays[spec.name] for spec in job.contract.inputs}

@@ -6,7 +6,7 @@ from math import ceil, floor, log10
 import cv2
 import numpy as np
 
-from cdm_export.bisect.report import BisectReport, StageReport, said
+from cdm_export.bisect.report import BisectReport, StageReport, describe_measure
 from cdm_export.predict.pictures import Rgb
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -87,13 +87,13 @@ def growth_picture(report: BisectReport) -> Rgb:
 def _heading(picture: _Picture, report: BisectReport) -> None:
     picture.text(f"{report.candidate} against {report.reference}, frame '{report.frame}'", 16, 28, scale=0.6)
     if report.verdict == "hidden":
-        picture.text("outside only when no stage is shown: showing them changes what is computed", 16, 52, OUTSIDE)
+        picture.text("outside only when no stage is shown: exposing them changes what is computed", 16, 52, OUTSIDE)
     elif report.first is None:
         picture.text("nothing looked at is outside the tolerance", 16, 52)
     else:
         measure = next(stage.measure for stage in report.stages if stage.name == report.first)
         assert measure is not None
-        picture.text(f"first outside: {report.first}, {said(measure)}", 16, 52, OUTSIDE)
+        picture.text(f"first outside: {report.first}, {describe_measure(measure)}", 16, 52, OUTSIDE)
     words = "relative error (L2) of what each stage hands on; ring: the output with no stage shown beside it"
     crossed = any(stage.measure and _value(stage) is None for stage in report.stages)
     picture.text(words + ("; cross: NaN or Inf" if crossed else ""), 16, 74, _FAINT)

@@ -1,4 +1,4 @@
-"""What a search looks through: something that shows what a network's stages hand on."""
+"""What a search runs through: something that shows what a network's stages hand on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -34,7 +34,7 @@ class Probe(Protocol):
         ...
 
 
-def showing(contract: ModelContract, stages: Sequence[str], shapes: Shapes) -> ModelContract:
+def exposing(contract: ModelContract, stages: Sequence[str], shapes: Shapes) -> ModelContract:
     """The contract of an artifact that hands out stages beside its own outputs, in this order, after them."""
     own = {spec.name for spec in contract.outputs}
     added = tuple(TensorSpec(name=name, shape=shapes[name], unit="") for name in stages if name not in own)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from cdm_export.bisect.coreml_worker import OperationFound
 from cdm_export.bisect.measures import Measure
 from cdm_export.bisect.search import Found, Strategy, Verdict
@@ -51,7 +53,7 @@ class BisectReport(Record):
     """In network order; the last is the network's output."""
     left_out: dict[str, str]
     """Stages that cannot be compared, and why."""
-    looks: int
+    runs: int = Field(validation_alias="looks", serialization_alias="looks")
     """Runs of the candidate."""
     operation: OperationFound | None = None
     """Where ``first`` could be looked into: the first operation in it whose value is outside."""
@@ -66,9 +68,10 @@ class BisectReport(Record):
         """One sentence."""
         pair = f"{self.candidate} against {self.reference} on '{self.frame}'"
         if self.verdict == "hidden":
+            size = describe_measure(self.output)
             return (
-                f"{pair}: the output leaves the tolerance of {self.tolerance:g} ({said(self.output)}), but not when "
-                "stages are shown beside it: showing them changes what the backend computes"
+                f"{pair}: the output leaves the tolerance of {self.tolerance:g} ({size}), but not "
+                "when stages are shown beside it: exposing them changes what the backend computes"
             )
         if self.first is None:
             seen = "at every stage" if self.strategy == "scan" else "at the output, so nothing was searched"
@@ -78,7 +81,7 @@ class BisectReport(Record):
         also = [name for name in self.origins if name != self.first]
         return (
             f"{pair}: '{self.first}' ({found.section}) is the first to leave the tolerance of {self.tolerance:g}: "
-            f"{said(found.measure)}"
+            f"{describe_measure(found.measure)}"
             + (f"; in it, '{self.operation.name}' ({self.operation.kind}) is the first" if self.operation else "")
             + (f"; independently of it: {', '.join(also)}" if also else "")
             + ("; the output is within it all the same" if self.output.inside else "")
@@ -117,7 +120,7 @@ class BisectReport(Record):
         return "" if stage.measure.inside else "[red]outside"
 
 
-def said(measure: Measure) -> str:
+def describe_measure(measure: Measure) -> str:
     """A measure in words."""
     if measure.not_finite:
         return f"{measure.not_finite} NaN or Inf"
@@ -153,7 +156,7 @@ def make_report(
             for stage in stages
         ),
         left_out=dict(left_out),
-        looks=found.looks,
+        runs=found.runs,
         operation=operation,
     )
 

@@ -1,7 +1,7 @@
 """Where does the error leave the tolerance? Strategies over a network's stages; they know nothing of backends.
 
-``look`` measures stages, all of one call in one run of the candidate. A backend may compute otherwise when more of its
-inside is shown (a fusion that cannot happen any more), so the output is first looked at alone.
+``evaluate`` measures stages, all of one call in one run of the candidate. A backend may compute otherwise when more of
+its inside is shown (a fusion that cannot happen any more), so the output is first looked at alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from cdm_export.bisect.measures import Measure
 from cdm_export.bisect.stages import Stage
 
-Look: TypeAlias = Callable[[Sequence[str]], Mapping[str, Measure]]
+Evaluate: TypeAlias = Callable[[Sequence[str]], Mapping[str, Measure]]
 Verdict: TypeAlias = Literal["inside", "outside", "hidden"]
 Strategy: TypeAlias = Literal["scan", "bisect"]
 
@@ -22,7 +22,7 @@ class Found:
 
     verdict: Verdict
     """``inside``: no stage looked at is outside. ``hidden``: the output is outside when it is shown alone, and the
-    error cannot be found when stages are shown beside it: showing them changes what the backend computes."""
+    error cannot be found when stages are shown beside it: exposing them changes what the backend computes."""
     first: str | None
     """The stage at which the error leaves the tolerance: it is outside, and every stage it reads is inside."""
     origins: tuple[str, ...]
@@ -32,17 +32,17 @@ class Found:
     """The output with nothing else shown."""
     measured: Mapping[str, Measure]
     """Every stage that was looked at, as it was in the last look at it."""
-    looks: int
+    runs: int
     """Runs of the candidate."""
     strategy: Strategy
     """How it was found."""
 
 
-def scan(stages: Sequence[Stage], look: Look) -> Found:
+def scan(stages: Sequence[Stage], evaluate: Evaluate) -> Found:
     """Look at all stages at once. Names the first in network order that is outside; assumes nothing."""
     output = stages[-1].name
-    alone = look([output])[output]
-    measured = look([stage.name for stage in stages])
+    alone = evaluate([output])[output]
+    measured = evaluate([stage.name for stage in stages])
     outside = {name for name, result in measured.items() if not result.inside}
     origins = tuple(stage.name for stage in stages if stage.name in outside and outside.isdisjoint(stage.after))
     if origins:
@@ -50,7 +50,7 @@ def scan(stages: Sequence[Stage], look: Look) -> Found:
     return Found("inside" if alone.inside else "hidden", None, (), alone, measured, 2, "scan")
 
 
-def bisect(stages: Sequence[Stage], look: Look) -> Found:
+def bisect(stages: Sequence[Stage], evaluate: Evaluate) -> Found:
     """Halve what may hold the origin, one stage per look; for backends where every shown stage costs a build.
 
     Searches only when the output is outside. To halve, it takes a stage that is inside for a sign that everything it
@@ -61,19 +61,19 @@ def bisect(stages: Sequence[Stage], look: Look) -> Found:
     ancestors = _ancestors(stages)
     reads = {stage.name: stage.after for stage in stages}
     measured: dict[str, Measure] = {}
-    looks = 0
+    runs = 0
 
     def see(*names: str) -> Mapping[str, Measure]:
-        nonlocal looks
-        looks += 1
-        results = look(names)
+        nonlocal runs
+        runs += 1
+        results = evaluate(names)
         measured.update(results)
         return results
 
     suspect = stages[-1].name
     alone = see(suspect)[suspect]
     if alone.inside:
-        return Found("inside", None, (), alone, measured, looks, "bisect")
+        return Found("inside", None, (), alone, measured, runs, "bisect")
     while True:
         unknown = {name for name in ancestors[suspect] if name not in measured}
         while unknown:
@@ -85,23 +85,23 @@ def bisect(stages: Sequence[Stage], look: Look) -> Found:
                 unknown &= ancestors[middle]
         together = see(suspect, *reads[suspect])
         if together[suspect].inside:
-            return Found("hidden", None, (), alone, measured, looks, "bisect")
+            return Found("hidden", None, (), alone, measured, runs, "bisect")
         upwards = next((name for name in reads[suspect] if not together[name].inside), None)
         if upwards is None:
-            return Found("outside", suspect, (suspect,), alone, measured, looks, "bisect")
+            return Found("outside", suspect, (suspect,), alone, measured, runs, "bisect")
         suspect = upwards
 
 
-def scan_then_bisect(stages: Sequence[Stage], look: Look) -> Found:
-    """All stages at once; where showing them all hides the error, one by one, which changes less of the candidate."""
-    found = scan(stages, look)
+def scan_then_bisect(stages: Sequence[Stage], evaluate: Evaluate) -> Found:
+    """All stages at once; where exposing them all hides the error, one by one, which changes less of the candidate."""
+    found = scan(stages, evaluate)
     if found.verdict != "hidden":
         return found
-    halved = bisect(stages, look)
-    return replace(halved, looks=found.looks + halved.looks)
+    halved = bisect(stages, evaluate)
+    return replace(halved, runs=found.runs + halved.runs)
 
 
-STRATEGIES: dict[str, Callable[[Sequence[Stage], Look], Found]] = {
+STRATEGIES: dict[str, Callable[[Sequence[Stage], Evaluate], Found]] = {
     "auto": scan_then_bisect,
     "scan": scan,
     "bisect": bisect,

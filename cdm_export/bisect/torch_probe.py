@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cdm_export.bisect.probe import Shapes
 from cdm_export.bisect.torch_worker import ShowJob, show
 from runtimes.contract import ModelContract
-from runtimes.graph_precision import Typing
+from runtimes.graph_precision import PrecisionPlan
 
 
 class TorchProbe:
@@ -24,11 +24,11 @@ class TorchProbe:
         frame: Path,
         scratch: Path,
         threads: int = 0,
-        typing: Typing | None = None,
+        precision_plan: PrecisionPlan | None = None,
     ) -> None:
         """``weights``: checkpoint, or bundle of seeded weights. ``frame``, ``scratch``: as ``OnnxProbe`` has them.
 
-        ``typing``: how the artifact of ``precision`` was typed; None for the reference itself.
+        ``precision_plan``: how the artifact of ``precision`` was typed; None for the reference itself.
         """
         self.name = f"torch {precision}"
         self._scratch = scratch
@@ -36,7 +36,7 @@ class TorchProbe:
             weights=str(weights),
             contract=contract,
             precision=precision,
-            typing=typing,
+            precision_plan=precision_plan,
             threads=threads,
             frame=str(frame),
             stages=None,

@@ -10,7 +10,7 @@ from cdm_export.onnx.node_names import original_path
 from reference_model.variant import NETWORK
 from runtimes.contract import ModelContract, Record
 from runtimes.errors import ParityError
-from runtimes.graph_precision import Typing
+from runtimes.graph_precision import PrecisionPlan
 from runtimes.isolated import run_isolated, serve
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ class ShowJob(Record):
     weights: str
     """Checkpoint file, or a bundle folder of seeded random weights."""
     contract: ModelContract
-    """Boundary of the network."""
+    """GraphInterface of the network."""
     precision: str
-    """``fp32`` for the reference; else that of ``typing``."""
-    typing: Typing | None
+    """``fp32`` for the reference; else that of ``precision_plan``."""
+    precision_plan: PrecisionPlan | None
     """How the artifact of that precision was typed; None for the reference."""
     threads: int
     """Compute threads; 0 for the default."""
@@ -54,19 +54,19 @@ def show(job: ShowJob) -> Shown:
 
 
 def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":
-    """The network on its boundary, and what has to be in force while it runs."""
-    from reference_model.torch_runtime import load_boundary
+    """The network on its interface, and what has to be in force while it runs."""
+    from reference_model.torch_runtime import load_exportable
 
-    boundary = load_boundary(Path(job.weights), job.contract)
-    if job.typing is None:
-        return boundary, nullcontext()
+    exportable = load_exportable(Path(job.weights), job.contract)
+    if job.precision_plan is None:
+        return exportable, nullcontext()
     from cdm_export.precision.rounded import RoundedProducts
     from cdm_export.precision.typed_modules import type_network
     from cdm_export.transforms import specialize_for
 
-    specialize_for(job.contract, boundary)
-    type_network(boundary.get_submodule(NETWORK), job.typing)
-    return boundary, RoundedProducts()
+    specialize_for(job.contract, exportable)
+    type_network(exportable.get_submodule(NETWORK), job.precision_plan)
+    return exportable, RoundedProducts()
 
 
 def _work(text: str) -> Shown:
@@ -86,10 +86,10 @@ def _listed(contract: ModelContract) -> Shown:
 
     variant = get_variant(contract.model)
     with torch.device("meta"), torch.inference_mode():
-        boundary = variant.on_boundary(variant.build(), contract.channel_order).eval()
-        network = boundary.get_submodule(NETWORK)
+        exportable = variant.exportable(variant.build(), contract.channel_order).eval()
+        network = exportable.get_submodule(NETWORK)
         seen = _hooked({name: module for name, module in network.named_modules() if name})
-        out = boundary(*(torch.zeros(spec.shape) for spec in contract.inputs))
+        out = exportable(*(torch.zeros(spec.shape) for spec in contract.inputs))
     shapes = {name: tuple(calls[0].shape) for name, calls in seen.items() if _one_tensor(calls)}
     return Shown(shapes={**shapes, contract.outputs[0].name: tuple(out.shape)}, files={})
 
@@ -99,15 +99,15 @@ def _shown(job: ShowJob, stages: tuple[str, ...]) -> Shown:
 
     contract = job.contract
     output = contract.outputs[0].name
-    boundary, in_force = _network(job)
+    exportable, in_force = _network(job)
     modules: dict[str, nn.Module] = {}
-    for path, module in boundary.get_submodule(NETWORK).named_modules():
+    for path, module in exportable.get_submodule(NETWORK).named_modules():
         modules.setdefault(original_path(path), module)  # what casts for a module hands on what it does
     seen = _hooked({name: modules[name] for name in stages if name != output})
     with np.load(job.frame, allow_pickle=False) as arrays:
         inputs = {spec.name: arrays[spec.name] for spec in contract.inputs}
     with in_force:
-        outputs = run_reference(boundary, contract, inputs)
+        outputs = run_reference(exportable, contract, inputs)
     shapes, files = {}, {}
     for index, name in enumerate(stages):
         if name == output:

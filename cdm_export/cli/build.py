@@ -19,7 +19,7 @@ class Target(str, Enum):
     tensorrt_rtx = "tensorrt-rtx"
 
 
-class Remedy(str, Enum):
+class Fallback(str, Enum):
     """What happens when the engine fails."""
 
     auto = "auto"
@@ -33,20 +33,27 @@ def command(
         str,
         typer.Option(
             "--precision",
-            help="auto (fp16, else its remedies; int8-fp16 where it is faster), fp32, tf32, fp16, fp16-attn32, "
+            help="auto (fp16, else its fallbacks; int8-fp16 where it is faster), fp32, tf32, fp16, fp16-attn32, "
             "bf16 or int8-fp16.",
         ),
     ] = "auto",
-    remedy: Annotated[
-        Remedy | None,
-        typer.Option("--remedy", help="auto: try the next precision when one fails; the default of --precision auto."),
+    fallback: Annotated[
+        Fallback | None,
+        typer.Option(
+            "--fallback",
+            "--remedy",
+            help="auto: try the next precision when one fails; the default of --precision auto.",
+        ),
     ] = None,
     workspace: Annotated[
         int | None,
         typer.Option("--workspace", min=64, help="Most scratch memory in MiB; 1024 where memory is shared."),
     ] = None,
     optimization_level: Annotated[
-        int, typer.Option("--optimization-level", "--optimisation-level", min=0, max=5, help="How long to look for faster kernels.")
+        int,
+        typer.Option(
+            "--optimization-level", "--optimisation-level", min=0, max=5, help="How long to look for faster kernels."
+        ),
     ] = 3,
     force: Annotated[bool, typer.Option("--force", help="Build although there is a usable engine.")] = False,
     as_json: Json = False,
@@ -55,8 +62,8 @@ def command(
     """Engine for this device, tested on the golden frames; for RTX on any machine, also without a GPU."""
     from cdm_export.tensorrt.build import BuildRequest, build_bundle
 
-    remedies = remedy is Remedy.auto if remedy is not None else precision == "auto"
-    request = BuildRequest(bundle, target.value, precision, remedies, workspace, optimization_level, force)
+    fallbacks = fallback is Fallback.auto if fallback is not None else precision == "auto"
+    request = BuildRequest(bundle, target.value, precision, fallbacks, workspace, optimization_level, force)
     with progress(not quiet and not as_json) as shown:
         report = build_bundle(request, shown)
     if as_json:
@@ -64,13 +71,13 @@ def command(
         return
     if quiet:
         return
-    from cdm_export.tensorrt.describe import evidence_lines
+    from cdm_export.tensorrt.describe import layer_report_lines
     from runtimes.bundle import Bundle
 
     for outcome in report.outcomes:
         print(f"{outcome.attempt}: {outcome.outcome} ({outcome.detail})")
     record = report.engine.record
-    for line in evidence_lines(record):
+    for line in layer_report_lines(record):
         print(f"  {line}")
     print(f"engine: {report.engine.path}")
     if record.self_test is None:

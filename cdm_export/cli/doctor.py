@@ -10,9 +10,9 @@ def command(as_json: Json = False) -> None:
     """What this machine can build and run, and the exact command that adds the rest."""
     from cdm_export.doctor.machine import examine
 
-    findings = examine()
+    results = examine()
     if as_json:
-        print_json([vars(finding) for finding in findings])
+        print_json([vars(finding) for finding in results])
         return
     from rich.console import Console
     from rich.markup import escape
@@ -22,7 +22,7 @@ def command(as_json: Json = False) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in findings:
+    for finding in results:
         detail = escape(finding.detail) + (f"\n[cyan]{escape(finding.command)}[/]" if finding.command else "")
         table.add_row(finding.subject, _MARKS[finding.status], detail)
     Console(highlight=False).print(table)

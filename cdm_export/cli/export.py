@@ -68,7 +68,7 @@ def command(
         typer.Option("--calibration", help="Frames that int8 takes its ranges from: folder, frames.json, synthetic:N."),
     ] = None,
     keep_slower: Annotated[
-        bool, typer.Option("--keep-slower", help="Keep int8 for processors, marked, although it is not faster here.")
+        bool, typer.Option("--keep-slower", help="Keep int8 for CPUs, marked, although it is not faster here.")
     ] = False,
     batch: Annotated[
         int | None,
@@ -129,8 +129,8 @@ def command(
         for dropped in bundle.manifest.dropped:
             print(f"not published: {dropped.name}: {dropped.reason}")
         for artifact in bundle.manifest.artifacts:
-            if artifact.boundary is not None:
-                print(f"{artifact.name}: its 8-bit image alone moves the depth: {artifact.boundary.loss}")
+            if artifact.interface is not None:
+                print(f"{artifact.name}: its 8-bit image alone moves the depth: {artifact.interface.loss}")
         print(f"published {bundle.path}")
         print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if missed := [dropped for dropped in bundle.manifest.dropped if dropped.failed]:
@@ -196,9 +196,9 @@ def _summary(bundle: "Bundle", parities: "list[BackendParity]") -> dict[str, obj
         "network": str(Size(*bundle.manifest.contract.network)),
         "dropped": [dropped.model_dump(mode="json") for dropped in bundle.manifest.dropped],
         "input_loss": {
-            artifact.name: artifact.boundary.loss.model_dump(mode="json")
+            artifact.name: artifact.interface.loss.model_dump(mode="json")
             for artifact in bundle.manifest.artifacts
-            if artifact.boundary is not None and artifact.boundary.loss is not None
+            if artifact.interface is not None and artifact.interface.loss is not None
         },
         "parity": [parity.verdict.model_dump(mode="json") for parity in parities],
     }

@@ -13,7 +13,7 @@ from runtimes.contract import ModelContract, Semantics
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from runtimes.graph_precision import GraphAudit, Rewrite, Typing
+    from runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
     from runtimes.quantization import Quantization
 
 
@@ -23,7 +23,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """What is inside a bundle: contract, artifacts, verdicts, provenance; nothing is run."""
-    from cdm_export.tensorrt.describe import evidence_lines
+    from cdm_export.tensorrt.describe import layer_report_lines
     from runtimes import engines, local_results
     from runtimes.bundle import Bundle
     from runtimes.contract import Size
@@ -56,7 +56,7 @@ def command(
         ("camera", f"{Size(*contract.camera)}, network {Size(*contract.network)}"),
         ("sensor depth", f"up to {contract.max_depth:g} m" if contract.depth_input else "not read"),
         ("output", _range(contract)),
-        ("channel order", f"{contract.channel_order} inside the weights; the boundary is RGB"),
+        ("channel order", f"{contract.channel_order} inside the weights; the interface is RGB"),
         ("weights", _weights(provenance)),
         ("license", provenance.license or "no note"),
         ("golden frames", ", ".join(golden.name for golden in manifest.golden)),
@@ -79,13 +79,13 @@ def command(
         if artifact.name == "onnx/fp32":
             _print_rewrites(console, artifact.rewrites)
         if artifact.graph:
-            _print_graph(console, artifact.graph, artifact.typing)
+            _print_graph(console, artifact.graph, artifact.precision_plan)
         if artifact.quantization:
             _print_quantization(console, artifact.quantization)
-        if artifact.boundary:
-            inputs = ", ".join(f"{spec.name} {spec.dtype} ({spec.unit})" for spec in artifact.boundary.contract.inputs)
+        if artifact.interface:
+            inputs = ", ".join(f"{spec.name} {spec.dtype} ({spec.unit})" for spec in artifact.interface.contract.inputs)
             console.print(f"  fed with {inputs}", markup=False)
-            console.print(f"  its 8-bit image alone moves the depth: {artifact.boundary.loss}", markup=False)
+            console.print(f"  its 8-bit image alone moves the depth: {artifact.interface.loss}", markup=False)
         for verdict in artifact.verdicts:
             console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
     for dropped in manifest.dropped:
@@ -96,12 +96,12 @@ def command(
 
     for engine in built:
         console.print(f"[bold]engine[/] {engine.path.parent}", soft_wrap=True)
-        for line in evidence_lines(engine.record):
+        for line in layer_report_lines(engine.record):
             console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-_ONNX_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
-_COREML_PRODUCTS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm", "quantize")
+_ONNX_COMPUTE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
+_COREML_COMPUTE_OPS = ("linear", "matmul", "conv", "scaled_dot_product_attention", "softmax", "layer_norm", "quantize")
 
 
 def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
@@ -115,27 +115,27 @@ def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
             console.print(f"  not applied: {name}: {rewrite.skipped}", markup=False)
 
 
-def _print_graph(console: "Console", graph: "GraphAudit", typing: "Typing | None") -> None:
+def _print_graph(console: "Console", graph: "GraphAudit", precision_plan: "PrecisionPlan | None") -> None:
     """Nodes by type, and for a typed graph every island and what explains its casts."""
     by_type: Counter[str] = Counter()
     for kinds in graph.nodes.values():
         by_type.update(kinds)
     products = ", ".join(
         f"{operator} {' + '.join(f'{count} {kind}' for kind, count in graph.nodes[operator].items())}"
-        for operator in (*_ONNX_PRODUCTS, *_COREML_PRODUCTS)
+        for operator in (*_ONNX_COMPUTE_OPS, *_COREML_COMPUTE_OPS)
         if operator in graph.nodes
     )
     weights = ", ".join(f"{size:,.1f} MB {kind}" for kind, size in graph.weights_mb.items())
     counts = ", ".join(f"{count} {kind}" for kind, count in by_type.most_common())
     console.print(f"  nodes: {counts}; weights: {weights}", markup=False)
     console.print(f"  {products}", markup=False)
-    if typing is None:
+    if precision_plan is None:
         return
-    for reason, islands in groupby(typing.islands, key=lambda island: island.reason):
+    for reason, islands in groupby(precision_plan.islands, key=lambda island: island.reason):
         names = [island.module for island in islands]
         shown = names[0] if len(names) == 1 else f"{len(names)} modules, {names[0]} ... {names[-1]}"
         console.print(f"  FP32: {shown}: {reason}", markup=False)
-    for block, why in typing.residuals.items():
+    for block, why in precision_plan.residuals.items():
         console.print(f"  FP32 residual: {block}: {why}", markup=False)
     console.print("  casts: " + "; ".join(f"{count} {why}" for why, count in graph.casts.items()), markup=False)
 
@@ -147,7 +147,7 @@ def _print_quantization(console: "Console", quantization: "Quantization") -> Non
     lines = [
         f"int8: {len(quantization.steps)} products; ranges from {frames} frame(s) of {quantization.source}, "
         f"{quantization.observer}, {smoothed}",
-        *(f"not int8: {part}: {reason}" for part, reason in quantization.kept.items()),
+        *(f"not int8: {part}: {reason}" for part, reason in quantization.excluded.items()),
         *([str(quantization.speed)] if quantization.speed else []),
     ]
     for line in lines:

@@ -12,7 +12,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Fit = Annotated[bool, typer.Option("--fit", help="Crop and resize frames of another size to the bundle's.")]
 DepthScale = Annotated[float, typer.Option("--depth-scale", help="Sensor units per meter; 1000 for millimeters.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0 for all usable processors.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0 for all usable CPUs.")]
 BackendName = Annotated[str, typer.Option("--backend", help="See cdm-export doctor; or auto.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16, fp16-attn32, bf16, or auto.")]
 CheckpointOption = Annotated[

@@ -15,7 +15,7 @@ from cdm_export.progress import Progress
 from cdm_export.publish import record
 from cdm_export.quantize.worker import MadeInt8
 from runtimes.backends import BACKENDS
-from runtimes.bundle import Artifact, Boundary, State
+from runtimes.bundle import Artifact, GraphInterface, State
 from runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, Precision
 from runtimes.coreml_target import get_target
 from runtimes.errors import BackendUnavailable, InputError
@@ -52,7 +52,7 @@ class CoremlPackages:
 
     def write_table(self, reports: Path) -> None:
         """``coreml.json``: size and error of every package made, dropped ones too, and what their inputs lose."""
-        lost = {one.precision: one.boundary.loss for one in self.artifacts if one.boundary and one.boundary.loss}
+        lost = {one.precision: one.interface.loss for one in self.artifacts if one.interface and one.interface.loss}
         rows = [
             {
                 "precision": parity.precision,
@@ -107,13 +107,13 @@ def add_coreml(
     ``images``: frames of the package that takes an 8-bit image, when it is wanted. ``int8``: what was calibrated.
     """
     (folder / "coreml").mkdir()
-    typing = next((graph.typing for graph in made.graphs if graph.precision == "fp16"), None)
+    precision_plan = next((graph.precision_plan for graph in made.graphs if graph.precision == "fp16"), None)
     integers = None
     if QUANTIZED in request.compressions and int8 is None:
         progress.note(f"coreml {QUANTIZED} is not made: there is no int8 to take the activation steps from")
     elif QUANTIZED in request.compressions and int8 is not None:
-        rest = next(graph.typing for graph in int8.graphs if graph.typing is not None)
-        integers = Integers(steps=int8.quantization.steps, scales=int8.scales, typing=rest)
+        rest = next(graph.precision_plan for graph in int8.graphs if graph.precision_plan is not None)
+        integers = Integers(steps=int8.quantization.steps, scales=int8.scales, precision_plan=rest)
     packages = make_coreml(
         CoremlJob(
             contract=job.contract,
@@ -121,7 +121,7 @@ def add_coreml(
             random_weights=made.provenance.random_weights,
             license=made.provenance.license,
             image=images.contract if images else None,
-            typing=typing,
+            precision_plan=precision_plan,
             target=request.target,
             compressions=tuple(name for name in request.compressions if name != QUANTIZED),
             integers=integers,
@@ -131,10 +131,10 @@ def add_coreml(
     )
     artifacts, required, dropped = [], [], []
     megabytes: dict[str, float] = {}
-    boundary = None
+    interface = None
     if images is not None:
         loss = images.finish(references)
-        boundary = Boundary(contract=images.contract, golden=golden_records(folder, images.frames), loss=loss)
+        interface = GraphInterface(contract=images.contract, golden=golden_records(folder, images.frames), loss=loss)
     for package in packages:
         path = folder / "coreml" / f"{package.precision}.mlpackage"
         own = images if package.precision == IMAGE else None
@@ -148,7 +148,7 @@ def add_coreml(
             progress,
             keep=Path(job.outputs),
         )
-        artifact = _artifact(package, folder, parity, boundary if own else None)
+        artifact = _artifact(package, folder, parity, interface if own else None)
         if int8 is not None and package.precision == QUANTIZED:
             artifact = artifact.model_copy(update={"quantization": int8.quantization})
         megabytes[package.precision] = round(sum(file.size for file in artifact.files) / 1e6, 3)
@@ -162,7 +162,7 @@ def add_coreml(
     return CoremlPackages(tuple(artifacts), tuple(required), tuple(dropped), megabytes)
 
 
-def _artifact(package: MadePackage, folder: Path, parity: BackendParity, boundary: Boundary | None) -> Artifact:
+def _artifact(package: MadePackage, folder: Path, parity: BackendParity, interface: GraphInterface | None) -> Artifact:
     return Artifact(
         name=f"coreml/{package.precision}",
         format="coreml",
@@ -172,9 +172,9 @@ def _artifact(package: MadePackage, folder: Path, parity: BackendParity, boundar
         files=tuple(record(folder, folder / "coreml" / name) for name in package.files),
         producers=package.versions,
         rewrites=package.rewrites,
-        typing=package.typing,
+        precision_plan=package.precision_plan,
         graph=package.graph,
-        boundary=boundary,
+        interface=interface,
         # What it does on a Mac is known on a Mac.
         state=State.CANDIDATE if parity.verdict.passed else State.FAILED,
         verdicts=(parity.verdict,),

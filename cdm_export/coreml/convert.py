@@ -20,7 +20,7 @@ from reference_model.variant import NETWORK
 from runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
 from runtimes.coreml_target import TARGETS, CoremlTarget
 from runtimes.errors import InputError
-from runtimes.graph_precision import GraphAudit, IslandKind, Typing
+from runtimes.graph_precision import GraphAudit, IslandKind, PrecisionPlan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,10 +44,10 @@ def coreml_rules(target: CoremlTarget) -> "dict[str, Rule]":
     return rules
 
 
-def coreml_typing(typing: Typing) -> Typing:
+def coreml_plan(precision_plan: PrecisionPlan) -> PrecisionPlan:
     """A plan made for ONNX as Core ML takes it."""
-    islands = tuple(island for island in typing.islands if island.kind is not FUSED_HERE)
-    return typing.model_copy(update={"islands": islands})
+    islands = tuple(island for island in precision_plan.islands if island.kind is not FUSED_HERE)
+    return precision_plan.model_copy(update={"islands": islands})
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Traced:
     program: Any
     """``torch.export.ExportedProgram``."""
     modules: Mapping[str, str]
-    """Node -> path of the innermost module that computes it; the network's own, without its boundary."""
+    """Node -> path of the innermost module that computes it; the network's own, without its interface."""
 
 
 def trace(network: "nn.Module", contract: ModelContract) -> Traced:
-    """Export a specialized network behind its boundary; its operators stay whole."""
+    """Export a specialized network behind its interface; its operators stay whole."""
     import torch
 
     example = tuple(torch.zeros(spec.shape) for spec in contract.inputs)
@@ -77,13 +77,18 @@ def trace(network: "nn.Module", contract: ModelContract) -> Traced:
 
 
 def convert(
-    traced: Traced, contract: ModelContract, target: CoremlTarget, typing: Typing | None, description: str, license: str
+    traced: Traced,
+    contract: ModelContract,
+    target: CoremlTarget,
+    precision_plan: PrecisionPlan | None,
+    description: str,
+    license: str,
 ) -> Any:
-    """The exported graph as ``coremltools.models.MLModel``, FP32, or FP16 with the islands of ``typing``."""
+    """The exported graph as ``coremltools.models.MLModel``, FP32, or FP16 with the islands of ``precision_plan``."""
     ct = import_coremltools()
     precision = ct.precision.FLOAT32
-    if typing is not None:
-        islands = _Islands(typing, traced.modules)
+    if precision_plan is not None:
+        islands = _Islands(precision_plan, traced.modules)
         precision = ct.transform.FP16ComputePrecision(op_selector=islands.computes_in_fp16)
     try:
         with quiet():
@@ -139,7 +144,7 @@ def save(model: Any, path: Path) -> tuple[str, ...]:
     return tuple(file.relative_to(path.parent).as_posix() for file in files)
 
 
-def audit(model: Any, typing: Typing | None) -> GraphAudit:
+def audit(model: Any, precision_plan: PrecisionPlan | None) -> GraphAudit:
     """Count operations by type and element type, casts by what explains them, weights by element type."""
     from coremltools.converters.mil.mil import types
 
@@ -159,8 +164,10 @@ def audit(model: Any, typing: Typing | None) -> GraphAudit:
             nodes[operation.op_type][kind] += 1
         if operation.op_type == "cast":
             near = (modules.get(node_of(var.name, modules)) for var in (out, operation.x, *_readers(out)))
-            why = next((why for module in near if module and typing and (why := typing.reason(module))), None)
-            casts[why or "at the boundary"] += 1
+            why = next(
+                (why for module in near if module and precision_plan and (why := precision_plan.reason(module))), None
+            )
+            casts[why or "at the interface"] += 1
     return GraphAudit(
         nodes={operator: dict(kinds.most_common()) for operator, kinds in sorted(nodes.items())},
         casts=dict(casts.most_common()),
@@ -198,8 +205,8 @@ def import_coremltools() -> Any:
 class _Islands:
     """Which operations compute in half."""
 
-    def __init__(self, typing: Typing, modules: Mapping[str, str]) -> None:
-        self._typing = typing
+    def __init__(self, precision_plan: PrecisionPlan, modules: Mapping[str, str]) -> None:
+        self._precision_plan = precision_plan
         self._modules = modules
 
     def computes_in_fp16(self, operation: Any) -> bool:
@@ -207,7 +214,7 @@ class _Islands:
         module = self._module(operation)
         if module is None:
             return True
-        return not self._typing.computes_in_fp32(module) and module not in self._typing.residuals
+        return not self._precision_plan.computes_in_fp32(module) and module not in self._precision_plan.residuals
 
     def _module(self, operation: Any) -> str | None:
         """Module by the operation's value, else by what it reads: coremltools' own helpers have names of their own."""

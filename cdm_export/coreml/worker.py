@@ -13,7 +13,7 @@ from reference_model.variant import NETWORK
 from runtimes.bundle import RandomWeights
 from runtimes.contract import IMAGE, QUANTIZED, ModelContract, Precision, Record
 from runtimes.coreml_target import CoremlTarget, get_target
-from runtimes.graph_precision import GraphAudit, Rewrite, Typing
+from runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
 from runtimes.isolated import report, run_isolated, serve
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Integers(Record):
     """Layer of the specialized network -> activation that is 1 as int8."""
     scales: dict[str, tuple[float, ...]]
     """Smoothing of the weights that the steps belong to; empty for none."""
-    typing: Typing
+    precision_plan: PrecisionPlan
     """Plan for the rest, as made for ONNX."""
 
 
@@ -35,7 +35,7 @@ class CoremlJob(Record):
     """What to make."""
 
     contract: ModelContract
-    """Boundary and sizes."""
+    """GraphInterface and sizes."""
     checkpoint: str | None
     """Checkpoint file; or ``random_weights``."""
     random_weights: RandomWeights | None
@@ -43,8 +43,8 @@ class CoremlJob(Record):
     license: str
     """Note on the weights' license."""
     image: ModelContract | None
-    """Boundary of the second FP16 package, which takes an 8-bit image; None makes none."""
-    typing: Typing | None
+    """GraphInterface of the second FP16 package, which takes an 8-bit image; None makes none."""
+    precision_plan: PrecisionPlan | None
     """Plan of the FP16 packages, as made for ONNX; None for FP32 alone."""
     target: str
     """Oldest system that has to open the packages."""
@@ -69,7 +69,7 @@ class MadePackage(Record):
     """Libraries that made it."""
     rewrites: dict[str, Rewrite]
     """Exact rewrites, and what each saved."""
-    typing: Typing | None
+    precision_plan: PrecisionPlan | None
     """How it was typed; None for FP32."""
     graph: GraphAudit
     """What came out."""
@@ -92,22 +92,22 @@ def _work(text: str) -> MadePackages:
     import torch
 
     from cdm_export.coreml.compress import compress
-    from cdm_export.coreml.convert import convert, coreml_typing, import_coremltools
+    from cdm_export.coreml.convert import convert, coreml_plan, import_coremltools
 
     job = CoremlJob.model_validate_json(text)
     contract, target = job.contract, get_target(job.target)
     versions = {"torch": torch.__version__, "coremltools": import_coremltools().__version__}
     traced, rewrites = _traced(job, target, {})
     packages = []
-    wanted: list[tuple[Precision, Typing | None, ModelContract]] = [("fp32", None, contract)]
-    if job.typing is not None:
-        half = coreml_typing(job.typing)
+    wanted: list[tuple[Precision, PrecisionPlan | None, ModelContract]] = [("fp32", None, contract)]
+    if job.precision_plan is not None:
+        half = coreml_plan(job.precision_plan)
         wanted += [("fp16", half, contract)]
         wanted += [(IMAGE, half, job.image)] if job.image is not None else []
-    for precision, typing, fed in wanted:
+    for precision, precision_plan, fed in wanted:
         report({"stage": f"export to Core ML for {job.target}, {precision}", "steps": 0})
-        model = convert(traced, fed, target, typing, _description(contract, precision), job.license)
-        made = _Made(target.specification, versions, rewrites, typing)
+        model = convert(traced, fed, target, precision_plan, _description(contract, precision), job.license)
+        made = _Made(target.specification, versions, rewrites, precision_plan)
         packages.append(made.package(model, precision, job))
         if precision == "fp16":
             for how in job.compressions:
@@ -128,30 +128,30 @@ def _traced(
     from cdm_export.coreml.convert import coreml_rules, trace
     from cdm_export.quantize.smoothquant import fold_all
     from cdm_export.transforms import specialize_for
-    from reference_model.torch_runtime import make_boundary
+    from reference_model.torch_runtime import make_exportable
 
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
     contract = job.contract
-    boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
-    savings = specialize_for(contract, boundary, coreml_rules(target))
+    exportable = make_exportable(job.random_weights or Path(str(job.checkpoint)), contract)
+    savings = specialize_for(contract, exportable, coreml_rules(target))
     if scales:
-        fold_all(boundary.get_submodule(NETWORK), scales)
+        fold_all(exportable.get_submodule(NETWORK), scales)
     rewrites = {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
-    return trace(boundary, contract), rewrites
+    return trace(exportable, contract), rewrites
 
 
 def _quantized(job: CoremlJob, integers: Integers, target: CoremlTarget, versions: dict[str, str]) -> MadePackage:
     """The package with 8-bit activations, of the network that they were measured in; what was saved is checked."""
-    from cdm_export.coreml.convert import convert, coreml_typing
+    from cdm_export.coreml.convert import convert, coreml_plan
     from cdm_export.coreml.interpreter.program import load_program
     from cdm_export.coreml.quantize import check_quantized, quantize
 
     traced, rewrites = _traced(job, target, integers.scales)
     report({"stage": f"export to Core ML for {job.target}, {QUANTIZED}", "steps": 0})
-    typing, description = coreml_typing(integers.typing), _description(job.contract, QUANTIZED)
-    half = convert(traced, job.contract, target, typing, description, job.license)
+    precision_plan, description = coreml_plan(integers.precision_plan), _description(job.contract, QUANTIZED)
+    half = convert(traced, job.contract, target, precision_plan, description, job.license)
     model = quantize(half, integers.steps, job.contract, description, job.license)
-    package = _Made(target.specification, versions, rewrites, typing).package(model, QUANTIZED, job)
+    package = _Made(target.specification, versions, rewrites, precision_plan).package(model, QUANTIZED, job)
     check_quantized(load_program(Path(job.folder) / f"{QUANTIZED}.mlpackage"), integers.steps)
     return package
 
@@ -167,7 +167,7 @@ class _Made:
     specification: int
     versions: dict[str, str]
     rewrites: dict[str, Rewrite]
-    typing: Typing | None
+    precision_plan: PrecisionPlan | None
 
     def package(self, model: Any, precision: Precision, job: CoremlJob) -> MadePackage:
         from cdm_export.coreml.convert import audit, save
@@ -178,8 +178,8 @@ class _Made:
             files=save(model, Path(job.folder) / f"{precision}.mlpackage"),
             versions=self.versions,
             rewrites=self.rewrites,
-            typing=self.typing,
-            graph=audit(model, self.typing),
+            precision_plan=self.precision_plan,
+            graph=audit(model, self.precision_plan),
         )
 
 

@@ -3,8 +3,8 @@
 import platform
 import shutil
 
-from cdm_export.doctor.check import Finding
-from cdm_export.doctor.nvidia import nvidia_findings
+from cdm_export.doctor.check import CheckResult
+from cdm_export.doctor.nvidia import nvidia_checks
 from runtimes.backends import BACKENDS
 from runtimes.cache import cache_dir
 from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
@@ -13,7 +13,7 @@ from runtimes.nvidia import available_memory
 INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
 """Command that adds everything exporting needs."""
 REDUCED_PRECISION = "reduced precision"
-"""Subject of the finding on what the processor computes faster than float32."""
+"""Subject of the check of what the CPU computes faster than float32."""
 _FAST = {
     "BF16": {"avx512_bf16", "amx_bf16", "bf16"},
     "FP16": {"avx512_fp16", "amx_fp16", "asimdhp"},
@@ -23,7 +23,7 @@ _FAST = {
 _EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "scikit-image")
 
 
-def examine() -> list[Finding]:
+def examine() -> list[CheckResult]:
     """Look at everything; never raises for what it finds."""
     return [
         _machine(),
@@ -33,80 +33,82 @@ def examine() -> list[Finding]:
         _opencv(),
         *_backends(),
         _export(),
-        *nvidia_findings(),
+        *nvidia_checks(),
         *_conflicts(),
     ]
 
 
-def _machine() -> Finding:
+def _machine() -> CheckResult:
     fast = [name for name in ("avx512_bf16", "avx512_vnni", "amx_tile", "asimddp", "i8mm") if name in cpu_features()]
-    return Finding(
+    return CheckResult(
         "machine",
         "ok",
-        f"{cpu_name()}, {usable_cpus()} usable processor(s), {platform.system()} {platform.machine()}, "
+        f"{cpu_name()}, {usable_cpus()} usable CPU(s), {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}{', ' + ' '.join(fast) if fast else ''}",
     )
 
 
-def _reduced_precision() -> Finding:
+def _reduced_precision() -> CheckResult:
     fast = [name for name, flags in _FAST.items() if flags & cpu_features()]
     slow = [name for name in _FAST if name not in fast]
     if not slow:
-        return Finding(REDUCED_PRECISION, "ok", f"the processor has instructions for {', '.join(fast)}")
-    return Finding(
+        return CheckResult(REDUCED_PRECISION, "ok", f"the CPU has instructions for {', '.join(fast)}")
+    return CheckResult(
         REDUCED_PRECISION,
         "missing",
-        f"the processor has no instructions for {', '.join(slow)}: such graphs are right on it, and rarely faster than "
+        f"the CPU has no instructions for {', '.join(slow)}: such graphs are right on it, and rarely faster than "
         f"FP32{'; it has them for ' + ', '.join(fast) if fast else ''}",
         "cdm-export bench BUNDLE",
     )
 
 
-def _memory() -> Finding:
+def _memory() -> CheckResult:
     free, total = (size / 2**30 for size in available_memory())
     if not total:
-        return Finding("memory", "ok", "not told by this system")
-    return Finding("memory", "ok", f"{free:.1f} of {total:.1f} GiB available; exporting cdm-vitl takes about 4 GiB")
+        return CheckResult("memory", "ok", "not told by this system")
+    return CheckResult("memory", "ok", f"{free:.1f} of {total:.1f} GiB available; exporting cdm-vitl takes about 4 GiB")
 
 
-def _disk() -> Finding:
+def _disk() -> CheckResult:
     place = next(path for path in (cache_dir(), *cache_dir().parents) if path.exists())
     free = shutil.disk_usage(place).free / 2**30
-    return Finding(
+    return CheckResult(
         "cache",
         "ok" if free >= 4 else "problem",
         f"{free:.1f} GiB free under {cache_dir()} (move it with $CDM_EXPORT_CACHE)",
     )
 
 
-def _opencv() -> Finding:
+def _opencv() -> CheckResult:
     import cv2
 
     build = cv2.getBuildInformation()
     camera = next((line for line in build.splitlines() if "GStreamer" in line), "")
     if platform.machine() == "aarch64" and "YES" not in camera:
-        return Finding(
+        return CheckResult(
             "opencv",
             "problem",
             f"OpenCV {cv2.__version__} has no GStreamer: the pip wheel hides JetPack's build, and CSI cameras are gone",
             "pip uninstall opencv-python, in an environment made with --system-site-packages",
         )
-    return Finding("opencv", "ok", f"OpenCV {cv2.__version__}")
+    return CheckResult("opencv", "ok", f"OpenCV {cv2.__version__}")
 
 
-def _backends() -> list[Finding]:
-    findings = []
+def _backends() -> list[CheckResult]:
+    results = []
     for backend in (backend for backend in BACKENDS.values() if not backend.engine):
         library, version = backend.library, backend.version
         subject = f"backend {backend.name}"
         if not backend.installed:
-            findings.append(Finding(subject, "missing", f"{library} is not installed", backend.install))
+            results.append(CheckResult(subject, "missing", f"{library} is not installed", backend.install))
         elif backend.device == "apple" and platform.system() != "Darwin":
             detail = f"{library} {version} makes packages here; a Mac runs them"
-            findings.append(Finding(subject, "missing", detail, "cdm-export verify BUNDLE --backend coreml-reference"))
+            results.append(
+                CheckResult(subject, "missing", detail, "cdm-export verify BUNDLE --backend coreml-reference")
+            )
         elif backend.device == "cuda" and not _has_provider(backend.name):
-            findings.append(
-                Finding(
+            results.append(
+                CheckResult(
                     subject,
                     "missing",
                     f"{library} {version} is a build without it",
@@ -114,8 +116,8 @@ def _backends() -> list[Finding]:
                 )
             )
         else:
-            findings.append(Finding(subject, "ok", f"{library} {version}, runs {', '.join(backend.precisions)}"))
-    return findings
+            results.append(CheckResult(subject, "ok", f"{library} {version}, runs {', '.join(backend.precisions)}"))
+    return results
 
 
 def _has_provider(backend: str) -> bool:
@@ -131,17 +133,17 @@ def missing_to_export() -> list[str]:
     return [name for name in _EXPORT if version_of(name) is None]
 
 
-def _export() -> Finding:
+def _export() -> CheckResult:
     if missing := missing_to_export():
-        return Finding("export", "missing", f"exporting also needs {', '.join(missing)}", INSTALL_EXPORT)
-    return Finding("export", "ok", ", ".join(f"{name} {version_of(name)}" for name in _EXPORT))
+        return CheckResult("export", "missing", f"exporting also needs {', '.join(missing)}", INSTALL_EXPORT)
+    return CheckResult("export", "ok", ", ".join(f"{name} {version_of(name)}" for name in _EXPORT))
 
 
-def _conflicts() -> list[Finding]:
+def _conflicts() -> list[CheckResult]:
     """The CPU and GPU builds of ONNX Runtime install the same files over each other."""
     if version_of("onnxruntime") and version_of("onnxruntime-gpu"):
         return [
-            Finding(
+            CheckResult(
                 "onnxruntime",
                 "problem",
                 "onnxruntime and onnxruntime-gpu are both installed: whichever came last wins, file by file",

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 
-from cdm_export.doctor.check import Finding
+from cdm_export.doctor.check import CheckResult
 from cdm_export.tensorrt.memory import build_memory
 from runtimes.backends import BACKENDS
 from runtimes.cuda_memory import require_cuda
@@ -18,12 +18,12 @@ _JETPACKS = (("35.", "5.1"), ("36.3", "6.0"), ("36.4.0", "6.1"), ("36.", "6.2"),
 _RECOMMENDED_L4T = 36
 
 
-def nvidia_findings() -> list[Finding]:
+def nvidia_checks() -> list[CheckResult]:
     """Everything that concerns NVIDIA; short where there is none."""
-    findings = [_driver(), *_jetson()]
-    if findings[0].status == "ok":
-        findings += [_cuda_functions(), _memory()]
-    return [*findings, *_tensorrt()]
+    results = [_driver(), *_jetson()]
+    if results[0].status == "ok":
+        results += [_cuda_functions(), _memory()]
+    return [*results, *_tensorrt()]
 
 
 def jetpack(release: str) -> str:
@@ -31,34 +31,34 @@ def jetpack(release: str) -> str:
     return next((name for beginning, name in _JETPACKS if release.startswith(beginning)), "unknown")
 
 
-def _driver() -> Finding:
+def _driver() -> CheckResult:
     """Ask the driver itself; a toolkit of another major version reports the same as no driver at all."""
     try:
         cuda = driver_cuda()
         gpu = find_gpu()
     except DriverMissing as error:
-        return Finding("CUDA driver", "missing", error.message)
+        return CheckResult("CUDA driver", "missing", error.message)
     except BackendUnavailable as error:
-        return Finding("CUDA driver", "problem", error.message, error.next_step)
+        return CheckResult("CUDA driver", "problem", error.message, error.next_step)
     python = version_of("cuda-python") or version_of("cuda-bindings")
     major = int(cuda.split(".")[0])
     if python and int(python.split(".")[0]) > major:
-        return Finding(
+        return CheckResult(
             "CUDA driver",
             "problem",
             f"the driver supports CUDA {cuda}, cuda-python is {python}: every call will look like 'no driver'",
             f"pip install 'cuda-python<{major + 1}'",
         )
-    return Finding("CUDA driver", "ok", f"supports CUDA {cuda}; {gpu}, {gpu.memory / 2**30:.1f} GiB")
+    return CheckResult("CUDA driver", "ok", f"supports CUDA {cuda}; {gpu}, {gpu.memory / 2**30:.1f} GiB")
 
 
-def _jetson() -> list[Finding]:
+def _jetson() -> list[CheckResult]:
     release = l4t_release()
     if release is None:
         return []
     detail = f"{jetson_module() or 'Jetson'}, Jetson Linux {release} (JetPack {jetpack(release)})"
     old = int(release.split(".")[0]) < _RECOMMENDED_L4T
-    module = Finding(
+    module = CheckResult(
         "Jetson",
         "problem" if old else "ok",
         detail + (": its TensorRT cannot read our graphs" if old else ""),
@@ -67,13 +67,13 @@ def _jetson() -> list[Finding]:
     return [module, _power()]
 
 
-def _power() -> Finding:
+def _power() -> CheckResult:
     if shutil.which("nvpmodel") is None:
-        return Finding("power mode", "missing", "nvpmodel does not run here, as in a container")
+        return CheckResult("power mode", "missing", "nvpmodel does not run here, as in a container")
     done = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=10, check=False)
     mode = " ".join(line.strip() for line in done.stdout.splitlines() if "Power Mode" in line) or done.stderr.strip()
     fast = "MAXN" in mode
-    return Finding(
+    return CheckResult(
         "power mode",
         "ok",
         mode or "not told",
@@ -81,39 +81,39 @@ def _power() -> Finding:
     )
 
 
-def _cuda_functions() -> Finding:
+def _cuda_functions() -> CheckResult:
     try:
-        return Finding("CUDA functions", "ok", f"through {require_cuda().name}")
+        return CheckResult("CUDA functions", "ok", f"through {require_cuda().name}")
     except BackendUnavailable as error:
-        return Finding("CUDA functions", "problem", error.message, error.next_step)
+        return CheckResult("CUDA functions", "problem", error.message, error.next_step)
 
 
-def _memory() -> Finding:
+def _memory() -> CheckResult:
     gpu = find_gpu()
     if not gpu.integrated:
-        return Finding("memory to build", "ok", f"the GPU has {gpu.memory / 2**30:.1f} GiB of its own")
+        return CheckResult("memory to build", "ok", f"the GPU has {gpu.memory / 2**30:.1f} GiB of its own")
     available, total = available_memory()
     needed = build_memory(_VITL_GRAPH, 1 << 30)
     detail = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available; cdm-vitl takes about {needed / 2**30:.1f}"
     if available < needed:
-        return Finding(
+        return CheckResult(
             "memory to build",
             "problem",
             f"{detail}: the build may be killed; cdm-vits takes about a quarter",
             "sudo systemctl isolate multi-user; and add swap",
         )
-    return Finding("memory to build", "ok", detail)
+    return CheckResult("memory to build", "ok", detail)
 
 
-def _tensorrt() -> list[Finding]:
+def _tensorrt() -> list[CheckResult]:
     """Whether the libraries are there; they are not imported, which can end the process without a driver."""
-    findings = []
+    results = []
     for backend in (backend for backend in BACKENDS.values() if backend.engine):
         subject = f"backend {backend.name}"
         if backend.installed:
-            findings.append(
-                Finding(subject, "ok", f"{backend.version or 'version unknown'}, engines: cdm-export build BUNDLE")
+            results.append(
+                CheckResult(subject, "ok", f"{backend.version or 'version unknown'}, engines: cdm-export build BUNDLE")
             )
         else:
-            findings.append(Finding(subject, "missing", f"{backend.library} is not installed", backend.install))
-    return findings
+            results.append(CheckResult(subject, "missing", f"{backend.library} is not installed", backend.install))
+    return results

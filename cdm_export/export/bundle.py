@@ -168,7 +168,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         progress.stage("report")
         reports = folder / "reports"
         own: dict[str, list[ReferenceFrame]] = {IMAGE: images.frames} if images else {}
-        write_reports(reports, checked, references, own, outputs, contract, made.peaks)
+        write_reports(reports, checked, references, own, outputs, contract, made.max_abs)
         if packages is not None:
             packages.write_table(reports)
         if int8 is not None:
@@ -212,7 +212,7 @@ def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], pro
                 )
             except BackendUnavailable as error:
                 if graph.precision == "fp32":
-                    raise  # every processor has that
+                    raise  # every CPU has that
                 progress.note(f"{name} {graph.precision} is not verified here: {error.message}")
                 continue
             parities.append(parity)

@@ -25,7 +25,7 @@ def write_reports(
     own: Mapping[str, list[ReferenceFrame]],
     outputs: Path,
     contract: ModelContract,
-    peaks: dict[str, float | None],
+    max_abs: dict[str, float | None],
 ) -> None:
     """``parity.json``, for each backend and precision the heat map of its worst frame, and the measured ranges.
 
@@ -39,8 +39,8 @@ def write_reports(
         "backends": [parity.model_dump(mode="json") for parity in parities],
     }
     (folder / "parity.json").write_text(json.dumps(report, indent=1))
-    if peaks:
-        (folder / "ranges.json").write_text(json.dumps({"largest_magnitude": peaks}, indent=1))
+    if max_abs:
+        (folder / "ranges.json").write_text(json.dumps({"largest_magnitude": max_abs}, indent=1))
     for parity in parities:
         means = [float("inf") if frame.depth.mean is None else frame.depth.mean for frame in parity.frames]
         worst = means.index(max(means))

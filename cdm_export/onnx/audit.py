@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from cdm_export.onnx.node_names import module_of
 from runtimes.errors import CdmExportError
-from runtimes.graph_precision import GraphAudit, Typing
+from runtimes.graph_precision import GraphAudit, PrecisionPlan
 
 if TYPE_CHECKING:
     import onnx
 
-_PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
+_COMPUTE_OPS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 _WIDE = {"FLOAT", "DOUBLE"}
 
 
-def audit(path: Path, typing: Typing | None) -> GraphAudit:
+def audit(path: Path, precision_plan: PrecisionPlan | None) -> GraphAudit:
     """Count nodes by operator and type, casts by explanation, weights by type; the external data is not read.
 
-    ``typing`` is None for an FP32 graph, which must hold no cast and nothing but FP32. Raises CdmExportError naming
-    the nodes that are typed otherwise than planned.
+    ``precision_plan`` is None for an FP32 graph, which must hold no cast and nothing but FP32. Raises CdmExportError
+    naming the nodes that are typed otherwise than planned.
     """
     import onnx
 
@@ -36,13 +36,15 @@ def audit(path: Path, typing: Typing | None) -> GraphAudit:
         nodes[node.op_type][kind] += 1
         module = module_of(node.name)
         if node.op_type == "Cast":
-            why = typing.reason(module) if typing else None
+            why = precision_plan.reason(module) if precision_plan else None
             casts[why or "unexplained"] += 1
             if why is None:
                 wrong.append(f"{node.name} is explained by nothing")
         elif kind == "UNDEFINED":
             wrong.append(f"{node.name} has no known type")
-        elif node.op_type in _PRODUCTS and (kind in _WIDE) != (typing is None or typing.computes_in_fp32(module)):
+        elif node.op_type in _COMPUTE_OPS and (kind in _WIDE) != (
+            precision_plan is None or precision_plan.computes_in_fp32(module)
+        ):
             wrong.append(f"{node.name} computes in {kind}")
     if wrong:
         raise CdmExportError(

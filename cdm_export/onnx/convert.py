@@ -1,4 +1,4 @@
-"""A specialized network -> one ONNX file (opset 18, static shapes, the design's graph boundary)."""
+"""A specialized network -> one ONNX file (opset 18, static shapes, the design's graph interface)."""
 
 import contextlib
 import io

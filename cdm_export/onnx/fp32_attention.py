@@ -7,17 +7,17 @@ in FP32 between casts is not fused. Delete when no supported TensorRT has a wron
 from pathlib import Path
 
 from cdm_export.onnx.node_names import module_of
-from runtimes.graph_precision import Island, IslandKind, Typing
+from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 
 REASON = "attention in FP32 is not fused"
 
 
-def attention_in_fp32(typing: Typing, cores: list[str]) -> Typing:
-    """The typing of the second graph; ``cores``: paths of the attention cores that are not FP32 yet."""
+def attention_in_fp32(precision_plan: PrecisionPlan, cores: list[str]) -> PrecisionPlan:
+    """The precision_plan of the second graph; ``cores``: paths of the attention cores that are not FP32 yet."""
     islands = tuple(
-        Island(kind=IslandKind.UNFUSED_ATTENTION, module=core, reason=REASON, hands_on="low") for core in cores
+        Island(kind=IslandKind.UNFUSED_ATTENTION, module=core, reason=REASON, output_dtype="low") for core in cores
     )
-    return typing.model_copy(update={"islands": typing.islands + islands})
+    return precision_plan.model_copy(update={"islands": precision_plan.islands + islands})
 
 
 def write_with_fp32_attention(source: Path, target: Path, cores: list[str]) -> None:

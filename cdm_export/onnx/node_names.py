@@ -54,7 +54,7 @@ def original_path(module: str) -> str:
 
 
 def _module_path(node: "onnx_ir.Node") -> str:
-    """Path of the innermost module a node came from; empty for the boundary and for what the exporter added."""
+    """Path of the innermost module a node came from; empty for the interface and for what the exporter added."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     modules = [scope for scope in scopes[:-1] if scope not in ("", NETWORK)]
     return original_path(str(modules[-1]).removeprefix(f"{NETWORK}.")) if modules else ""

@@ -21,7 +21,7 @@ from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import Artifact, Provenance, State, Verdict
 from runtimes.contract import ModelContract, Precision, Record, execution_name
-from runtimes.graph_precision import GraphAudit, LowPrecision, Rewrite, Typing
+from runtimes.graph_precision import GraphAudit, LowPrecision, PrecisionPlan, Rewrite
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.quantization import Quantization
 
@@ -41,7 +41,7 @@ class MakeJob(Record):
     frames: tuple[str, ...]
     """npz files with the network's inputs; the reference's output is added to them."""
     more_frames: tuple[str, ...]
-    """The same, of another boundary: they get the reference's output, and nothing is measured on them."""
+    """The same, of another interface: they get the reference's output, and nothing is measured on them."""
     low_precisions: tuple[LowPrecision, ...]
     """What to make beside FP32."""
     batch: int
@@ -65,7 +65,7 @@ class MadeGraph(Record):
     """File names in the folder, the graph first."""
     versions: dict[str, str]
     """Libraries that made it."""
-    typing: Typing | None
+    precision_plan: PrecisionPlan | None
     """How it was typed; None for FP32."""
     graph: GraphAudit
     """What came out."""
@@ -89,7 +89,7 @@ class MadeGraph(Record):
             files=tuple(publish.record(folder, folder / "onnx" / name) for name in self.files),
             producers=self.versions,
             rewrites=rewrites,
-            typing=self.typing,
+            precision_plan=self.precision_plan,
             graph=self.graph,
             quantization=quantization,
             state=state,
@@ -106,7 +106,7 @@ class Made(Record):
     """Exact rewrites, and what each saved."""
     graphs: tuple[MadeGraph, ...]
     """In order of making, FP32 first, those for a batch last."""
-    peaks: dict[str, float | None]
+    max_abs: dict[str, float | None]
     """Largest magnitude per module over all frames; empty when nothing was typed, None where it was not a number."""
 
 
@@ -118,71 +118,71 @@ def make_onnx(job: MakeJob, progress: Progress) -> Made:
 
 def _work(text: str) -> Made:
     from reference_model.reference import exact_float32, run_reference
-    from reference_model.torch_runtime import make_boundary
+    from reference_model.torch_runtime import make_exportable
 
     job = MakeJob.model_validate_json(text)
     contract = job.contract
     variant = get_variant(contract.model)
     exact_float32()
     network, provenance = _load(job, variant)
-    boundary = variant.on_boundary(network, contract.channel_order).eval()
+    exportable = variant.exportable(network, contract.channel_order).eval()
     frames = (*job.frames, *job.more_frames)
     report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(frames)})
     for frame in frames:
-        raw = run_reference(boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
+        raw = run_reference(exportable, contract, inputs_of(frame, contract))[contract.outputs[0].name]
         save_output(Path(frame), Path(frame), contract, raw)
         report({"step": frame})
-    rewrites = _specialize(boundary, contract)
-    peaks: dict[str, float] = {}
+    rewrites = _specialize(exportable, contract)
+    max_abs: dict[str, float] = {}
     if "fp16" in job.low_precisions:
-        peaks = _scan(boundary, job)
-    graphs = [_fp32(boundary, job)]
-    batches = _batch(boundary, graphs[0], job)
+        max_abs = _scan(exportable, job)
+    graphs = [_fp32(exportable, job)]
+    batches = _batch(exportable, graphs[0], job)
     for precision in job.low_precisions:
-        if len(graphs) > 1:  # typing is in place: the network is made again from its weights
-            boundary = make_boundary(provenance.random_weights or Path(str(job.checkpoint)), contract)
-            _specialize(boundary, contract)
-        made = _low(boundary, variant, peaks, precision, job)
+        if len(graphs) > 1:  # precision_plan is in place: the network is made again from its weights
+            exportable = make_exportable(provenance.random_weights or Path(str(job.checkpoint)), contract)
+            _specialize(exportable, contract)
+        made = _low(exportable, variant, max_abs, precision, job)
         graphs += made
-        batches += _batch(boundary, made[0], job)
+        batches += _batch(exportable, made[0], job)
     return Made(
         provenance=provenance,
         rewrites=rewrites,
         graphs=(*graphs, *batches),
-        peaks={path: peak if np.isfinite(peak) else None for path, peak in peaks.items()},
+        max_abs={path: peak if np.isfinite(peak) else None for path, peak in max_abs.items()},
     )
 
 
-def _specialize(boundary: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
+def _specialize(exportable: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:
     from cdm_export.transforms import specialize_for
 
-    savings = specialize_for(contract, boundary)
+    savings = specialize_for(contract, exportable)
     return {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
 
 
-def _scan(boundary: "nn.Module", job: MakeJob) -> dict[str, float]:
+def _scan(exportable: "nn.Module", job: MakeJob) -> dict[str, float]:
     from cdm_export.precision.range_scan import RangeScan
     from reference_model.reference import run_reference
 
     report({"stage": "ranges of every module", "steps": len(job.frames)})
     with RangeScan() as scan:
         for frame in job.frames:
-            run_reference(boundary, job.contract, inputs_of(frame, job.contract))
+            run_reference(exportable, job.contract, inputs_of(frame, job.contract))
             report({"step": frame})
-    return scan.peaks
+    return scan.max_abs
 
 
-def _fp32(boundary: "nn.Module", job: MakeJob) -> MadeGraph:
+def _fp32(exportable: "nn.Module", job: MakeJob) -> MadeGraph:
     from cdm_export.onnx.audit import audit
 
     report({"stage": "export to ONNX, fp32", "steps": 0})
     path = Path(job.folder) / "fp32.onnx"
-    versions = export_onnx(boundary, job.contract, path, external_data=job.batch > 1)  # a batch's graph shares them
+    versions = export_onnx(exportable, job.contract, path, external_data=job.batch > 1)  # a batch's graph shares them
     return made_graph("fp32", OPSET, path, versions, None, audit(path, None))
 
 
 def _low(
-    boundary: "nn.Module", variant: Variant, peaks: dict[str, float], precision: LowPrecision, job: MakeJob
+    exportable: "nn.Module", variant: Variant, max_abs: dict[str, float], precision: LowPrecision, job: MakeJob
 ) -> list[MadeGraph]:
     """Type the network in place; run it in PyTorch on every frame; write its graph, and for FP16 the second one."""
     from cdm_export.onnx.audit import audit
@@ -193,35 +193,39 @@ def _low(
     from cdm_export.transforms.explicit_attention import AttentionCore
     from reference_model.reference import run_reference
 
-    network = boundary.get_submodule(NETWORK)
-    typing = plan(network, peaks, variant.islands, precision)
+    network = exportable.get_submodule(NETWORK)
+    precision_plan = plan(network, max_abs, variant.islands, precision)
     modules = dict(network.named_modules())
-    cores = [path for path in modules if isinstance(modules[path], AttentionCore) and not typing.computes_in_fp32(path)]
+    cores = [
+        path
+        for path in modules
+        if isinstance(modules[path], AttentionCore) and not precision_plan.computes_in_fp32(path)
+    ]
     if precision == "fp16":  # in BF16 it is every block, for resolution
-        for block, why in typing.residuals.items():
+        for block, why in precision_plan.residuals.items():
             report({"note": f"{precision}: {block} keeps an FP32 residual stream: {why}"})
-    type_network(network, typing)
+    type_network(network, precision_plan)
     report({"stage": f"{precision} in PyTorch, with arithmetic that overflows", "steps": len(job.frames)})
     for index, frame in enumerate(job.frames):
         with RoundedProducts():
-            raw = run_reference(boundary, job.contract, inputs_of(frame, job.contract))
+            raw = run_reference(exportable, job.contract, inputs_of(frame, job.contract))
         np.save(Path(job.outputs) / f"torch-{precision}-{index}.npy", raw[job.contract.outputs[0].name])
         report({"step": frame})
     report({"stage": f"export to ONNX, {precision}", "steps": 0})
     path = Path(job.folder) / f"{precision}.onnx"
     opset = OPSET if precision == "fp16" else OPSET_BF16
     # In a file of their own, so that the second graph can share them.
-    versions = export_onnx(boundary, job.contract, path, opset=opset, external_data=True)
-    graphs = [made_graph(precision, opset, path, versions, typing, audit(path, typing))]
+    versions = export_onnx(exportable, job.contract, path, opset=opset, external_data=True)
+    graphs = [made_graph(precision, opset, path, versions, precision_plan, audit(path, precision_plan))]
     if precision == "fp16":
-        second, retyped = path.with_name("fp16-attn32.onnx"), attention_in_fp32(typing, cores)
+        second, retyped = path.with_name("fp16-attn32.onnx"), attention_in_fp32(precision_plan, cores)
         write_with_fp32_attention(path, second, cores)
         made = made_graph("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
         graphs.append(made.model_copy(update={"files": (second.name, f"{path.name}.data")}))
     return graphs
 
 
-def _batch(boundary: "nn.Module", single: MadeGraph, job: MakeJob) -> list[MadeGraph]:
+def _batch(exportable: "nn.Module", single: MadeGraph, job: MakeJob) -> list[MadeGraph]:
     """The graph for a batch beside the one for a frame; BF16 files are for engines, which take one frame."""
     from cdm_export.onnx.audit import audit
 
@@ -230,8 +234,8 @@ def _batch(boundary: "nn.Module", single: MadeGraph, job: MakeJob) -> list[MadeG
     name = execution_name(single.precision, job.batch)
     report({"stage": f"export to ONNX, {name}", "steps": 0})
     path = Path(job.folder) / f"{name}.onnx"
-    versions = export_batch(boundary, job.contract.batched(job.batch), path, path.with_name(single.files[0]))
-    graph = audit(path, single.typing)
+    versions = export_batch(exportable, job.contract.batched(job.batch), path, path.with_name(single.files[0]))
+    graph = audit(path, single.precision_plan)
     files = (path.name, *single.files[1:])
     return [single.model_copy(update={"batch": job.batch, "files": files, "versions": versions, "graph": graph})]
 
@@ -241,7 +245,7 @@ def made_graph(
     opset: int,
     path: Path,
     versions: dict[str, str],
-    typing: Typing | None,
+    precision_plan: PrecisionPlan | None,
     graph: GraphAudit,
 ) -> MadeGraph:
     """The account of a graph that was written to ``path``, with its weights' file where it has one."""
@@ -251,7 +255,7 @@ def made_graph(
         opset=opset,
         files=(path.name, data.name) if data.exists() else (path.name,),
         versions=versions,
-        typing=typing,
+        precision_plan=precision_plan,
         graph=graph,
     )
 
@@ -280,12 +284,8 @@ def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Prov
     from reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
 
     report({"stage": f"seeded random weights for {variant.name}", "steps": 0})
-    report(
-        {
-            "note": f"random weights (seed {seed}), range-calibrated to {variant.seeded_range.words}: they prove the "
-            "plumbing, the depth means nothing"
-        }
-    )
+    made = f"random weights (seed {seed}), range-calibrated to {variant.seeded_range.description}"
+    report({"note": f"{made}: they prove the plumbing, the depth means nothing"})
     network = seeded_network(variant, seed)
     inputs = inputs_of(job.frames[0], job.contract)
     tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in job.contract.inputs)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.parity.gates import GATES, LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate
-from cdm_export.parity.normalization import yardstick
+from cdm_export.parity.normalization import error_normalization
 from runtimes.bundle import Verdict
 from runtimes.contract import ModelContract, Record, Semantics
 from runtimes.processing import at_camera_size, output
@@ -133,7 +133,7 @@ def compare(
     depth_candidate, valid_candidate = output.interpret(raw_candidate, contract)
     both = valid_reference & valid_candidate
     absolute = np.abs(depth_candidate.astype(np.float64) - depth_reference)
-    measure = yardstick(depth_reference, valid_reference, contract)
+    measure = error_normalization(depth_reference, valid_reference, contract)
     relative = np.zeros_like(absolute)
     if measure.unit is not None:
         np.divide(absolute, measure.unit, out=relative, where=both)

@@ -1,6 +1,6 @@
-"""The boundary of an artifact that is fed an 8-bit image: its contract, its frames, and what the 8 bits cost.
+"""The interface of an artifact that is fed an 8-bit image: its contract, its frames, and what the 8 bits cost.
 
-Its truth is the same network fed the same image, in floats: the reference has no other boundary than the bundle's.
+Its truth is the same network fed the same image, in floats: the reference has no other interface than the bundle's.
 """
 
 from dataclasses import dataclass
@@ -49,10 +49,10 @@ def fit_frame(frame: ReferenceFrame, contract: ModelContract, folder: Path) -> R
 
 @dataclass(frozen=True)
 class ImageFrames:
-    """Frames of an image boundary while an export makes them."""
+    """Frames of an image interface while an export makes them."""
 
     contract: ModelContract
-    """Of the boundary."""
+    """Of the interface."""
     frames: list[ReferenceFrame]
     """With the 8-bit image; the reference's part is added by ``finish``."""
     fed: list[ReferenceFrame]

@@ -27,7 +27,7 @@ Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Normalization:
     """For one reference frame at camera size."""
 
     name: str
@@ -42,7 +42,7 @@ class Yardstick:
     """Pixels near edges of the reference."""
 
 
-def yardstick(reference: Image, valid: Mask, contract: ModelContract) -> Yardstick:
+def error_normalization(reference: Image, valid: Mask, contract: ModelContract) -> Normalization:
     """For reference values [H, W] after post-processing."""
     return _of_depth(reference, valid, contract.far) if contract.metric else _of_range(reference, valid)
 
@@ -61,20 +61,20 @@ def near_edges(depth: Image, valid: Mask) -> Mask:
     return np.asarray(largest / smallest > _EDGE_RATIO) & valid
 
 
-def _of_depth(reference: Image, valid: Mask, far: float) -> Yardstick:
+def _of_depth(reference: Image, valid: Mask, far: float) -> Normalization:
     bounds = itertools.pairwise((*(bound for bound in _RANGES if bound < far), math.inf))
     bins = {
         f"{low:g}-{f'{high:g}' if math.isfinite(high) else f'{far:g}'} m": (reference >= low) & (reference < high)
         for low, high in bounds
     }
-    return Yardstick("relative depth error", reference.astype(np.float64), True, bins, near_edges(reference, valid))
+    return Normalization("relative depth error", reference.astype(np.float64), True, bins, near_edges(reference, valid))
 
 
-def _of_range(reference: Image, valid: Mask) -> Yardstick:
+def _of_range(reference: Image, valid: Mask) -> Normalization:
     name = "error as a share of the output's range"
     low, high = spread(reference, valid)
     if not high > low:
-        return Yardstick(name, None, False, {}, np.zeros_like(valid))
+        return Normalization(name, None, False, {}, np.zeros_like(valid))
     share = (reference.astype(np.float64) - low) / (high - low)
     quarters = (-math.inf, 0.25, 0.5, 0.75, math.inf)
     names = ("farthest quarter", "2nd quarter", "3rd quarter", "nearest quarter")
@@ -84,7 +84,7 @@ def _of_range(reference: Image, valid: Mask) -> Yardstick:
     }
     largest, smallest = _neighborhood(reference, valid)
     edges = (largest - smallest > _EDGE_SHARE * (high - low)) & valid
-    return Yardstick(name, np.full(reference.shape, high - low), False, bins, edges)
+    return Normalization(name, np.full(reference.shape, high - low), False, bins, edges)
 
 
 def _neighborhood(values: Image, valid: Mask) -> tuple[Image, Image]:

@@ -13,12 +13,12 @@ from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
 from runtimes import local_results
 from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artifact, Boundary, Bundle, State, Verdict
+from runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
 from runtimes.contract import ModelContract, execution_name
 from runtimes.engines import find, why_none
 from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
 from runtimes.opening import executable, reference_path
-from runtimes.selection import boundary_of, check_precision, choose, executions
+from runtimes.selection import check_precision, choose, executions, interface_of
 from runtimes.sources import MirroredSource, open_source
 from runtimes.worker import Job, run_job
 
@@ -80,10 +80,10 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
 
         @cache
-        def references_of(boundary: Boundary) -> _References:
-            return _references(bundle, boundary, request, Path(tempfile.mkdtemp(dir=temporary)), progress)
+        def references_of(interface: GraphInterface) -> _References:
+            return _references(bundle, interface, request, Path(tempfile.mkdtemp(dir=temporary)), progress)
 
-        references = references_of(bundle.manifest.boundary(None))
+        references = references_of(bundle.manifest.interface(None))
         parities: list[BackendParity] = []
         required: list[tuple[str, str]] = []
         skipped: dict[str, str] = {}
@@ -104,7 +104,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 if artifact is None or artifact.precision == precision or request.precision != "auto":
                     required.append((backend.name, label))
                 try:
-                    own = references_of(bundle.manifest.boundary(artifact))
+                    own = references_of(bundle.manifest.interface(artifact))
                     parities.append(_check(bundle, backend, artifact, precision, own, request, progress))
                 except BackendUnavailable as error:
                     if request.backend != "auto" and (backend.name, label) in required:
@@ -120,7 +120,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
             + "; ".join(f"{name}: {why}" for name, why in skipped.items()),
             "See: cdm-export doctor",
         )
-    return Verification(parities, skipped, crashed, references.words, tuple(required))
+    return Verification(parities, skipped, crashed, references.description, tuple(required))
 
 
 def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[tuple[Artifact | None, str]]:
@@ -154,8 +154,8 @@ def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[
 @dataclass(frozen=True)
 class _References:
     frames: list[ReferenceFrame]
-    words: str
-    """What made them, in words."""
+    description: str
+    """What made them, in description."""
     made_by: str | None = None
     """Backend that made them just now; None for those stored in the bundle."""
 
@@ -181,10 +181,10 @@ def _check(
     parity = check_backend(
         backend.name,
         path,
-        bundle.manifest.boundary(artifact).contract.batched(artifact.batch if artifact else 1),
+        bundle.manifest.interface(artifact).contract.batched(artifact.batch if artifact else 1),
         precision,
         references.frames,
-        references.words,
+        references.description,
         progress,
         threads=request.threads,
         timed=artifact is not None and not backend.verifies_only,
@@ -206,7 +206,7 @@ def _died(backend: Backend, references: _References, error: BackendCrashed) -> V
         p99=None,
         max=None,
         mean_mm=None,
-        reference=references.words,
+        reference=references.description,
     )
 
 
@@ -237,16 +237,16 @@ def _remember(
 
 
 def _references(
-    bundle: Bundle, boundary: Boundary, request: VerifyRequest, folder: Path, progress: Progress
+    bundle: Bundle, interface: GraphInterface, request: VerifyRequest, folder: Path, progress: Progress
 ) -> _References:
-    """Frames of a boundary with their reference output, and what made it."""
-    golden = _golden(bundle, boundary)
+    """Frames of an interface with their reference output, and what made it."""
+    golden = _golden(bundle, interface)
     if request.frames is None and request.checkpoint is None:
         return _References(golden, "PyTorch outputs stored in the bundle")
     if request.frames is None:
-        return _computed(bundle, boundary, request, golden, folder, progress)
-    prepared = _prepared(bundle, boundary.contract, request, folder, progress)
-    return _computed(bundle, boundary, request, prepared, folder, progress)
+        return _computed(bundle, interface, request, golden, folder, progress)
+    prepared = _prepared(bundle, interface.contract, request, folder, progress)
+    return _computed(bundle, interface, request, prepared, folder, progress)
 
 
 def _prepared(
@@ -272,10 +272,10 @@ def first_frame(
     bundle: Bundle, candidate: tuple[str, str], request: VerifyRequest, folder: Path, progress: Progress
 ) -> ReferenceFrame:
     """The first golden frame as ``candidate`` is fed, or the first of the request's source, prepared in ``folder``."""
-    boundary = boundary_of(bundle, *candidate)
+    interface = interface_of(bundle, *candidate)
     if request.frames is None:
-        return _golden(bundle, boundary)[0]
-    return _prepared(bundle, boundary.contract, request, folder, progress)[0]
+        return _golden(bundle, interface)[0]
+    return _prepared(bundle, interface.contract, request, folder, progress)[0]
 
 
 def bisect_pairs(
@@ -298,13 +298,13 @@ def bisect_pairs(
     return (backend, precision), ("torch" if weights else "onnxruntime", "fp32")
 
 
-def _golden(bundle: Bundle, boundary: Boundary) -> list[ReferenceFrame]:
-    return [ReferenceFrame(item.name, bundle.file(item.file)) for item in boundary.golden]
+def _golden(bundle: Bundle, interface: GraphInterface) -> list[ReferenceFrame]:
+    return [ReferenceFrame(item.name, bundle.file(item.file)) for item in interface.golden]
 
 
 def _computed(
     bundle: Bundle,
-    boundary: Boundary,
+    interface: GraphInterface,
     request: VerifyRequest,
     frames: list[ReferenceFrame],
     folder: Path,
@@ -312,13 +312,13 @@ def _computed(
 ) -> _References:
     """Reference outputs made now: PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime.
 
-    Either is fed floats, whatever the boundary.
+    Either is fed floats, whatever the interface.
     """
     contract, provenance = bundle.manifest.contract, bundle.manifest.provenance
     at_hand = request.checkpoint is not None or provenance.random_weights is not None
     if at_hand and BACKENDS["torch"].installed:
         backend, path = BACKENDS["torch"], reference_path(bundle, request.checkpoint)
-        words = "eager float32 PyTorch"
+        description = "eager float32 PyTorch"
     elif request.checkpoint is not None:
         raise BackendUnavailable(
             "--checkpoint compares with PyTorch, which is not installed", BACKENDS["torch"].install
@@ -329,15 +329,15 @@ def _computed(
         backend, path = choice.backend, bundle.artifact_file(choice.artifact)
         stored = "PyTorch outputs stored in the bundle"
         golden = check_backend(
-            backend.name, path, contract, "fp32", _golden(bundle, bundle.manifest.boundary(None)), stored, progress
+            backend.name, path, contract, "fp32", _golden(bundle, bundle.manifest.interface(None)), stored, progress
         )
         if not golden.verdict.passed:
             raise ParityError(
                 f"ONNX Runtime cannot be the reference here, it disagrees with PyTorch itself: {golden.verdict}",
                 f"Look closer with: cdm-export verify {bundle.path} --backend onnxruntime",
             )
-        words = f"fp32.onnx on ONNX Runtime (itself against PyTorch on the golden frames: {golden.verdict})"
-    progress.stage(f"reference: {words}", len(frames))
+        description = f"fp32.onnx on ONNX Runtime (itself against PyTorch on the golden frames: {golden.verdict})"
+    progress.stage(f"reference: {description}", len(frames))
     outputs = [folder / f"reference-{index:03d}.npy" for index in range(len(frames))]
     job = Job(
         backend=backend.name,
@@ -352,6 +352,6 @@ def _computed(
     references = []
     for index, (frame, output) in enumerate(zip(frames, outputs, strict=True)):
         path = folder / f"reference-{index:03d}.npz"
-        save_output(path, frame.path, boundary.contract, np.load(output, allow_pickle=False))
+        save_output(path, frame.path, interface.contract, np.load(output, allow_pickle=False))
         references.append(ReferenceFrame(frame.name, path))
-    return _References(references, words, backend.name)
+    return _References(references, description, backend.name)

@@ -19,7 +19,7 @@ class RangeScan(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peaks: dict[str, float] = {}
+        self.max_abs: dict[str, float] = {}
         self._tracker = ModuleTracker()
 
     def __enter__(self) -> "RangeScan":
@@ -40,12 +40,12 @@ class RangeScan(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = self._path()
             low, high = (float(bound) for bound in out.detach().aminmax())
             peak = max(-low, high) if low == low and high == high else float("nan")
-            known = self.peaks.get(path, 0.0)
-            self.peaks[path] = known if known != known or known >= peak else peak
+            known = self.max_abs.get(path, 0.0)
+            self.max_abs[path] = known if known != known or known >= peak else peak
         return out
 
     def _path(self) -> str:
-        """Path in the network of the innermost module being run; empty for the boundary."""
+        """Path in the network of the innermost module being run; empty for the interface."""
         innermost = max(self._tracker.parents - {"Global"}, key=len, default="")
         parts = innermost.split(".")[1:]
         return ".".join(parts[1:] if parts[:1] == [NETWORK] else parts)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cdm_export.onnx.node_names import WRAPPED
 from reference_model.backbones.vit import Block, DinoV2
 from runtimes.errors import ParityError
-from runtimes.graph_precision import Typing, within
+from runtimes.graph_precision import PrecisionPlan, within
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -64,34 +64,34 @@ class CastInput(nn.Module):
 
 
 @torch.no_grad()
-def type_network(network: nn.Module, typing: Typing) -> None:
-    """Type a network (without its boundary) in place. Raises ParityError for a weight that is Inf in low precision."""
-    low = _DTYPES[typing.precision]
+def type_network(network: nn.Module, precision_plan: PrecisionPlan) -> None:
+    """Type a network (without its interface) in place. Raises ParityError for a weight that is Inf in low precision."""
+    low = _DTYPES[precision_plan.precision]
     for name, parameter in network.named_parameters():
-        if typing.computes_in_fp32(name):
+        if precision_plan.computes_in_fp32(name):
             continue
         converted = parameter.to(low)
         if not converted.isfinite().all():
             raise ParityError(
-                f"weight {name} reaches {float(parameter.abs().max()):.3g}, which {typing.precision} cannot hold",
+                f"weight {name} reaches {float(parameter.abs().max()):.3g}, too much for {precision_plan.precision}",
                 "Export without it: --precision fp32",
             )
         parameter.data = converted  # one weight at a time exists twice
     # Inner modules first: wrapping moves what is inside a path.
-    for island in sorted(typing.islands, key=lambda island: -len(island.module)):
-        if any(within(island.module, other.module) for other in typing.islands if other is not island):
+    for island in sorted(precision_plan.islands, key=lambda island: -len(island.module)):
+        if any(within(island.module, other.module) for other in precision_plan.islands if other is not island):
             continue  # it computes in FP32 as part of a larger island
-        out = low if island.hands_on == "low" else torch.float32
+        out = low if island.output_dtype == "low" else torch.float32
         _replace(network, island.module, partial(FloatIsland, out=out))
-    for path in typing.inputs:
+    for path in precision_plan.inputs:
         _replace(network, path, partial(CastInput, dtype=low))
     for path, encoder in list(network.named_modules()):
         if isinstance(encoder, DinoV2):
-            _float_residuals(path, encoder, typing, low)
+            _float_residuals(path, encoder, precision_plan, low)
 
 
-def _float_residuals(path: str, encoder: DinoV2, typing: Typing, low: torch.dtype) -> None:
-    float_here = [f"{path}.blocks.{index}" in typing.residuals for index in range(len(encoder.blocks))]
+def _float_residuals(path: str, encoder: DinoV2, precision_plan: PrecisionPlan, low: torch.dtype) -> None:
+    float_here = [f"{path}.blocks.{index}" in precision_plan.residuals for index in range(len(encoder.blocks))]
     # The final norm takes FP32 as it is; another block wants the type its own residual has.
     float_next = [*float_here[1:], True]
     for index, (here, following) in enumerate(zip(float_here, float_next, strict=True)):

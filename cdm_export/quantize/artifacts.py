@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdm_export.bench.speed_gate import Way, compare_speed
+from cdm_export.bench.speed_gate import ExecutionPath, compare_speed
 from cdm_export.onnx.worker import Made, MadeGraph, MakeJob
 from cdm_export.parity.check_backend import BackendParity, check_backend
 from cdm_export.parity.golden import ReferenceFrame
@@ -29,7 +29,7 @@ class Int8Request:
     calibration: str
     """Source of the calibration frames."""
     keep_slower: bool = False
-    """Publish the processors' graph although it is slower, marked as dropped."""
+    """Publish the CPUs' graph although it is slower, marked as dropped."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Int8Artifacts:
     verified: list[BackendParity] = field(default_factory=list)
     """Parity of every graph in every backend."""
     required: list[BackendParity] = field(default_factory=list)
-    """The part of it that the caller judges: one backend that passes is enough for processors."""
+    """The part of it that the caller judges: one backend that passes is enough for cpu_graph."""
     dropped: list[Dropped] = field(default_factory=list)
     """What is not in the bundle."""
     made: MadeInt8 | None = None
@@ -86,7 +86,7 @@ def add_int8(
     reference: str,
     progress: Progress,
 ) -> Int8Artifacts:
-    """Make both graphs of one export in ``folder/onnx``, verify them, and drop the processors' one unless it is faster.
+    """Make both graphs of one export in ``folder/onnx``, verify them, and drop the CPUs' one unless it is faster.
 
     ``frames``: to calibrate on. ``parities``: of the other graphs; those that passed are what INT8 has to beat.
     """
@@ -106,10 +106,10 @@ def add_int8(
         progress.note(f"int8 is not published: {error.message}")
         result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
         return result
-    processors, device = int8.graphs
+    cpu_graph, device = int8.graphs
     quantization = int8.quantization
     checker = _Checker(job, references, reference, progress)
-    found = checker.check(processors, "int8")
+    found = checker.check(cpu_graph, "int8")
     passed = [parity for parity in found if parity.verdict.passed]
     result.verified += found
     result.required += passed or found
@@ -119,10 +119,10 @@ def add_int8(
     state = State.PUBLISHED if passed else State.FAILED
     if passed:
         graphs: dict[str, MadeGraph] = {
-            graph.precision: graph for graph in (*made.graphs, processors) if graph.batch == 1
+            graph.precision: graph for graph in (*made.graphs, cpu_graph) if graph.batch == 1
         }
-        ways = [
-            Way(
+        paths = [
+            ExecutionPath(
                 backend=parity.backend,
                 precision=parity.precision,
                 file=Path(job.folder) / _run_by(BACKENDS[parity.backend], parity.precision, graphs).files[0],
@@ -130,7 +130,7 @@ def add_int8(
             for parity in (*parities, *checker.hints(graphs), *passed)
             if parity.verdict.passed and parity.backend != "torch"
         ]
-        speed = compare_speed(ways, job.contract, [frame.path for frame in references], progress)
+        speed = compare_speed(paths, job.contract, [frame.path for frame in references], progress)
         quantization = quantization.model_copy(update={"speed": speed})
         if speed is None or not speed.faster:
             reason = "it, or everything it is raced against, did not run to the end" if speed is None else str(speed)
@@ -138,13 +138,13 @@ def add_int8(
             state = State.DROPPED
             if not request.keep_slower:
                 result.dropped.append(Dropped(name="onnx/int8", reason=reason, failed=False))
-                for name in processors.files:
+                for name in cpu_graph.files:
                     (Path(job.folder) / name).unlink()
         else:
             progress.note(f"int8 pays on this machine: {speed}")
     result.quantization = quantization
     if state is not State.DROPPED or request.keep_slower:
-        result.artifacts.append(processors.artifact(folder, int8.rewrites, state, _verdicts(found), quantization))
+        result.artifacts.append(cpu_graph.artifact(folder, int8.rewrites, state, _verdicts(found), quantization))
     on_device = checker.check(device, "int8-fp16")
     result.verified += on_device
     result.required += on_device
@@ -157,7 +157,7 @@ def add_int8(
 
 @dataclass(frozen=True)
 class _Checker:
-    """Parity of one export's graphs on this machine's processor."""
+    """Parity of one export's graphs on this machine's CPU."""
 
     job: MakeJob
     references: list[ReferenceFrame]
@@ -165,7 +165,7 @@ class _Checker:
     progress: Progress
 
     def check(self, graph: MadeGraph, precision: Precision) -> list[BackendParity]:
-        """Every installed backend of the processor that computes ``precision``."""
+        """Every installed backend of the CPU that computes ``precision``."""
         return [
             self._one(backend, graph, precision)
             for backend in _processors()
@@ -173,7 +173,7 @@ class _Checker:
         ]
 
     def hints(self, graphs: Mapping[str, MadeGraph]) -> list[BackendParity]:
-        """BF16 as a library's own arithmetic, where the processor has it: with FP32's graph and with INT8's."""
+        """BF16 as a library's own arithmetic, where the CPU has it: with FP32's graph and with INT8's."""
         found = []
         for precision in ("bf16", "int8-bf16"):
             for backend in _processors():
@@ -183,7 +183,7 @@ class _Checker:
                 try:
                     found.append(self._one(backend, graph, precision))
                 except BackendUnavailable:
-                    continue  # this processor has no such arithmetic
+                    continue  # this CPU has no such arithmetic
         return found
 
     def _one(self, backend: Backend, graph: MadeGraph, precision: str) -> BackendParity:

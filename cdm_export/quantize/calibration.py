@@ -27,7 +27,9 @@ class Calibration(Record):
     """Chosen scales per smoothable layer, powers of two."""
     smoothed: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Bounds by observer and layer, after smoothing."""
-    peaks: dict[str, float | None] = Field(default_factory=dict)
+    max_abs: dict[str, float | None] = Field(
+        default_factory=dict, validation_alias="peaks", serialization_alias="peaks"
+    )
     """Largest magnitude per module in the form that was chosen (``RangeScan``); None where it was no number."""
     trials: dict[str, Trial] = Field(default_factory=dict)
     """Simulated so far, by what was quantized."""

@@ -57,7 +57,7 @@ def groups(network: nn.Module, layers: dict[str, Quantizable], variant: Variant)
 
 
 def weight_steps(weight: Tensor) -> Tensor:
-    """Step per output channel [out], a float16 number in float32, so that every twin's graph can hold the same one.
+    """Step per output channel [out], a float16 number in float32, so that the graphs of both precisions can hold it.
 
     Rounded up, so that the largest weight is not cut; a channel of zeros gets the smallest step.
     """

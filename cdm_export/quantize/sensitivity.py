@@ -1,6 +1,6 @@
 """Which observer, smoothed or not, and which parts had better not be quantized: decided by the error in depth.
 
-Parts are quantized one at a time and ranked by what that does to the depth. The worst are kept out, as few as bring
+Parts are quantized one at a time and ranked by what that does to the depth. The worst are excluded, as few as bring
 the whole within its share of the gate.
 """
 
@@ -22,7 +22,7 @@ from runtimes.quantization import Trial
 AIM = 0.7
 """Share of the gate that calibration frames may use: the frames it is judged on are others."""
 _MOST_KEPT = 0.5
-"""Share of the parts: with more of them kept out there is little INT8 left."""
+"""Share of the parts: with more of them excluded there is little INT8 left."""
 
 Forms = Mapping[str, Mapping[str, Mapping[str, float]]]
 """``plain`` and ``smoothed`` -> observer -> layer -> step."""
@@ -38,7 +38,7 @@ class Found:
     """``plain`` or ``smoothed``."""
     observer: str
     """Name in ``OBSERVERS``."""
-    kept: tuple[str, ...]
+    excluded: tuple[str, ...]
     """Parts that are not quantized, most sensitive first."""
     trials: dict[str, Trial]
     """Everything quantized, by ``FORM OBSERVER``."""
@@ -57,7 +57,7 @@ def search(
 ) -> Found:
     """Every trial is remembered in ``store`` as soon as it is known, and not made again.
 
-    Raises ParityError when more than half of the parts would have to be kept out.
+    Raises ParityError when more than half of the parts would have to be excluded.
     """
 
     def trial(name: str, form: str, steps: Mapping[str, float], count: int = len(references)) -> Trial:
@@ -86,11 +86,11 @@ def search(
     single = {part: trial(f"only {part}, {form} {observer}", form, only([part]), 1) for part in groups}
     ranked = sorted(groups, key=lambda part: -_share(single[part]))
 
-    def holds(kept: int) -> bool:
-        if kept == 0:
+    def holds(count: int) -> bool:
+        if count == 0:
             return _share(whole[form, observer]) <= AIM
-        name = f"without {', '.join(ranked[:kept])}, {form} {observer}"
-        return _share(trial(name, form, only(ranked[kept:]))) <= AIM
+        name = f"without {', '.join(ranked[:count])}, {form} {observer}"
+        return _share(trial(name, form, only(ranked[count:]))) <= AIM
 
     most = int(_MOST_KEPT * len(ranked))
     if not holds(0) and not holds(most):
@@ -107,7 +107,7 @@ def search(
     return Found(
         form=form,
         observer=observer,
-        kept=tuple(ranked[:holding]),
+        excluded=tuple(ranked[:holding]),
         trials={f"{form} {name}": found for (form, name), found in whole.items()},
         sensitivity={part: single[part] for part in ranked},
     )

@@ -1,6 +1,6 @@
 """The two INT8 graphs of a network, made in a process of its own (``runtimes/isolated.py``).
 
-Calibrate on frames, smooth, search what to quantize, then write ``int8.onnx`` (the rest FP32, for processors) and
+Calibrate on frames, smooth, search what to quantize, then write ``int8.onnx`` (the rest FP32, for CPUs) and
 ``int8-fp16.onnx`` (the rest typed FP16, for TensorRT) from the same integers and steps.
 """
 
@@ -19,7 +19,7 @@ from reference_model.registry import get_variant
 from reference_model.variant import NETWORK, Variant
 from runtimes.bundle import RandomWeights
 from runtimes.contract import ModelContract, Precision, Record
-from runtimes.graph_precision import Rewrite, Typing
+from runtimes.graph_precision import PrecisionPlan, Rewrite
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.quantization import CalibrationIdentity, Quantization
 
@@ -39,7 +39,7 @@ class Int8Job(Record):
     """What to make."""
 
     contract: ModelContract
-    """Boundary and sizes."""
+    """GraphInterface and sizes."""
     checkpoint: str | None
     """Checkpoint file; or ``random_weights``."""
     random_weights: RandomWeights | None
@@ -92,22 +92,22 @@ def _work(text: str) -> MadeInt8:
     from cdm_export.quantize.layers import groups, quantizable, step_of
     from cdm_export.transforms import RULES, specialize_for
     from reference_model.reference import exact_float32
-    from reference_model.torch_runtime import make_boundary
+    from reference_model.torch_runtime import make_exportable
 
     job = Int8Job.model_validate_json(text)
     contract, variant = job.contract, get_variant(job.contract.model)
     exact_float32()
     report({"stage": "quantizing: weights", "steps": 0})
-    boundary = make_boundary(job.random_weights or Path(str(job.checkpoint)), contract)
+    exportable = make_exportable(job.random_weights or Path(str(job.checkpoint)), contract)
     rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
-    savings = specialize_for(contract, boundary, rules)
-    network = boundary.get_submodule(NETWORK)
+    savings = specialize_for(contract, exportable, rules)
+    network = exportable.get_submodule(NETWORK)
     layers = quantizable(network, variant)
     parts = groups(network, layers, variant)
     store = CalibrationStore(identity_of(job))
     if store.resumed:
         report({"note": f"calibration goes on from {store.path} ({len(store.found.trials)} trials known)"})
-    session = _Session(job, boundary, layers, store)
+    session = _Session(job, exportable, layers, store)
     session.calibrate()
     forms = {
         form: {
@@ -116,15 +116,15 @@ def _work(text: str) -> MadeInt8:
         for form, observed in (("plain", store.found.plain), ("smoothed", store.found.smoothed))
     }
     found = session.search(forms, parts)
-    typing, kept = session.typing(found.form, variant)
-    kept |= {
+    precision_plan, excluded = session.precision_plan(found.form, variant)
+    excluded |= {
         part: f"alone it costs {found.sensitivity[part].share_of_gate or float('nan'):.2f} of the gate"
-        for part in found.kept
+        for part in found.excluded
     }
-    out = {path for part in found.kept for path in parts[part]} | set(kept)
+    out = {path for part in found.excluded for path in parts[part]} | set(excluded)
     steps = {path: step for path, step in forms[found.form][found.observer].items() if path not in out}
     left = [layer.weight.numel() for path, layer in layers.items() if path in out]
-    graphs = _write(boundary, {path: layers[path] for path in steps}, steps, typing, job)
+    graphs = _write(exportable, {path: layers[path] for path in steps}, steps, precision_plan, job)
     return MadeInt8(
         graphs=graphs,
         rewrites={name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()},
@@ -135,10 +135,10 @@ def _work(text: str) -> MadeInt8:
             smoothed=found.form == "smoothed",
             strengths=store.found.strengths if found.form == "smoothed" else {},
             steps=steps,
-            kept=kept,
+            excluded=excluded,
             trials=found.trials,
             sensitivity=found.sensitivity,
-            kept_megabytes=round(3 * sum(left) / 1e6, 3),
+            excluded_megabytes=round(3 * sum(left) / 1e6, 3),
         ),
         scales=store.found.scales if found.form == "smoothed" else {},
     )
@@ -148,10 +148,10 @@ class _Session:
     """One network at work; it is in the smoothed form or in the plain one."""
 
     def __init__(
-        self, job: Int8Job, boundary: "nn.Module", layers: "Mapping[str, Quantizable]", store: "CalibrationStore"
+        self, job: Int8Job, exportable: "nn.Module", layers: "Mapping[str, Quantizable]", store: "CalibrationStore"
     ) -> None:
         self._job = job
-        self._boundary = boundary
+        self._exportable = exportable
         self._layers = layers
         self._store = store
         self._form = "plain"
@@ -160,7 +160,7 @@ class _Session:
         """Bounds before smoothing, scales, bounds after; what is known already is not measured again."""
         from cdm_export.quantize.smoothquant import choose_scales, smoothable
 
-        network = self._boundary.get_submodule(NETWORK)
+        network = self._exportable.get_submodule(NETWORK)
         targets = {target.path: target for target in smoothable(network) if target.path in self._layers}
         if not self._store.found.scales:
             gathered = self._gather("ranges of every layer", targets)
@@ -216,24 +216,24 @@ class _Session:
         with quantized({path: self._layers[path] for path in steps}, steps):
             return [self._run(frame) for frame in self._searched()[:count]]
 
-    def typing(self, form: str, variant: Variant) -> "tuple[Typing, dict[str, str]]":
-        """Islands of the FP16 twin in the form that was chosen, and the layers that these keep out of INT8."""
+    def precision_plan(self, form: str, variant: Variant) -> "tuple[PrecisionPlan, dict[str, str]]":
+        """Islands of the FP16 counterpart in the form that was chosen, and the layers that these keep out of INT8."""
         from cdm_export.precision.plan import plan
         from cdm_export.precision.range_scan import RangeScan
 
         self._become(form)
-        network = self._boundary.get_submodule(NETWORK)
-        if not self._store.found.peaks:
+        network = self._exportable.get_submodule(NETWORK)
+        if not self._store.found.max_abs:
             frames = self._searched()
             report({"stage": "quantizing: ranges of every module", "steps": len(frames)})
             with RangeScan() as scan:
                 for frame in frames:
                     self._forward(frame)
-            self._store.add(peaks={path: peak if np.isfinite(peak) else None for path, peak in scan.peaks.items()})
-        peaks = {path: float("nan") if peak is None else peak for path, peak in self._store.found.peaks.items()}
-        typing = plan(network, peaks, variant.islands, "fp16")
-        reasons = {path: typing.reason(path) for path in self._layers if typing.computes_in_fp32(path)}
-        return typing, {path: f"FP32 in the FP16 twin: {reason}" for path, reason in reasons.items()}
+            self._store.add(max_abs={path: peak if np.isfinite(peak) else None for path, peak in scan.max_abs.items()})
+        max_abs = {path: float("nan") if peak is None else peak for path, peak in self._store.found.max_abs.items()}
+        precision_plan = plan(network, max_abs, variant.islands, "fp16")
+        reasons = {path: precision_plan.reason(path) for path in self._layers if precision_plan.computes_in_fp32(path)}
+        return precision_plan, {path: f"FP32 in the FP16 counterpart: {reason}" for path, reason in reasons.items()}
 
     def _become(self, form: str) -> None:
         """Folding moves powers of two, so that going back is exact."""
@@ -244,7 +244,7 @@ class _Session:
         scales = self._store.found.scales
         if form == "plain":
             scales = {path: tuple(1 / scale for scale in chosen) for path, chosen in scales.items()}
-        fold_all(self._boundary.get_submodule(NETWORK), scales)
+        fold_all(self._exportable.get_submodule(NETWORK), scales)
         self._form = form
 
     def _searched(self) -> list[str]:
@@ -261,14 +261,14 @@ class _Session:
         from reference_model.reference import run_reference
 
         contract = self._job.contract
-        return run_reference(self._boundary, contract, inputs_of(frame, contract))[contract.outputs[0].name]
+        return run_reference(self._exportable, contract, inputs_of(frame, contract))[contract.outputs[0].name]
 
 
 def _write(
-    boundary: "nn.Module",
+    exportable: "nn.Module",
     layers: "Mapping[str, Quantizable]",
     steps: Mapping[str, float],
-    typing: Typing,
+    precision_plan: PrecisionPlan,
     job: Int8Job,
 ) -> tuple[MadeGraph, ...]:
     """Both graphs; the network is typed in place for the second."""
@@ -280,20 +280,20 @@ def _write(
     from cdm_export.transforms import linear_layout
 
     weights = integer_weights(layers)
-    network = boundary.get_submodule(NETWORK)
+    network = exportable.get_submodule(NETWORK)
     linear_layout.apply(network, 0, 0)
     insert = partial(insert_pairs, steps=steps, weights=weights)
     graphs = []
-    twins: tuple[tuple[Precision, int, Typing | None], ...] = (
+    counterparts: tuple[tuple[Precision, int, PrecisionPlan | None], ...] = (
         ("int8", OPSET, None),
-        ("int8-fp16", OPSET_FP16, typing),
+        ("int8-fp16", OPSET_FP16, precision_plan),
     )
-    for precision, opset, typed in twins:
+    for precision, opset, typed in counterparts:
         report({"stage": f"export to ONNX, {precision}", "steps": 0})
         if typed is not None:
             type_network(network, typed)
         path = Path(job.folder) / f"{precision}.onnx"
-        versions = export_onnx(boundary, job.contract, path, opset=opset, change=insert)
+        versions = export_onnx(exportable, job.contract, path, opset=opset, change=insert)
         check_rules(path, steps)
         graphs.append(made_graph(precision, opset, path, versions, typed, audit(path, typed)))
     return tuple(graphs)

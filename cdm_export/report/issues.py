@@ -25,7 +25,7 @@ class Issue:
     """Artifact, engine, library or part of the machine."""
     fault: str
     """What is wrong, and how it is known."""
-    remedy: str = ""
+    workaround: str = ""
     """What to do; empty when nothing is."""
 
 
@@ -40,7 +40,7 @@ def tensorrt_faults(machine: Machine, precisions: set[str]) -> list[Issue]:
         Issue(
             f"TensorRT {machine.version}, {', '.join(concerned)}",
             f"{issue.fault}; known since {issue.first} ({issue.source})",
-            issue.remedy,
+            issue.workaround,
         )
         for issue in KNOWN_ISSUES
         if (concerned := sorted(name for name in precisions if issue.concerns(machine, name)))

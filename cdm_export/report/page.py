@@ -186,7 +186,7 @@ def _artifact(artifact: Any) -> dict[str, Any]:
         for kind, count in kinds.items():
             nodes[kind] = nodes.get(kind, 0) + count
     islands: dict[str, int] = {}
-    for island in artifact.typing.islands if artifact.typing else ():
+    for island in artifact.precision_plan.islands if artifact.precision_plan else ():
         islands[island.reason] = islands.get(island.reason, 0) + 1
     return {
         "name": artifact.name,
@@ -195,6 +195,6 @@ def _artifact(artifact: Any) -> dict[str, Any]:
         "opset": artifact.opset,
         "nodes": nodes,
         "islands": islands,
-        "residuals": artifact.typing.residuals if artifact.typing else {},
+        "residuals": artifact.precision_plan.residuals if artifact.precision_plan else {},
         "producers": artifact.producers,
     }

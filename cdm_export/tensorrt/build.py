@@ -1,4 +1,4 @@
-"""An engine of a bundle for this device: build, show what it is, test on the golden frames; else the next remedy.
+"""An engine of a bundle for this device: build, show what it is, test on the golden frames; else the next fallback.
 
 An engine appears whole or not at all, beside the bundle or in the cache. One that failed is kept aside as failed.
 """
@@ -15,7 +15,7 @@ from cdm_export.parity.check_backend import BackendParity, check_backend
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Progress
 from cdm_export.tensorrt.fallbacks import ATTENTION_BROKEN, Attempt, attempts
-from cdm_export.tensorrt.int8_selection import challenger, decide, decided, waiting, won_before
+from cdm_export.tensorrt.int8_selection import decide, decided, int8_candidate, undecided_engine, won_before
 from cdm_export.tensorrt.known_issues import concerning
 from cdm_export.tensorrt.memory import shortage
 from cdm_export.tensorrt.record import machine_of, write_record
@@ -51,11 +51,11 @@ class BuildRequest:
     target: str
     """``tensorrt`` or ``tensorrt-rtx``."""
     precision: str = "auto"
-    """``auto``: fp16, and what remedies it."""
-    remedies: bool = True
+    """``auto``: fp16, else its fallbacks."""
+    fallbacks: bool = True
     """Whether to try something else when the first choice fails."""
     workspace_mib: int | None = None
-    """Upper limit of scratch memory, MiB; None for 1024 where GPU and processor share memory, else the library's."""
+    """Upper limit of scratch memory, MiB; None for 1024 where GPU and CPU share memory, else the library's."""
     optimization_level: int = 3
     """0..5."""
     force: bool = False
@@ -67,7 +67,7 @@ class Outcome:
     """How one attempt went."""
 
     attempt: str
-    """Precision and remedy in words."""
+    """Precision and workaround in words."""
     outcome: str
     """``published``, ``candidate``, ``failed``, ``skipped``, or ``there already``."""
     detail: str
@@ -111,14 +111,14 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     bundle = Bundle.open(request.bundle)
     if batches := [batch for batch in bundle.manifest.batches if batch > 1]:
         progress.note(f"engines take one frame: the graphs for {batches[0]} at once are not built")
-    planned = attempts(bundle, backend, request.precision, request.remedies)
+    planned = attempts(bundle, backend, request.precision, request.fallbacks)
     likely = [*won_before(bundle, backend), *planned] if request.precision == "auto" else planned
     root = _writable_root(bundle)
     with _locks(root, lambda: progress.stage("waiting for another build")):
         session = _Session(request, bundle, backend, gpu, root, progress)
         if not request.force and (there := _built_already(bundle, backend, likely, gpu)):
-            return session.challenged(there)
-        return session.challenged(session.run(planned))
+            return session.with_int8(there)
+        return session.with_int8(session.run(planned))
 
 
 class _Session:
@@ -155,31 +155,31 @@ class _Session:
             "it with --backend onnxruntime.",
         )
 
-    def challenged(self, report: BuildReport) -> BuildReport:
+    def with_int8(self, report: BuildReport) -> BuildReport:
         """``report``, or INT8 instead where it is faster on this device; asked for by name, nothing challenges."""
         bundle, backend = self._bundle, self._backend
-        rival = challenger(bundle, backend)
-        if self._request.precision != "auto" or self._gpu is None or rival is None:
+        candidate = int8_candidate(bundle, backend)
+        if self._request.precision != "auto" or self._gpu is None or candidate is None:
             return report
         if not self._request.force and decided(bundle, backend):
             return report
         self._outcomes = list(report.outcomes)
         parity = None
-        tried = None if self._request.force else waiting(bundle, backend)
+        tried = None if self._request.force else undecided_engine(bundle, backend)
         if tried is None:
             try:
-                made = self._attempt(rival, final=False)
+                made = self._attempt(candidate, final=False)
             except (EngineBuildError, BackendCrashed, ParityError) as error:
-                self._note(rival, "failed", error.message)
+                self._note(candidate, "failed", error.message)
                 return BuildReport(report.engine, tuple(self._outcomes), report.parity)
             self._outcomes.pop()  # how it went is said once it is decided
             tried, parity = made.engine, made.parity
-        won, record, words = decide(bundle, backend, report.engine, tried, self._progress)
+        won, record, description = decide(bundle, backend, report.engine, tried, self._progress)
         tried = FoundEngine(tried.path, record)
         if won:
             self._remember(tried)  # before the record says published: without a verdict nothing takes a candidate
         write_atomically(tried.path.parent / RECORD, record.model_dump_json(indent=1).encode())
-        self._outcomes.append(Outcome(str(rival), record.state.value, words))
+        self._outcomes.append(Outcome(str(candidate), record.state.value, description))
         return BuildReport(tried if won else report.engine, tuple(self._outcomes), parity if won else report.parity)
 
     def _note(self, attempt: Attempt, outcome: str, detail: str) -> None:
@@ -192,7 +192,7 @@ class _Session:
         if attempt.artifact.state is State.FAILED:
             reasons = "; ".join(str(verdict) for verdict in attempt.artifact.verdicts if not verdict.passed)
             return f"{attempt.artifact.name} failed its gate where it was made ({reasons or 'no figures'})"
-        if attempt.remedy != ATTENTION_BROKEN:
+        if attempt.workaround != ATTENTION_BROKEN:
             return None
         if self._gpu is None:
             return "without a GPU nothing shows that it is needed"
@@ -217,13 +217,13 @@ class _Session:
             built_from = self._float32() if outcome.typing == "legacy" else attempt.artifact
             source = Source(artifact=built_from.name, identity=built_from.identity)
             contract = self._bundle.manifest.contract
-            record = write_record(folder, job, outcome, contract, source, self._gpu, attempt.remedy)
-            if broken := record.evidence.broken:
-                claims = "; ".join(f"not so: {claim.claim} ({claim.detail})" for claim in broken)
+            record = write_record(folder, job, outcome, contract, source, self._gpu, attempt.workaround)
+            if broken := record.layer_report.broken:
+                checks = "; ".join(f"not so: {check.name} ({check.detail})" for check in broken)
                 self._keep(folder, record.model_copy(update={"state": State.FAILED}))
-                raise EngineBuildError(f"the engine is not what it should be: {claims}")
-            for claim in record.evidence.costly:
-                self._progress.note(f"slower than it could be; not so: {claim.claim} ({claim.detail})")
+                raise EngineBuildError(f"the engine is not what it should be: {checks}")
+            for check in record.layer_report.costly:
+                self._progress.note(f"slower than it could be; not so: {check.name} ({check.detail})")
             parity = self._self_test(folder, record)
             record = _tested(record, parity, final)
             engine = self._keep(folder, record)
@@ -256,12 +256,12 @@ class _Session:
             graph=str(self._bundle.artifact_file(artifact).resolve()),
             legacy_graph=str(self._bundle.artifact_file(self._float32()).resolve()),
             precision=attempt.precision,
-            typing=attempt.typing,
+            precision_plan=attempt.precision_plan,
             integers=attempt.integers,
             workspace=workspace * 2**20,
             optimization_level=self._request.optimization_level,
             timing_caches=str(cache_dir() / "timing") if self._backend.name == "tensorrt" else None,
-            break_fusion=attempt.remedy == ATTENTION_BROKEN,
+            break_fusion=attempt.workaround == ATTENTION_BROKEN,
             gpu=self._gpu if self._backend.name == "tensorrt" else None,
             plan=str(folder / PLAN),
         )
@@ -346,7 +346,7 @@ def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu
     failed = engines.rejected_here(bundle, backend, State.FAILED)
     for attempt in planned:
         found = engines.find(bundle, backend, attempt.precision)
-        if found is None or found.record.settings.remedy != attempt.remedy:
+        if found is None or found.record.settings.workaround != attempt.workaround:
             artifact = attempt.artifact
             if artifact is None or artifact.state is State.FAILED or attempt.precision in failed:
                 continue

@@ -11,7 +11,7 @@ from cdm_export.onnx.node_names import module_of
 from runtimes import tensorrt_api as api
 from runtimes.cache import write_atomically
 from runtimes.errors import BuildCanceled, EngineBuildError
-from runtimes.graph_precision import Typing
+from runtimes.graph_precision import PrecisionPlan
 from runtimes.tensorrt_api import Log
 
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2}
@@ -27,7 +27,7 @@ class BuildPlan:
     """Absolute path of the ONNX file; its weights lie beside it."""
     precision: str
     """What it computes in."""
-    typing: Typing | None
+    precision_plan: PrecisionPlan | None
     """The islands of a typed graph, from the manifest."""
     workspace: int
     """Upper limit of scratch memory, bytes; 0 for the library's own."""
@@ -144,13 +144,13 @@ def configure(trt: Any, config: Any, network: Any, plan: BuildPlan) -> bool:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     strong = api.is_strongly_typed(trt)
     if not strong:
-        typing = plan.typing
+        precision_plan = plan.precision_plan
         api.set_legacy_types(
             trt,
             config,
             network,
             plan.precision,
-            lambda name: typing is not None and typing.computes_in_fp32(module_of(name)),
+            lambda name: precision_plan is not None and precision_plan.computes_in_fp32(module_of(name)),
         )
     return strong
 

@@ -10,7 +10,7 @@ from runtimes.engines import PLAN
 from runtimes.nvidia import find_gpu, gpu_or_none
 
 
-def engine_showing(graph: Path, contract: ModelContract, backend: str, precision: str, folder: Path) -> Path:
+def engine_exposing(graph: Path, contract: ModelContract, backend: str, precision: str, folder: Path) -> Path:
     """Build ``graph``, whose extra outputs are the stages, into ``folder``; returns the plan, its record beside it.
 
     Nothing is judged: an engine that is wrong is what is looked for. Outputs keep a tensor from being fused away, so
@@ -24,7 +24,7 @@ def engine_showing(graph: Path, contract: ModelContract, backend: str, precision
             "graph": str(graph.resolve()),
             "legacy_graph": str(graph.resolve()),
             "precision": precision,
-            "typing": None,
+            "precision_plan": None,
             "workspace": 1 << 30 if gpu and gpu.integrated else 0,
             "optimization_level": 3,
             "timing_caches": None,

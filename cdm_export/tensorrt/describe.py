@@ -3,14 +3,14 @@
 from runtimes.engine_record import EngineRecord
 
 
-def evidence_lines(record: EngineRecord) -> list[str]:
-    """What it is, what it is made of, and every claim with its outcome."""
-    evidence, settings = record.evidence, record.settings
+def layer_report_lines(record: EngineRecord) -> list[str]:
+    """What it is, what it is made of, and every check with its outcome."""
+    evidence, settings = record.layer_report, record.settings
     how = f"{settings.typing} types, TF32 {'on' if settings.tf32 else 'off'}, level {settings.optimization_level}"
     lines = [
         f"{record.precision} {record.state.value}, {record.engine.size / 1e6:,.1f} MB, for {record.machine}",
         f"built in {record.build_seconds:.0f} s from {record.source.artifact}: {how}"
-        + (f", remedy {settings.remedy}" if settings.remedy else ""),
+        + (f", workaround {settings.workaround}" if settings.workaround else ""),
     ]
     if evidence.kernels:
         kinds = "; ".join(
@@ -18,7 +18,7 @@ def evidence_lines(record: EngineRecord) -> list[str]:
             for kind, types in evidence.by_kind.items()
         )
         lines.append(f"{evidence.kernels} kernels: {kinds} ({evidence.source})")
-    lines += [f"{claim.outcome}: {claim.claim} ({claim.detail})" for claim in evidence.claims]
+    lines += [f"{check.outcome}: {check.name} ({check.detail})" for check in evidence.checks]
     if evidence.float32_products:
         lines.append(f"float32 products: {_shortened(evidence.float32_products)}")
     lines.append(f"self-test: {record.self_test or 'not run: it needs the device'}")

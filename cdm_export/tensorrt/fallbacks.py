@@ -6,7 +6,7 @@ from runtimes.backends import Backend
 from runtimes.bundle import Artifact, Bundle
 from runtimes.contract import Precision
 from runtimes.errors import InputError, did_you_mean
-from runtimes.graph_precision import Typing
+from runtimes.graph_precision import PrecisionPlan
 from runtimes.selection import executions
 
 ATTENTION_BROKEN = "fusion-breaker"
@@ -26,21 +26,21 @@ class Attempt:
 
     precision: Precision
     """What to compute in."""
-    remedy: str
+    workaround: str
     """Empty, or what is done to the network."""
     artifact: Artifact | None
     """What to build from; None when the bundle does not hold it."""
-    typing: Typing | None
+    precision_plan: PrecisionPlan | None
     """Islands of the graph."""
     integers: tuple[str, ...] = ()
     """Modules whose products are of integers."""
 
     def __str__(self) -> str:
-        return f"{self.precision} with {self.remedy}" if self.remedy else self.precision
+        return f"{self.precision} with {self.workaround}" if self.workaround else self.precision
 
 
-def attempts(bundle: Bundle, backend: Backend, precision: str, remedies: bool) -> list[Attempt]:
-    """What to try. ``precision`` ``auto`` means fp16; remedies follow what was asked for, if wanted.
+def attempts(bundle: Bundle, backend: Backend, precision: str, fallbacks: bool) -> list[Attempt]:
+    """What to try. ``precision`` ``auto`` means fp16; fallbacks follow what was asked for, if wanted.
 
     Raises InputError for a precision the backend does not compute in, or that the bundle has no graph for.
     """
@@ -49,7 +49,7 @@ def attempts(bundle: Bundle, backend: Backend, precision: str, remedies: bool) -
             f"'{backend.name}' does not build {precision}. {did_you_mean(precision, ['auto', *backend.precisions])}"
         )
     order = _order(precision)
-    planned = [_attempt(bundle, backend, name, remedy) for name, remedy in (order if remedies else order[:1])]
+    planned = [_attempt(bundle, backend, name, workaround) for name, workaround in (order if fallbacks else order[:1])]
     if precision != "auto" and planned[0].artifact is None:
         made = sorted({artifact.precision for artifact in bundle.manifest.artifacts})
         raise InputError(
@@ -65,7 +65,7 @@ def attempts(bundle: Bundle, backend: Backend, precision: str, remedies: bool) -
 
 
 def _order(precision: str) -> tuple[tuple[Precision, str], ...]:
-    """From what was asked for onwards; what has no remedies of its own has float32."""
+    """From what was asked for onwards; what has no fallbacks of its own has float32."""
     if precision == "auto":
         return _ORDER
     if precision == "int8-fp16":
@@ -78,9 +78,9 @@ def _order(precision: str) -> tuple[tuple[Precision, str], ...]:
     return _ORDER[first:]
 
 
-def _attempt(bundle: Bundle, backend: Backend, precision: Precision, remedy: str) -> Attempt:
+def _attempt(bundle: Bundle, backend: Backend, precision: Precision, workaround: str) -> Attempt:
     artifact = next((found for found, computed in executions(bundle, backend) if computed == precision), None)
     if artifact is None:
-        return Attempt(precision, remedy, None, None)
+        return Attempt(precision, workaround, None, None)
     integers = tuple(artifact.quantization.steps) if artifact.quantization else ()
-    return Attempt(precision, remedy, artifact, artifact.typing, integers)
+    return Attempt(precision, workaround, artifact, artifact.precision_plan, integers)

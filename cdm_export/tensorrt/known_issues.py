@@ -24,7 +24,7 @@ class KnownIssue:
     """What goes wrong."""
     source: str
     """Where it was reported."""
-    remedy: str
+    workaround: str
     """What to do."""
     compute_capability: str | None = None
     """Only on this GPU generation; None for all."""
@@ -39,7 +39,7 @@ class KnownIssue:
         return version_tuple(self.first) <= version_tuple(machine.version) < version_tuple(self.beyond)
 
     def __str__(self) -> str:
-        return f"known with TensorRT {self.first}: {self.fault} ({self.source}). {self.remedy}"
+        return f"known with TensorRT {self.first}: {self.fault} ({self.source}). {self.workaround}"
 
 
 _ALL = ("fp32", "tf32", "fp16", "fp16-attn32", "bf16")

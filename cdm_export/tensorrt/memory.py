@@ -5,7 +5,7 @@ from runtimes.bundle import Artifact
 _BASE = 0.4e9
 _PER_GRAPH_BYTE = 3.3
 """Bytes of memory per byte of graph: from TensorRT-RTX's builds of cdm-vits (0.84 GB) and cdm-vitl (4.7 GB) on a
-processor, ``benchmarks/results/rtx_layers.json``. TensorRT itself was not measured; it holds at least as much."""
+CPU, ``benchmarks/results/rtx_layers.json``. TensorRT itself was not measured; it holds at least as much."""
 
 
 def build_memory(graph_bytes: int, workspace: int) -> int:

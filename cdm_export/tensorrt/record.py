@@ -31,7 +31,7 @@ def write_record(
     contract: ModelContract,
     source: Source,
     gpu: Gpu | None,
-    remedy: str = "",
+    workaround: str = "",
 ) -> EngineRecord:
     """Describe the engine in ``folder``, a candidate until it was tested."""
     record = EngineRecord(
@@ -48,10 +48,10 @@ def write_record(
             tf32=outcome.tf32,
             optimization_level=job.optimization_level,
             workspace=outcome.workspace,
-            remedy=remedy,
+            workaround=workaround,
             extra_outputs=outcome.extra_outputs,
         ),
-        evidence=outcome.evidence,
+        layer_report=outcome.layer_report,
         warnings=outcome.warnings,
         build_seconds=round(outcome.seconds, 1),
         state=State.CANDIDATE,

@@ -11,9 +11,9 @@ from cdm_export.tensorrt.checks import EvidenceSource, gather
 from cdm_export.tensorrt.layers import EngineLayer, parse_inspector, parse_layers
 from runtimes import tensorrt_api as api
 from runtimes.contract import Precision, Record
-from runtimes.engine_record import Evidence
+from runtimes.engine_record import LayerReport
 from runtimes.errors import EngineBuildError
-from runtimes.graph_precision import Typing
+from runtimes.graph_precision import PrecisionPlan
 from runtimes.isolated import report, run_isolated, serve
 from runtimes.nvidia import Gpu, find_gpu
 from runtimes.tensorrt_api import Log
@@ -36,7 +36,7 @@ class BuildJob(Record):
     """The float32 graph, built instead by a library that has no strong types."""
     precision: Precision
     """What to compute in."""
-    typing: Typing | None
+    precision_plan: PrecisionPlan | None
     """Islands of the typed graph."""
     integers: tuple[str, ...] = ()
     """Modules whose products are of integers."""
@@ -69,7 +69,7 @@ class BuildOutcome(Record):
     """Size of all attentions' probabilities together."""
     extra_outputs: tuple[str, ...]
     """Outputs beyond the graph's."""
-    evidence: Evidence
+    layer_report: LayerReport
     """What the engine is made of."""
     warnings: tuple[str, ...]
     """The builder's own, the first ones."""
@@ -118,7 +118,7 @@ def _work(text: str) -> BuildOutcome:
     plan = BuildPlan(
         graph=Path(job.graph if api.is_strongly_typed(trt) else job.legacy_graph),
         precision=job.precision,
-        typing=job.typing,
+        precision_plan=job.precision_plan,
         workspace=job.workspace,
         optimization_level=job.optimization_level,
         timing_cache=_timing_cache(job, trt.__version__),
@@ -134,11 +134,11 @@ def _work(text: str) -> BuildOutcome:
         workspace=built.workspace,
         attention_bytes=sum(attention.bytes for attention in built.attentions),
         extra_outputs=built.extra_outputs,
-        evidence=gather(
+        layer_report=gather(
             layers,
             source,
             job.precision,
-            job.typing,
+            job.precision_plan,
             built.attentions,
             tf32=built.tf32,
             fusion_broken=job.break_fusion,

@@ -62,7 +62,7 @@ def specialize_for(contract: ModelContract, network: nn.Module, rules: Mapping[s
 
 
 def specialize(network: nn.Module, rows: int, columns: int, rules: Mapping[str, Rule] = RULES) -> dict[str, Saving]:
-    """Apply every rule that applies to a network behind its boundary, for a patch grid of ``rows`` x ``columns``.
+    """Apply every rule that applies to a network behind its interface, for a patch grid of ``rows`` x ``columns``.
 
     Returns what each rule saved, or why it was skipped. Mathematically exact: the float64 outputs before and after
     agree to rounding (tested).

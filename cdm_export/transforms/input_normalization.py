@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
-from reference_model.boundary import IMAGE_PROJECTION, ImageNormalisation, OnBoundary
+from reference_model.exportable import IMAGE_PROJECTION, ExportableNetwork, ImageNormalization
 
 
 def check(network: nn.Module) -> str | None:
     """The image goes through a normalization into one convolution without padding, over all of its planes."""
-    if not isinstance(network, OnBoundary) or not isinstance(network.normalize, ImageNormalisation):
+    if not isinstance(network, ExportableNetwork) or not isinstance(network.normalize, ImageNormalization):
         return "the image is not normalized before the network, or not by planes"
     try:
         proj = network.network.get_submodule(IMAGE_PROJECTION)
@@ -30,7 +30,7 @@ def check(network: nn.Module) -> str | None:
 @torch.no_grad()
 def apply(network: nn.Module, rows: int, columns: int) -> Saving:
     """Fold the normalization that stands before the encoder of the image."""
-    assert isinstance(network, OnBoundary) and isinstance(network.normalize, ImageNormalisation)
+    assert isinstance(network, ExportableNetwork) and isinstance(network.normalize, ImageNormalization)
     normalize = network.normalize
     proj = network.network.get_submodule(IMAGE_PROJECTION)
     assert isinstance(proj, nn.Conv2d) and proj.bias is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from reference_model.cdm.config import CONFIGS
 from reference_model.config import DINO_DPT_UNUSED, ChannelOrder
 from reference_model.sections import decoder_section, encoder_section
-from reference_model.variant import SeededRange, Variant, on_boundary
+from reference_model.variant import SeededRange, Variant, exportable
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
 from runtimes.graph_precision import Island, IslandKind
 from runtimes.processing.size import lower_bound_size
@@ -27,13 +27,13 @@ _ISLANDS = (
         kind=IslandKind.DECLARED,
         module="depth_pretrained.patch_embed",
         reason="inverse depth reaches 1000 1/m at 1 mm, and 196 of them are summed",
-        hands_on="low",
+        output_dtype="low",
     ),
     Island(
         kind=IslandKind.DECLARED,
         module=_LAST,
         reason="half a millimeter at 1 m is an eleventh bit of inverse depth",
-        hands_on="fp32",
+        output_dtype="fp32",
     ),
 )
 _SECTIONS = (
@@ -63,7 +63,7 @@ def contract(
     far: float | None = None,
     batch: int = 1,
 ) -> ModelContract:
-    """Boundary of a CDM artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
+    """GraphInterface of a CDM artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
     network = lower_bound_size(camera, input_size)
     plane = (network.height, network.width)
     return ModelContract(
@@ -93,7 +93,7 @@ VARIANTS = tuple(
         license=_LICENSES.get(size, ""),
         default_input_size=_INPUT_SIZES.get(size, 518),
         build=lambda size=size: _build(size),  # type: ignore[misc]
-        on_boundary=on_boundary,
+        exportable=exportable,
         fits=lambda shapes, size=size: _fits(shapes, size),  # type: ignore[misc]
         cannot_tell="",
         published_files=(),

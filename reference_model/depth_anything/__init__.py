@@ -10,7 +10,7 @@ import numpy as np
 from reference_model.config import DINO_DPT_UNUSED, ENCODERS, ChannelOrder
 from reference_model.depth_anything.config import KINDS, Kind, config
 from reference_model.sections import decoder_section, encoder_section
-from reference_model.variant import SeededRange, Variant, on_boundary
+from reference_model.variant import SeededRange, Variant, exportable
 from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
 from runtimes.graph_precision import Island, IslandKind
 from runtimes.processing.size import lower_bound_size
@@ -55,7 +55,7 @@ def _contract(kind: Kind) -> Callable[..., ModelContract]:
         far: float | None = None,
         batch: int = 1,
     ) -> ModelContract:
-        """Boundary of an artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
+        """GraphInterface of an artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
         network = lower_bound_size(camera, input_size)
         plane = (network.height, network.width)
         if kind.max_depth is None:
@@ -93,8 +93,8 @@ def _seeded_range(kind: Kind) -> SeededRange:
         return SeededRange(1.0, 20.0, "a relative inverse depth of 1 to 20")
     # What the sigmoid makes of rounding is relative to depth: the wider the range, the larger, with random weights.
     low, high = 0.05, 0.2
-    words = f"{low * kind.max_depth:g} to {high * kind.max_depth:g} m"
-    return SeededRange(_logit(low), _logit(high), words)
+    description = f"{low * kind.max_depth:g} to {high * kind.max_depth:g} m"
+    return SeededRange(_logit(low), _logit(high), description)
 
 
 def _variant(kind: Kind, size: str) -> Variant:
@@ -110,7 +110,7 @@ def _variant(kind: Kind, size: str) -> Variant:
         license=license,
         default_input_size=518,
         build=partial(_build, kind, size),
-        on_boundary=on_boundary,
+        exportable=exportable,
         fits=partial(_fits, size),
         cannot_tell=_CANNOT_TELL,
         published_files=(kind.published_file.format(size=size),),
@@ -130,7 +130,7 @@ def _island(kind: Kind) -> Island:
         if kind.max_depth is None
         else f"meters follow: half has a step of {np.spacing(np.float16(kind.max_depth)):g} m at {kind.max_depth:g} m"
     )
-    return Island(kind=IslandKind.DECLARED, module=_LAST, reason=reason, hands_on="fp32")
+    return Island(kind=IslandKind.DECLARED, module=_LAST, reason=reason, output_dtype="fp32")
 
 
 VARIANTS = tuple(_variant(kind, size) for kind in KINDS for size in kind.sizes)

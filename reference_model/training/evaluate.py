@@ -74,13 +74,13 @@ class Errors:
 
 def refiner(network: nn.Module, variant: Variant) -> Method:
     """The network as a method, through the device's own processing at the variant's default size."""
-    boundary = variant.on_boundary(network, CHANNEL_ORDER).eval()
+    exportable = variant.exportable(network, CHANNEL_ORDER).eval()
 
     def refine(frame: Frame) -> Depth:
         contract = variant.contract(
             variant.name, frame.size, variant.default_input_size, CHANNEL_ORDER, max_depth=MAX_DEPTH
         )
-        raw = run_reference(boundary, contract, preprocess(frame, contract))[contract.outputs[0].name]
+        raw = run_reference(exportable, contract, preprocess(frame, contract))[contract.outputs[0].name]
         return postprocess(raw, contract)[0]
 
     return refine

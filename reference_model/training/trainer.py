@@ -90,7 +90,7 @@ class StepReport:
     size: Size
     """Network input."""
     seconds: float
-    """It took, waiting for data included."""
+    """It took, undecided_engine for data included."""
 
 
 class Training:
@@ -109,7 +109,7 @@ class Training:
         others = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.99), fused=True)
-        self._boundary = self.variant.on_boundary(network, CHANNEL_ORDER)
+        self._exportable = self.variant.exportable(network, CHANNEL_ORDER)
         self._before_relu: list[Tensor] = []
         last = network.get_submodule(self.variant.last_convolution)
         last.register_forward_hook(lambda module, args, output: self._before_relu.append(output))
@@ -140,9 +140,9 @@ class Training:
     def _learn(self, image: Tensor, sensor: Tensor, target: Tensor) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
-        # Emulated where the processor lacks it, a hundred times slower than float32.
+        # Emulated where the CPU lacks it, a hundred times slower than float32.
         with torch.autocast("cpu", torch.bfloat16, enabled="avx512_bf16" in cpu_features()):
-            predicted = self._boundary(image, sensor)
+            predicted = self._exportable(image, sensor)
         loss = depth_loss(predicted, target, sensor)
         torch.autograd.backward(loss + revival(self._before_relu.pop()))
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

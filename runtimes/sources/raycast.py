@@ -217,7 +217,7 @@ def _texture(solid: Solid, own: list[Plane]) -> Plane:
     if solid.pattern == "patches":
         cells = [np.floor(p + np.float32(0.497)).astype(np.int32).astype(np.uint32) for p in grain]
         return np.asarray(0.85 * _hash(cells) + 0.15 * mottled)
-    # Half a cell off, so that faces through the origin of an axis do not fall on a boundary.
+    # Half a cell off, so that faces through the origin of an axis do not fall on a interface.
     axes = grain if solid.pattern == "checker" else grain[:1]
     parity = sum(np.floor(p + np.float32(0.497)) for p in axes) % 2
     return np.asarray(0.75 * parity + 0.25 * mottled)

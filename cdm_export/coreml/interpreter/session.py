@@ -12,7 +12,7 @@ from cdm_export.coreml.interpreter.program import Program, load_program
 from runtimes.contract import CONTRACT_KEY, ModelContract
 from runtimes.errors import BundleError
 from runtimes.host import cpu_name
-from runtimes.runtime import CallGuard, Description, Tensors, check_boundary
+from runtimes.runtime import CallGuard, Description, Tensors, check_interface
 
 
 class CoremlReference:
@@ -69,7 +69,7 @@ def open_package(path: Path, contract: ModelContract, precision: str, threads: i
     check_known(program)
     given = {spec.name: spec.shape for spec in program.inputs}
     made = {spec.name: spec.shape for operation in program.operations for spec in operation.outputs}
-    check_boundary(given | {name: made[name] for name in program.outputs if name in made}, contract, path)
+    check_interface(given | {name: made[name] for name in program.outputs if name in made}, contract, path)
     wanted = {spec.name for spec in contract.inputs if spec.dtype == "uint8"}
     if set(program.images) != wanted:
         raise BundleError(

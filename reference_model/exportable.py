@@ -1,4 +1,4 @@
-"""The boundary that every artifact has: the image is RGB 0..1, whatever the weights want."""
+"""The exportable that every artifact has: the image is RGB 0..1, whatever the weights want."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from reference_model.config import ChannelOrder
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGE_PROJECTION = "pretrained.patch_embed.proj"
-"""Path, in the networks that stand behind ``OnBoundary``, of the convolution that reads the image."""
+"""Path, in the networks that stand behind ``ExportableNetwork``, of the convolution that reads the image."""
 
 
-class ImageNormalisation(nn.Module):
+class ImageNormalization(nn.Module):
     """RGB 0..1 -> the planes the weights expect: reordered, minus mean, over standard deviation.
 
     The statistics stay in R, G, B order. ``bgr`` is how the reference implementation of CDM runs its weights: it swaps
@@ -32,12 +32,12 @@ class ImageNormalisation(nn.Module):
         return (image[:, list(self.planes)] - self.mean) / self.std
 
 
-class OnBoundary(nn.Module):
-    """A network behind the boundary; the image is its first input, others go in as they are."""
+class ExportableNetwork(nn.Module):
+    """A network behind the interface; the image is its first input, others go in as they are."""
 
     def __init__(self, network: nn.Module, order: ChannelOrder) -> None:
         super().__init__()
-        self.normalize = ImageNormalisation(order)
+        self.normalize = ImageNormalization(order)
         self.network = network
 
     def forward(self, image: Tensor, *others: Tensor) -> Tensor:
