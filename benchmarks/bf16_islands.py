@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.compare import compare
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Size
+from cdm_export.runtimes.host import usable_cpus
+from cdm_export.runtimes.measure import Measurement, measure
+from cdm_export.runtimes.processing import preprocess
+from cdm_export.runtimes.sources import open_source
 from cdm_export.transforms import specialize_for
-from reference_model.registry import get_variant
-from reference_model.weights import bundled_checkpoint
-from runtimes.contract import DEFAULT_FAR, ModelContract, Size
-from runtimes.host import usable_cpus
-from runtimes.measure import Measurement, measure
-from runtimes.processing import preprocess
-from runtimes.sources import open_source
 
 RESULT = Path(__file__).parent / "results" / "bf16_islands.json"
 CAMERA = Size(640, 480)
@@ -131,9 +131,9 @@ def _from_pytorch(
     """Reference outputs; ``untouched.onnx`` and ``fp32.onnx`` in the folder; where the weights came from."""
     import torch
 
-    from reference_model.checkpoint import load_network
-    from reference_model.random_weights import calibrate_range, seeded_network
-    from reference_model.reference import run_reference
+    from cdm_export.reference_model.checkpoint import load_network
+    from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
+    from cdm_export.reference_model.reference import run_reference
 
     variant, path = get_variant(model), bundled_checkpoint(model)
     if path is not None:

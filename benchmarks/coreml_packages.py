@@ -27,8 +27,8 @@ def main(
     weights: Annotated[str | None, typer.Option(help="Compressed packages to make too.")] = None,
 ) -> None:
     """Export, sample memory, interpret once more with a clock."""
-    from reference_model.registry import get_variant
-    from reference_model.weights import bundled_checkpoint
+    from cdm_export.reference_model.registry import get_variant
+    from cdm_export.reference_model.weights import bundled_checkpoint
 
     trained = bundled_checkpoint(model) is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -26,14 +26,14 @@ from cdm_export.bench.statistics import median_interval
 from cdm_export.cli.console import progress
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.golden import save_frame
+from cdm_export.reference_model.random_weights import seeded_network
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import ModelContract, Size
+from cdm_export.runtimes.host import usable_cpus
+from cdm_export.runtimes.isolated import Child
+from cdm_export.runtimes.processing import preprocess
+from cdm_export.runtimes.sources import open_source
 from cdm_export.transforms import specialize_for
-from reference_model.random_weights import seeded_network
-from reference_model.registry import get_variant
-from runtimes.contract import ModelContract, Size
-from runtimes.host import usable_cpus
-from runtimes.isolated import Child
-from runtimes.processing import preprocess
-from runtimes.sources import open_source
 
 RESULT = Path(__file__).parent / "results" / "cost_growth.json"
 CAMERA = Size(640, 480)

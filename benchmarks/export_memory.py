@@ -24,7 +24,7 @@ def main(
     from_checkpoint: Annotated[bool, typer.Option(help="Save the seeded weights first, and export the file.")] = False,
 ) -> None:
     """Export, sample, write ``results/export_memory-MODEL[-checkpoint].json``; exit code 1 over the limit."""
-    from reference_model.registry import get_variant
+    from cdm_export.reference_model.registry import get_variant
 
     weights = int(get_variant(model).million_parameters * 4e6)
     with tempfile.TemporaryDirectory() as folder:

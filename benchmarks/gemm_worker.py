@@ -5,8 +5,8 @@ import time
 import torch
 
 from cdm_export.bench.worker import Done, memory
-from runtimes.contract import Record
-from runtimes.isolated import report, requests, serve
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.isolated import report, requests, serve
 
 
 class GemmJob(Record):

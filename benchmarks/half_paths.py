@@ -20,11 +20,11 @@ from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference
-from reference_model.torch_runtime import make_exportable
-from runtimes.backends import get_backend, load_runtime
-from runtimes.bundle import Bundle
-from runtimes.measure import measure
-from runtimes.selection import executions
+from cdm_export.reference_model.torch_runtime import make_exportable
+from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.measure import measure
+from cdm_export.runtimes.selection import executions
 
 RESULT = Path(__file__).parent / "results" / "half_paths.json"
 PLAIN = "onnxruntime fp32, untouched graph"

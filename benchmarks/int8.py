@@ -17,7 +17,7 @@ import typer
 from benchmarks.memory import run_sampled
 from benchmarks.seeded_checkpoint import save_seeded
 from cdm_export.bench.environment import environment
-from runtimes.contract import Size
+from cdm_export.runtimes.contract import Size
 
 RESULTS = Path(__file__).parent / "results"
 _OUTLIERS = 3
@@ -32,7 +32,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Graphs to make.")] = "fp32,int8",
 ) -> None:
     """Export with the search, keep the table."""
-    from reference_model.weights import bundled_checkpoint
+    from cdm_export.reference_model.weights import bundled_checkpoint
 
     trained = bundled_checkpoint(model) is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -23,14 +23,14 @@ import torch
 from numpy.typing import NDArray
 
 from cdm_export.bench.environment import environment
-from reference_model.config import DECODERS
-from reference_model.depth_anything.config import KINDS, Kind
-from reference_model.random_weights import calibrate_range, seeded_network
-from reference_model.reference import exact_float32, run_reference
-from reference_model.registry import get_variant
-from runtimes.contract import Size
-from runtimes.frame import Frame
-from runtimes.processing import at_camera_size, preprocess
+from cdm_export.reference_model.config import DECODERS
+from cdm_export.reference_model.depth_anything.config import KINDS, Kind
+from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
+from cdm_export.reference_model.reference import exact_float32, run_reference
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.processing import at_camera_size, preprocess
 
 RESULT = Path(__file__).parent / "results" / "original_depth_anything.json"
 LIMIT = 1e-4

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.bench.worker import Done, serve_frames
-from reference_model.reference import run_reference
-from reference_model.torch_runtime import load_exportable
-from runtimes.backends import get_backend, load_runtime
-from runtimes.contract import ModelContract, Record
-from runtimes.host import cpu_name
-from runtimes.isolated import serve
-from runtimes.pipeline import DepthPipeline
-from runtimes.runtime import Description, Runtime, Tensors
+from cdm_export.reference_model.reference import run_reference
+from cdm_export.reference_model.torch_runtime import load_exportable
+from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.contract import ModelContract, Record
+from cdm_export.runtimes.host import cpu_name
+from cdm_export.runtimes.isolated import serve
+from cdm_export.runtimes.pipeline import DepthPipeline
+from cdm_export.runtimes.runtime import Description, Runtime, Tensors
 
 
 class PeerJob(Record):

@@ -21,13 +21,13 @@ from cdm_export.bench.statistics import Interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.cli.console import progress
 from cdm_export.onnx.convert import export_onnx
-from reference_model.torch_runtime import load_exportable
-from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Bundle
-from runtimes.errors import CdmExportError
-from runtimes.isolated import Child
-from runtimes.opening import reference_path
-from runtimes.selection import choose, executions
+from cdm_export.reference_model.torch_runtime import load_exportable
+from cdm_export.runtimes.backends import BACKENDS, Backend
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.errors import CdmExportError
+from cdm_export.runtimes.isolated import Child
+from cdm_export.runtimes.opening import reference_path
+from cdm_export.runtimes.selection import choose, executions
 
 RESULTS = Path(__file__).parent / "results"
 BASELINE = "onnxruntime, plain export"

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 
 from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
+from cdm_export.reference_model.cdm.config import CONFIGS
+from cdm_export.reference_model.config import PATCH
+from cdm_export.reference_model.random_weights import seeded_network
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import ModelContract, Size, TensorSpec
+from cdm_export.runtimes.measure import measure
+from cdm_export.runtimes.processing import preprocess
+from cdm_export.runtimes.sources import open_source
 from cdm_export.transforms import NEEDS, RULES, Rule, apply_rule
 from cdm_export.transforms.saving import Saving
-from reference_model.cdm.config import CONFIGS
-from reference_model.config import PATCH
-from reference_model.random_weights import seeded_network
-from reference_model.registry import get_variant
-from runtimes.contract import ModelContract, Size, TensorSpec
-from runtimes.measure import measure
-from runtimes.processing import preprocess
-from runtimes.sources import open_source
 
 CAMERA = Size(640, 480)
 RESULT = Path(__file__).parent / "results" / "rewrites.json"

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from cdm_export.bench.environment import environment
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import BackendCrashed, CdmExportError
+from cdm_export.runtimes.host import version_of
 from cdm_export.tensorrt.layers import EngineLayer, parse_layers, summarize
-from runtimes.contract import Size
-from runtimes.errors import BackendCrashed, CdmExportError
-from runtimes.host import version_of
 
 MODELS = ("cdm-vits", "cdm-vitl")
 CAMERA = Size(640, 480)
@@ -67,8 +67,8 @@ def _in_process(step: str, *arguments: object) -> str:
 
 
 def _build(onnx: str, log: str) -> None:
+    from cdm_export.runtimes.tensorrt_api import Log, load_library
     from cdm_export.tensorrt.builder import BuildPlan, build_engine
-    from runtimes.tensorrt_api import Log, load_library
 
     trt = load_library("tensorrt-rtx")
     plan = BuildPlan(
@@ -94,8 +94,8 @@ def _export_plain(model: str, onnx: str) -> None:
     import torch
 
     from cdm_export.onnx.node_names import name_after_modules
-    from reference_model.random_weights import seeded_network
-    from reference_model.registry import get_variant
+    from cdm_export.reference_model.random_weights import seeded_network
+    from cdm_export.reference_model.registry import get_variant
 
     variant = get_variant(model)
     contract = variant.contract(model, CAMERA)
@@ -120,9 +120,9 @@ def export_half(model: str, onnx: str, camera: str = str(CAMERA), input_size: st
     A stand-in for ``onnx/fp16.onnx`` of a bundle, and quick.
     """
     from cdm_export.onnx.convert import export_onnx
+    from cdm_export.reference_model.random_weights import seeded_network
+    from cdm_export.reference_model.registry import get_variant
     from cdm_export.transforms import specialize_for
-    from reference_model.random_weights import seeded_network
-    from reference_model.registry import get_variant
 
     variant = get_variant(model)
     contract = variant.contract(model, Size.parse(camera), int(input_size))

@@ -4,11 +4,11 @@ import sys
 
 import torch
 
-from reference_model.random_weights import calibrate_range, seeded_network
-from reference_model.registry import get_variant
-from runtimes.contract import Size
-from runtimes.processing import preprocess
-from runtimes.sources import open_source
+from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.processing import preprocess
+from cdm_export.runtimes.sources import open_source
 
 
 def save_seeded(model: str, camera: Size, path: str, seed: int = 0) -> None:

@@ -12,9 +12,9 @@ import torch
 import typer
 
 from cdm_export.bench.environment import environment
-from reference_model.checkpoint import load_network
-from reference_model.registry import get_variant
-from reference_model.training.evaluate import (
+from cdm_export.reference_model.checkpoint import load_network
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.training.evaluate import (
     HELD_OUT_FRAMES,
     HELD_OUT_SEED,
     METHODS,
@@ -24,10 +24,10 @@ from reference_model.training.evaluate import (
     score_real,
     score_rendered,
 )
-from reference_model.weights import bundled_checkpoint
-from runtimes.errors import CheckpointError
-from runtimes.hashing import sha256_of
-from runtimes.sources import SourceFrame, open_source
+from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes.errors import CheckpointError
+from cdm_export.runtimes.hashing import sha256_of
+from cdm_export.runtimes.sources import SourceFrame, open_source
 
 MODEL = "cdm-vitt"
 RESULT = Path(__file__).parent / "results" / "small_model.json"

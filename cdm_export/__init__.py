@@ -1,27 +1,41 @@
 """Depth models from PyTorch to verified bundles, and from bundles to metric depth.
 
 >>> import cdm_export
->>> refine = cdm_export.open("d435.bundle")                                # doctest: +SKIP
->>> result = refine(cdm_export.Frame(rgb=rgb, depth=depth_in_meters))      # doctest: +SKIP
->>> result.depth_m                                                         # doctest: +SKIP
+>>> model = cdm_export.open("d435.bundle")                                # doctest: +SKIP
+>>> result = model(cdm_export.Frame(rgb=rgb, depth=depth_in_meters))      # doctest: +SKIP
+>>> result.depth_m                                                        # doctest: +SKIP
+
+Names are loaded when they are used: importing this package loads neither NumPy nor OpenCV.
 """
 
-from runtimes import (
-    CdmExportError,
-    DepthPipeline,
-    DepthResult,
-    Frame,
-    Health,
-    KnownRange,
-    ModelContract,
-    Semantics,
-    SensorAlignment,
-    Size,
-    Timing,
-    open,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from cdm_export.runtimes.contract import ModelContract, Semantics, Size
+    from cdm_export.runtimes.errors import CdmExportError
+    from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
+    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
+    from cdm_export.runtimes.opening import open
+    from cdm_export.runtimes.pipeline import DepthPipeline
+
+__version__ = "0.2.0"
+
+_MODULES = {
+    "CdmExportError": "errors",
+    "DepthPipeline": "pipeline",
+    "DepthResult": "frame",
+    "Frame": "frame",
+    "Health": "frame",
+    "KnownRange": "metric_scale",
+    "ModelContract": "contract",
+    "Semantics": "contract",
+    "SensorAlignment": "metric_scale",
+    "Size": "contract",
+    "Timing": "frame",
+    "open": "opening",
+}
+"""Public name -> module of ``cdm_export.runtimes`` that defines it."""
 
 __all__ = [
     "CdmExportError",
@@ -37,3 +51,16 @@ __all__ = [
     "Timing",
     "open",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, loaded at its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'cdm_export' has no attribute '{name}'")
+    value = getattr(import_module(f"cdm_export.runtimes.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

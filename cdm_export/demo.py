@@ -7,11 +7,11 @@ from cdm_export.export.bundle import ExportRequest, export_bundle
 from cdm_export.parity.check_backend import BackendParity
 from cdm_export.predict.frames import Refined, check_output, refine, weights_warning
 from cdm_export.progress import Progress
-from reference_model.weights import bundled_checkpoint
-from runtimes.bundle import Bundle
-from runtimes.opening import open_choice
-from runtimes.selection import Choice, choose
-from runtimes.sources import open_source
+from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.opening import open_choice
+from cdm_export.runtimes.selection import Choice, choose
+from cdm_export.runtimes.sources import open_source
 
 TRAINED_MODEL = "cdm-vitt"
 """Shipped with trained weights; a checkout without the weights file shows the plumbing with random ones."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from runtimes.isolated import Message
+from cdm_export.runtimes.isolated import Message
 
 
 class Progress(Protocol):

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle import MANIFEST, FileRecord
-from runtimes.errors import InputError
-from runtimes.hashing import sha256_of
+from cdm_export.runtimes.bundle import MANIFEST, FileRecord
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.hashing import sha256_of
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

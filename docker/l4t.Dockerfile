@@ -12,7 +12,7 @@ ARG EXTRA=jetpack6
 ENV CDM_EXPORT_CACHE=/var/cache/cdm-export PIP_NO_CACHE_DIR=1
 RUN python3 -m venv --system-site-packages /opt/cdm-export
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
 COPY runtimes runtimes
 COPY reference_model reference_model
 COPY cdm_export cdm_export

@@ -11,7 +11,7 @@ ENV CDM_EXPORT_CACHE=/var/cache/cdm-export PIP_NO_CACHE_DIR=1
 # What OpenCV's wheel takes from the system.
 RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY setup.py pyproject.toml constraints.txt README.md LICENSE ./
 COPY runtimes runtimes
 COPY reference_model reference_model
 COPY cdm_export cdm_export

@@ -80,7 +80,7 @@ class Recorded:
     """A folder of frames played at the camera's pace."""
 
     def __init__(self, folder: Path, size: cdm_export.Size, fps: float, repeat: bool) -> None:
-        from runtimes.sources import open_source
+        from cdm_export.runtimes.sources import open_source
 
         self._source = open_source(str(folder), camera=size, fit=True)
         self._period = 1 / fps

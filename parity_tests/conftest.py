@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from cdm_export.runtimes.contract import ModelContract, Size
+from cdm_export.runtimes.frame import Frame
 from parity_tests.coreml_bundle import coreml_bundle, edited, together  # noqa: F401 fixtures
 from parity_tests.once import once
-from runtimes.contract import ModelContract, Size
-from runtimes.frame import Frame
 
 settings.register_profile("reproducible", derandomize=True)
 if os.environ.get("CI"):
@@ -45,7 +45,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def frame() -> Callable[[Size], Frame]:
     """A synthetic frame of any size."""
-    from runtimes.sources import open_source
+    from cdm_export.runtimes.sources import open_source
 
     return lambda size: open_source("synthetic:1", camera=size).load(0).frame
 
@@ -53,7 +53,7 @@ def frame() -> Callable[[Size], Frame]:
 @pytest.fixture
 def contract() -> ModelContract:
     """Contract of a vits bundle small enough for quick runs: camera 160x120, network 98x70."""
-    from reference_model.registry import get_variant
+    from cdm_export.reference_model.registry import get_variant
 
     return get_variant("cdm-vits").contract("cdm-vits", CAMERA, 70)
 
@@ -61,10 +61,10 @@ def contract() -> ModelContract:
 @pytest.fixture(scope="session")
 def mini_variant():
     """A CDM of two blocks and 28 channels with everything a real one has, hooks on both blocks used twice."""
-    from reference_model.cdm.config import CdmConfig
-    from reference_model.cdm.network import Cdm
-    from reference_model.config import DptConfig, VitConfig
-    from reference_model.registry import get_variant
+    from cdm_export.reference_model.cdm.config import CdmConfig
+    from cdm_export.reference_model.cdm.network import Cdm
+    from cdm_export.reference_model.config import DptConfig, VitConfig
+    from cdm_export.reference_model.registry import get_variant
 
     def build(ffn="mlp"):
         return Cdm(CdmConfig(VitConfig(64, 4, 1, (0, 1, 2, 3), ffn), DptConfig(16, (8, 12, 16, 20))))

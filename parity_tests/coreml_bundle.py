@@ -13,8 +13,8 @@ from parity_tests.once import once
 OUTPUT = "inverse_depth_refined"
 COMPRESSED = ("fp16-w8", "fp16-p4")
 _ISOLATED = (
-    "cdm_export.onnx.worker", "cdm_export.coreml.worker", "runtimes.worker", "cdm_export.bisect.coreml_worker",
-    "cdm_export.bisect.onnx_worker", "cdm_export.bisect.torch_worker",
+    "cdm_export.onnx.worker", "cdm_export.coreml.worker", "cdm_export.runtimes.worker",
+    "cdm_export.bisect.coreml_worker", "cdm_export.bisect.onnx_worker", "cdm_export.bisect.torch_worker",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def in_process(module, job, what, on_message):
 @pytest.fixture(scope="module")
 def together(mini_variant):
     """The miniature is a model like any other, and all work happens here."""
-    from reference_model.registry import VARIANTS
+    from cdm_export.reference_model.registry import VARIANTS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, mini_variant.name, mini_variant)
@@ -41,8 +41,8 @@ def coreml_bundle(mini_variant, tmp_path_factory):
     from cdm_export.coreml.artifacts import CoremlRequest
     from cdm_export.export.bundle import ExportRequest, export_bundle
     from cdm_export.progress import Silent
-    from reference_model.registry import VARIANTS
-    from runtimes.contract import Size
+    from cdm_export.reference_model.registry import VARIANTS
+    from cdm_export.runtimes.contract import Size
 
     def export(out: Path) -> None:
         request = ExportRequest(

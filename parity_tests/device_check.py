@@ -46,7 +46,7 @@ def main(bundle: str) -> None:
     assert "python3-libnvinfer" in command("build", bundle, "--target", "tensorrt", expect=3)
     assert found["backend tensorrt"]["status"] == "missing"
     import cdm_export
-    from reference_model.weights import bundled_checkpoint
+    from cdm_export.reference_model.weights import bundled_checkpoint
 
     assert bundled_checkpoint("cdm-vitt") is not None, "the wheel lacks the shipped weights"
     with cdm_export.open(bundle) as refine:

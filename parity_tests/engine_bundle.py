@@ -9,12 +9,12 @@ import pytest
 
 from cdm_export import publish
 from cdm_export.parity.check_backend import BackendParity
+from cdm_export.runtimes import engines, local_results, nvidia
+from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Golden, Manifest, Provenance, State, Verdict
+from cdm_export.runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
+from cdm_export.runtimes.measure import measure
 from cdm_export.tensorrt import build
-from runtimes import engines, local_results, nvidia
-from runtimes.bundle import MANIFEST, Artifact, Bundle, Golden, Manifest, Provenance, State, Verdict
-from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
-from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
-from runtimes.measure import measure
 
 SIDE, HEADS = 64, 2
 TYPING = PrecisionPlan(
@@ -157,7 +157,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (build, engines, local_results):
         monkeypatch.setattr(place, "gpu_or_none", lambda: gpu)
     monkeypatch.setattr(build, "free_memory", lambda gpu: 0)
-    monkeypatch.setattr("runtimes.cuda_memory.require_cuda", lambda: None)
+    monkeypatch.setattr("cdm_export.runtimes.cuda_memory.require_cuda", lambda: None)
 
 
 def self_test(backend: str, precision: str, outcome: Literal["passed", "failed"]) -> BackendParity:

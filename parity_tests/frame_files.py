@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.sources import SourceFrame
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources import SourceFrame
 
 RNG = np.random.default_rng(3)
 COLOR = RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8)

@@ -13,14 +13,14 @@ from cdm_export.bench.markdown import to_markdown
 from cdm_export.parity.check_backend import check_backend
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.progress import Silent
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.selection import choose, executions
+from cdm_export.runtimes.sources import MirroredSource, open_source
 from parity_tests.conftest import cli
-from runtimes import local_results
-from runtimes.backends import BACKENDS
-from runtimes.bundle import Bundle, State
-from runtimes.contract import Size
-from runtimes.errors import InputError
-from runtimes.selection import choose, executions
-from runtimes.sources import MirroredSource, open_source
 
 BATCH = 3
 

@@ -18,13 +18,13 @@ from cdm_export.bench.markdown import to_markdown
 from cdm_export.bench.power import PowerMeter, find_rails
 from cdm_export.bench.statistics import mean_interval, median_interval, paired_ratio, unpaired_ratio
 from cdm_export.progress import Silent
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.errors import BackendCrashed, InputError
+from cdm_export.runtimes.isolated import Child
+from cdm_export.runtimes.measure import Turns
 from parity_tests.conftest import cli
 from parity_tests.test_power import orin_nano
-from runtimes import local_results
-from runtimes.bundle import Bundle
-from runtimes.errors import BackendCrashed, InputError
-from runtimes.isolated import Child
-from runtimes.measure import Turns
 
 SAMPLES = list(np.random.default_rng(3).gamma(4, 5, 60) + 10)
 

@@ -14,11 +14,11 @@ from cdm_export.bisect.torch_probe import TorchProbe
 from cdm_export.parity.gates import GATES
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Silent
-from reference_model.registry import get_variant
-from reference_model.sections import Section
-from runtimes.bundle import Bundle
-from runtimes.contract import TensorSpec
-from runtimes.errors import BackendUnavailable, BundleError, InputError, ParityError
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.sections import Section
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import TensorSpec
+from cdm_export.runtimes.errors import BackendUnavailable, BundleError, InputError, ParityError
 
 TOLERANCE = GATES["fp32"].p99
 OUTPUT = "inverse_depth_refined"

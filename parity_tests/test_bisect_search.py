@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cdm_export.bisect.measures import Measure, measure
 from cdm_export.bisect.search import bisect, scan, scan_then_bisect
 from cdm_export.bisect.stages import Stage
-from runtimes.errors import ParityError
+from cdm_export.runtimes.errors import ParityError
 
 
 @st.composite

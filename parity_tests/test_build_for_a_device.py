@@ -106,6 +106,6 @@ def test_doctor_there(jetson):
 
 
 def _system() -> str:
-    from runtimes.nvidia import system_name
+    from cdm_export.runtimes.nvidia import system_name
 
     return system_name()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.bundle import MANIFEST, Bundle
-from runtimes.errors import BundleError
+from cdm_export.runtimes.bundle import MANIFEST, Bundle
+from cdm_export.runtimes.errors import BundleError
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reference_model.cdm.config import CdmConfig
-from reference_model.cdm.network import Cdm
-from reference_model.checkpoint import detect_variant, load_into, load_network, read_checkpoint
-from reference_model.config import DptConfig, VitConfig
-from reference_model.registry import VARIANTS, fitting_variants, get_variant
-from reference_model.variant import Variant
-from runtimes.errors import CheckpointError
+from cdm_export.reference_model.cdm.config import CdmConfig
+from cdm_export.reference_model.cdm.network import Cdm
+from cdm_export.reference_model.checkpoint import detect_variant, load_into, load_network, read_checkpoint
+from cdm_export.reference_model.config import DptConfig, VitConfig
+from cdm_export.reference_model.registry import VARIANTS, fitting_variants, get_variant
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.errors import CheckpointError
 
 State = dict[str, Tensor]
 
@@ -350,8 +350,8 @@ def test_other_zip_archives(tmp_path: Path) -> None:
 _MEASURE = """
 import sys
 from pathlib import Path
-from reference_model.checkpoint import load_network
-from reference_model.registry import get_variant
+from cdm_export.reference_model.checkpoint import load_network
+from cdm_export.reference_model.registry import get_variant
 
 def anonymous_mib():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))

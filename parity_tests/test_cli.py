@@ -5,8 +5,8 @@ import json
 import cv2
 import numpy as np
 
+from cdm_export.runtimes.frame import Frame
 from parity_tests.conftest import cli, refused
-from runtimes.frame import Frame
 
 
 def test_not_a_bundle(tmp_path):

@@ -64,7 +64,7 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
     import torch
     from safetensors.torch import load_file
 
-    from reference_model.weights import bundled_checkpoint
+    from cdm_export.reference_model.weights import bundled_checkpoint
 
     state = load_file(bundled_checkpoint("cdm-vitt"))
     path = tmp_path / "camera.pt"

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cdm_export.runtimes.contract import Size
 from parity_tests.conftest import CAMERA, cli, refused, write_frame
-from runtimes.contract import Size
 
 
 def test_run_one_frame_into_a_folder(small_bundle, pair, tmp_path):

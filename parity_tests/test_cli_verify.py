@@ -75,7 +75,7 @@ def test_wrong_graph_is_no_reference(copy):
     import onnx
     from onnx import numpy_helper
 
-    from runtimes.hashing import sha256_of
+    from cdm_export.runtimes.hashing import sha256_of
 
     forget_the_seed(copy)
     path = copy / "onnx" / "fp32.onnx"
@@ -129,7 +129,7 @@ def test_verify_of_changed_artifact(copy):
 
 def test_verify_fails_when_the_golden_frames_disagree(copy):
     """Hashes made to fit: the figures still give it away."""
-    from runtimes.hashing import sha256_of
+    from cdm_export.runtimes.hashing import sha256_of
 
     manifest = json.loads((copy / "manifest.json").read_text())
     record = manifest["golden"][0]["file"]

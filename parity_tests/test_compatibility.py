@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cdm_export.runtimes.bundle import Bundle, Manifest
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.engine_record import EngineRecord
+from cdm_export.runtimes.graph_precision import IslandKind
+from cdm_export.runtimes.local_results import LocalVerdict
 from parity_tests.conftest import cli
-from runtimes.bundle import Bundle, Manifest
-from runtimes.contract import Record
-from runtimes.engine_record import EngineRecord
-from runtimes.graph_precision import IslandKind
-from runtimes.local_results import LocalVerdict
 
 OLD = Path(__file__).parent / "data" / "bundle-0.1"
 RECORDS = Path(__file__).parent / "data" / "records-0.1"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 pytest.importorskip("coremltools")
 
 from cdm_export.coreml.interpreter.arithmetic import StrictHalf
+from cdm_export.runtimes.errors import BundleError
 from parity_tests.coreml_operation import close, quick, random, run, sides
-from runtimes.errors import BundleError
 
 # --- elementwise ------------------------------------------------------------------------------------------------------
 

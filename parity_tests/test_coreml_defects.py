@@ -10,11 +10,11 @@ from cdm_export.bisect import bisect_bundle
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.parity.verify import VerifyRequest, verify_bundle
 from cdm_export.progress import Silent
+from cdm_export.runtimes.backends import BACKENDS, load_runtime
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import CONTRACT_KEY
+from cdm_export.runtimes.errors import BundleError
 from parity_tests.coreml_bundle import fitted_hashes, package
-from runtimes.backends import BACKENDS, load_runtime
-from runtimes.bundle import Bundle
-from runtimes.contract import CONTRACT_KEY
-from runtimes.errors import BundleError
 
 # --- planted defects --------------------------------------------------------------------------------------------------
 

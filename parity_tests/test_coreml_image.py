@@ -18,16 +18,16 @@ from cdm_export.coreml.interpreter.program import load_program
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.parity.verify import VerifyRequest, first_frame, verify_bundle
 from cdm_export.progress import Silent
+from cdm_export.reference_model.torch_runtime import load_exportable
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.backends import BACKENDS, load_runtime
+from cdm_export.runtimes.bundle import MANIFEST, Bundle
+from cdm_export.runtimes.contract import CONTRACT_KEY, IMAGE, ModelContract
+from cdm_export.runtimes.errors import BundleError, InputError, RuntimeMisuse
+from cdm_export.runtimes.opening import open_choice
+from cdm_export.runtimes.selection import choose
 from parity_tests.conftest import cli
 from parity_tests.coreml_bundle import Editor, package
-from reference_model.torch_runtime import load_exportable
-from runtimes import local_results
-from runtimes.backends import BACKENDS, load_runtime
-from runtimes.bundle import MANIFEST, Bundle
-from runtimes.contract import CONTRACT_KEY, IMAGE, ModelContract
-from runtimes.errors import BundleError, InputError, RuntimeMisuse
-from runtimes.opening import open_choice
-from runtimes.selection import choose
 
 CANDIDATE = ("coreml-reference", IMAGE)
 

@@ -13,7 +13,6 @@ import torch
 pytest.importorskip("coremltools")
 
 import cdm_export.coreml.worker
-import runtimes.coreml
 from benchmarks.memory import run_sampled
 from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
 from cdm_export.coreml.convert import coreml_rules, import_coremltools
@@ -22,16 +21,17 @@ from cdm_export.coreml.interpreter.program import load_program
 from cdm_export.parity.golden import load_reference
 from cdm_export.parity.verify import VerifyRequest, verify_bundle
 from cdm_export.progress import Silent
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes import coreml
+from cdm_export.runtimes.backends import BACKENDS, load_runtime
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
+from cdm_export.runtimes.coreml_target import TARGETS
+from cdm_export.runtimes.errors import BackendUnavailable, InputError
+from cdm_export.runtimes.graph_precision import IslandKind
+from cdm_export.runtimes.selection import choose
 from parity_tests.conftest import cli
 from parity_tests.coreml_bundle import COMPRESSED, OUTPUT, package
-from reference_model.registry import get_variant
-from runtimes.backends import BACKENDS, load_runtime
-from runtimes.bundle import Bundle, State
-from runtimes.contract import CONTRACT_KEY, ModelContract
-from runtimes.coreml_target import TARGETS
-from runtimes.errors import BackendUnavailable, InputError
-from runtimes.graph_precision import IslandKind
-from runtimes.selection import choose
 
 
 def contract(bundle):
@@ -148,7 +148,7 @@ def test_auto_never_runs_the_interpreter(together, coreml_bundle, tmp_path):
 
 
 def test_not_a_mac(coreml_bundle):
-    if runtimes.coreml.platform.system() == "Darwin":
+    if coreml.platform.system() == "Darwin":
         pytest.skip("this is one")
     with pytest.raises(BackendUnavailable, match="Core ML runs on a Mac") as raised:
         load_runtime(BACKENDS["coreml"], package(coreml_bundle), contract(coreml_bundle), "fp32")

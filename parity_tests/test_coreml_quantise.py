@@ -18,15 +18,15 @@ from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference
 from cdm_export.progress import Silent
 from cdm_export.quantize.smoothquant import smoothable
+from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import QUANTIZED, ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.coreml_target import get_target
+from cdm_export.runtimes.errors import BundleError, InputError
+from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 from cdm_export.transforms import RULES, specialize_for
 from parity_tests.coreml_bundle import OUTPUT, package
 from parity_tests.coreml_operation import random
-from reference_model.variant import NETWORK
-from runtimes.bundle import Bundle
-from runtimes.contract import QUANTIZED, ModelContract, Semantics, Size, TensorSpec
-from runtimes.coreml_target import get_target
-from runtimes.errors import BundleError, InputError
-from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 
 STEPS = {"conv": 0.015, "twice": 0.01, "last": 0.004}
 ISLAND = Island(kind=IslandKind.RESOLUTION, module="wide", reason="its resolution", output_dtype="fp32")

@@ -16,8 +16,8 @@ pytest.importorskip("coremltools")
 from cdm_export.coreml.convert import import_coremltools
 from cdm_export.coreml.interpreter.execute import KNOWN, execute
 from cdm_export.coreml.interpreter.program import Operation, Program, Reference, ValueType, load_program
+from cdm_export.runtimes.errors import BundleError
 from parity_tests.coreml_operation import close, random
-from runtimes.errors import BundleError
 
 # --- rounding ---------------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,12 @@ import platform
 import numpy as np
 import pytest
 
-import runtimes.coreml
 from cdm_export.parity.image_input import image_contract
-from runtimes.backends import BACKENDS
-from runtimes.contract import CONTRACT_KEY
-from runtimes.coreml import Attempt, CoreMl, TryJob, load
-from runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, RuntimeMisuse
+from cdm_export.runtimes import coreml
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.contract import CONTRACT_KEY
+from cdm_export.runtimes.coreml import Attempt, CoreMl, TryJob, load
+from cdm_export.runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, RuntimeMisuse
 
 TIMES = {"CPU_AND_NE": 9.0, "CPU_AND_GPU": 4.0, "CPU_ONLY": 30.0}
 
@@ -30,13 +30,13 @@ class FakeMac:
         monkeypatch.setenv("CDM_EXPORT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(platform, "system", lambda: "Darwin")
         monkeypatch.setattr(platform, "mac_ver", lambda: ("15.3", ("", "", ""), "arm64"))
-        monkeypatch.setattr(runtimes.coreml, "_check_package", lambda path, contract: None)
-        monkeypatch.setattr(runtimes.coreml, "_compiled", lambda path, target: target)
-        monkeypatch.setattr(runtimes.coreml, "run_isolated", self.child)
-        monkeypatch.setattr(runtimes.coreml, "open_compiled", self.open)
+        monkeypatch.setattr(coreml, "_check_package", lambda path, contract: None)
+        monkeypatch.setattr(coreml, "_compiled", lambda path, target: target)
+        monkeypatch.setattr(coreml, "run_isolated", self.child)
+        monkeypatch.setattr(coreml, "open_compiled", self.open)
 
     def child(self, module, job, what, on_message):
-        assert module == "runtimes.coreml" and isinstance(job, TryJob)
+        assert module == "cdm_export.runtimes.coreml" and isinstance(job, TryJob)
         self.tried.append(job.units)
         if job.units in self.dies:
             raise BackendCrashed(f"{what} {self.dies[job.units]}")
@@ -139,7 +139,7 @@ def test_a_failure_is_never_first():
     failed = Attempt(units="CPU_AND_NE", p50_ms=None, failure="died", residency={})
     slow = Attempt(units="CPU_ONLY", p50_ms=30.0, failure="", residency={})
     quick = Attempt(units="CPU_AND_GPU", p50_ms=4.0, failure="", residency={})
-    kept = runtimes.coreml.Attempts(package="p", host="h", version="v", attempts=(failed, slow, quick))
+    kept = coreml.Attempts(package="p", host="h", version="v", attempts=(failed, slow, quick))
     assert kept.order() == ["CPU_AND_GPU", "CPU_ONLY"]
 
 
@@ -167,12 +167,12 @@ def test_a_package_for_a_newer_system(tmp_path, contract, monkeypatch):
     package = saved(tmp_path, contract)
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.6", ("", "", ""), "arm64"))
     with pytest.raises(BackendUnavailable, match=r"made for macos15, this is macOS 14\.6") as raised:
-        runtimes.coreml._check_package(package, contract)
+        coreml._check_package(package, contract)
     assert raised.value.next_step == "Export it again with --coreml-target macos14."
     monkeypatch.setattr(platform, "mac_ver", lambda: ("26.0", ("", "", ""), "arm64"))
-    runtimes.coreml._check_package(package, contract)
+    coreml._check_package(package, contract)
     with pytest.raises(BundleError, match="made for another contract"):
-        runtimes.coreml._check_package(package, contract.model_copy(update={"far": 7.0}))
+        coreml._check_package(package, contract.model_copy(update={"far": 7.0}))
 
 
 @pytest.mark.mac
@@ -195,6 +195,6 @@ def test_a_real_mac_passes_the_gate(tmp_path):
     assert {parity["precision"] for parity in parities} == {"fp32", "fp16", "fp16-image"}
     for parity in parities:
         attempts = parity["description"]["executed"]["attempts"]
-        assert [attempt["units"] for attempt in attempts] == list(runtimes.coreml.UNITS)
+        assert [attempt["units"] for attempt in attempts] == list(coreml.UNITS)
         assert sum(parity["description"]["executed"]["residency"].values()) > 100
         assert parity["latency"]["p50"] > 0

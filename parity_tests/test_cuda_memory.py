@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtimes.cuda_memory import Cuda, CudaPython, LibCudart
-from runtimes.errors import EngineRunError
+from cdm_export.runtimes.cuda_memory import Cuda, CudaPython, LibCudart
+from cdm_export.runtimes.errors import EngineRunError
 
 STREAM, START, END = 0x7F00_0000_0001, 0x7F00_0000_0002, 0x7F00_0000_0003
 """Wider than 32 bits: handles must not be cut."""

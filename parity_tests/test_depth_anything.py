@@ -14,15 +14,15 @@ from cdm_export.precision.plan import plan
 from cdm_export.precision.range_scan import RangeScan
 from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
+from cdm_export.reference_model.config import DptConfig, VitConfig
+from cdm_export.reference_model.depth_anything.config import DepthAnythingConfig
+from cdm_export.reference_model.depth_anything.network import DepthAnything
+from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import Semantics, Size
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.processing import at_camera_size, output, postprocess, preprocess
 from cdm_export.transforms import RULES, specialize
-from reference_model.config import DptConfig, VitConfig
-from reference_model.depth_anything.config import DepthAnythingConfig
-from reference_model.depth_anything.network import DepthAnything
-from reference_model.random_weights import calibrate_range, seeded_network
-from reference_model.registry import get_variant
-from runtimes.contract import Semantics, Size
-from runtimes.frame import Frame
-from runtimes.processing import at_camera_size, output, postprocess, preprocess
 
 V1, V2 = "depth-anything-v1-vits", "depth-anything-v2-vits"
 INDOOR, OUTDOOR = "depth-anything-v2-metric-indoor-vits", "depth-anything-v2-metric-outdoor-vits"
@@ -130,7 +130,7 @@ DEPTHS = {V1: None, V2: None, INDOOR: 20.0, OUTDOOR: 80.0}
 def seeded():
     """``seeded(model)``: a network with the one set of weights they all can have, calibrated for the model, and the
     image of a real frame that it was calibrated on."""
-    from runtimes.sources import open_source
+    from cdm_export.runtimes.sources import open_source
 
     frame = open_source("sample", camera=Size(160, 120)).load(0).frame
     image = torch.from_numpy(preprocess(frame, get_variant(V2).contract(V2, Size(160, 120), 70))["image"])
@@ -247,7 +247,7 @@ def test_typed_fp16_keeps_the_last_steps_in_fp32(miniature):
 @pytest.mark.parametrize("camera", [(640, 480), (480, 640), (1080, 1920), (1000, 90), (90, 1000), (37, 512)])
 def test_inputs_equal_the_originals_steps(camera):
     """Portrait and odd aspect ratios too: image / 255 in float64, the resize rule by itself, cubic."""
-    from runtimes.processing.image import BOUND
+    from cdm_export.runtimes.processing.image import BOUND
 
     width, height = camera
     contract = get_variant(V2).contract(V2, Size(*camera), 70)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from cdm_export.reference_model.checkpoint import detect_variant, load_network, read_checkpoint
+from cdm_export.reference_model.depth_anything.network import DepthAnything
+from cdm_export.reference_model.random_weights import seeded_network
+from cdm_export.reference_model.registry import VARIANTS, get_variant
+from cdm_export.runtimes.errors import CheckpointError, InputError
 from parity_tests.conftest import cli
-from reference_model.checkpoint import detect_variant, load_network, read_checkpoint
-from reference_model.depth_anything.network import DepthAnything
-from reference_model.random_weights import seeded_network
-from reference_model.registry import VARIANTS, get_variant
-from runtimes.errors import CheckpointError, InputError
 
 V1, V2 = "depth-anything-v1-vits", "depth-anything-v2-vits"
 INDOOR, OUTDOOR = "depth-anything-v2-metric-indoor-vits", "depth-anything-v2-metric-outdoor-vits"

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from cdm_export.progress import Silent
+from cdm_export.runtimes import engines
+from cdm_export.runtimes.bundle import State
+from cdm_export.runtimes.errors import EngineBuildError, ParityError
+from cdm_export.runtimes.selection import choose
 from cdm_export.tensorrt import build as module
 from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
-from runtimes import engines
-from runtimes.bundle import State
-from runtimes.errors import EngineBuildError, ParityError
-from runtimes.selection import choose
 
 pytest.importorskip("tensorrt_rtx_bindings")
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cdm_export.runtimes import engines
+from cdm_export.runtimes.backends import get_backend
+from cdm_export.runtimes.bundle import State
+from cdm_export.runtimes.errors import BackendUnavailable, BuildCanceled
+from cdm_export.runtimes.selection import choose
+from cdm_export.runtimes.tensorrt_api import Log
 from cdm_export.tensorrt.build import LOCK
 from parity_tests.conftest import cli
 from parity_tests.engine_bundle import TYPING, bundle_of, make_bundle, write_graph
 from parity_tests.engine_bundle import contract as model_contract
-from runtimes import engines
-from runtimes.backends import get_backend
-from runtimes.bundle import State
-from runtimes.errors import BackendUnavailable, BuildCanceled
-from runtimes.selection import choose
-from runtimes.tensorrt_api import Log
 
 trt = pytest.importorskip("tensorrt_rtx_bindings")
 

@@ -9,14 +9,14 @@ from cdm_export import publish
 from cdm_export.bench import speed_gate
 from cdm_export.bench.interleaved import Interleaved
 from cdm_export.progress import Silent
+from cdm_export.runtimes import engines, local_results
+from cdm_export.runtimes.backends import get_backend
+from cdm_export.runtimes.bundle import MANIFEST, Bundle, State
+from cdm_export.runtimes.quantization import SpeedComparison
+from cdm_export.runtimes.selection import choose
 from cdm_export.tensorrt import build as module
 from cdm_export.tensorrt import int8_selection
 from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
-from runtimes import engines, local_results
-from runtimes.backends import get_backend
-from runtimes.bundle import MANIFEST, Bundle, State
-from runtimes.quantization import SpeedComparison
-from runtimes.selection import choose
 
 pytest.importorskip("tensorrt_rtx_bindings")
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_parsed_is_reported_with_the_node(tmp_path):
     from onnx import TensorProto, helper
 
     from benchmarks.rtx_layers import build_on_cpu
-    from runtimes.errors import CdmExportError
+    from cdm_export.runtimes.errors import CdmExportError
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
     node = helper.make_node("NoSuchOperator", ["x"], ["y"], "head/NoSuchOperator")

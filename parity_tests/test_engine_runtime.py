@@ -6,15 +6,15 @@ import threading
 import numpy as np
 import pytest
 
+from cdm_export.runtimes import engines, nvidia, tensorrt
+from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.bundle import FileRecord, State
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.engine_record import BuildSettings, EngineRecord, LayerReport, Machine, Source
+from cdm_export.runtimes.errors import BackendUnavailable, BundleError, EngineRunError, RuntimeMisuse
+from cdm_export.runtimes.tensorrt_api import Log
 from parity_tests.engine_bundle import SIDE, contract, make_bundle
 from parity_tests.fake_tensorrt import DataType, FakeCudart, FakeEngine, fake_trt
-from runtimes import engines, nvidia, tensorrt
-from runtimes.backends import get_backend, load_runtime
-from runtimes.bundle import FileRecord, State
-from runtimes.contract import Size
-from runtimes.engine_record import BuildSettings, EngineRecord, LayerReport, Machine, Source
-from runtimes.errors import BackendUnavailable, BundleError, EngineRunError, RuntimeMisuse
-from runtimes.tensorrt_api import Log
 
 ORIN = nvidia.Gpu(name="Orin", compute_capability="8.7", integrated=True, memory=8 << 30, cuda="12.6")
 RTX_4090 = nvidia.Gpu(name="RTX 4090", compute_capability="8.9", integrated=False, memory=24 << 30, cuda="13.0")
@@ -285,7 +285,7 @@ def test_without_a_driver_the_library_is_not_touched(built, monkeypatch):
     monkeypatch.undo()
     if nvidia.gpu_or_none() is not None:
         pytest.skip("there is a driver here")
-    monkeypatch.setattr("runtimes.tensorrt_api.load_library", lambda backend: pytest.fail("touched"))
+    monkeypatch.setattr("cdm_export.runtimes.tensorrt_api.load_library", lambda backend: pytest.fail("touched"))
     with pytest.raises(BackendUnavailable, match="NVIDIA driver"):
         load(*built)
 

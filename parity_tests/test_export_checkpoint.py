@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import Size
 from parity_tests.conftest import cli
-from reference_model.registry import get_variant
-from runtimes.bundle import Bundle
-from runtimes.contract import Size
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def trained():
     """The weights that ship, in float32 as a training run would keep them."""
     from safetensors.torch import load_file
 
-    from reference_model.weights import bundled_checkpoint
+    from cdm_export.reference_model.weights import bundled_checkpoint
 
     return {name: tensor.float() for name, tensor in load_file(bundled_checkpoint("cdm-vitt")).items()}
 
@@ -41,8 +41,8 @@ def test_checkpoint_to_depth(trained, tmp_path, frame):
     import torch
 
     import cdm_export
-    from reference_model.cdm.network import Cdm
-    from runtimes.processing import postprocess, preprocess
+    from cdm_export.reference_model.cdm.network import Cdm
+    from cdm_export.runtimes.processing import postprocess, preprocess
 
     done = export_checkpoint(tmp_path, trained)
     assert done.returncode == 0, done.stderr

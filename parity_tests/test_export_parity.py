@@ -13,10 +13,10 @@ from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.check_backend import check_backend
 from cdm_export.parity.golden import ReferenceFrame, load_reference, save_frame, save_output
 from cdm_export.progress import Silent
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import Size
 from parity_tests.conftest import SHARED_FRAMES, cli, write_frame
-from reference_model.registry import get_variant
-from runtimes.bundle import Bundle
-from runtimes.contract import Size
 
 CPU_BACKENDS = ("openvino", "onnxruntime")
 
@@ -27,7 +27,7 @@ REAL = {"redwood_0": 1000, "redwood_1": 1000, "redwood_2": 1000, "redwood_3": 10
 
 def real_frames(folder: Path, stems: list[str]) -> Path:
     """frames.json with the sample pair and ``stems``: real frames where they are here, else a rendered one for each."""
-    from runtimes.sources import open_source
+    from cdm_export.runtimes.sources import open_source
 
     sample = open_source("sample").load(0)
     cv2.imwrite(str(folder / "sample.color.png"), cv2.cvtColor(sample.frame.rgb, cv2.COLOR_RGB2BGR))
@@ -168,10 +168,10 @@ def test_plain_export_fails_in_openvino(tmp_path):
     """
     import torch
 
-    from reference_model.random_weights import calibrate_range, seeded_network
-    from reference_model.reference import run_reference
-    from runtimes.processing import preprocess
-    from runtimes.sources import open_source
+    from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
+    from cdm_export.reference_model.reference import run_reference
+    from cdm_export.runtimes.processing import preprocess
+    from cdm_export.runtimes.sources import open_source
 
     variant = get_variant("cdm-vitt")
     contract = variant.contract("cdm-vitt", Size(640, 480), 518)

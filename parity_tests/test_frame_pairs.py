@@ -7,15 +7,15 @@ import pytest
 
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference, raw_frame, save_frame
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
+from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
+from cdm_export.runtimes.pipeline import DepthPipeline
+from cdm_export.runtimes.processing import output, preprocess
+from cdm_export.runtimes.sources import MirroredSource, SourceFrame, fit_frame
 from parity_tests.conftest import CAMERA
-from reference_model.registry import get_variant
-from runtimes.contract import ModelContract, Semantics, Size, TensorSpec
-from runtimes.errors import InputError
-from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.metric_scale import KnownRange, SensorAlignment
-from runtimes.pipeline import DepthPipeline
-from runtimes.processing import output, preprocess
-from runtimes.sources import MirroredSource, SourceFrame, fit_frame
 
 DISPARITY_PX = 6
 MODEL = "depth-anything-v2-vits"

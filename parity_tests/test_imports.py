@@ -20,10 +20,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "module",
-    ["cdm_export", "cdm_export.cli", "cdm_export.export.bundle", "cdm_export.parity.verify", "runtimes",
-     "runtimes.worker", "runtimes.onnxruntime", "runtimes.openvino", "runtimes.tensorrt", "runtimes.cuda_memory",
-     "reference_model.registry", "cdm_export.tensorrt.build", "cdm_export.tensorrt.worker",
-     "cdm_export.doctor.machine"],
+    ["cdm_export", "cdm_export.cli", "cdm_export.export.bundle", "cdm_export.parity.verify", "cdm_export.runtimes",
+     "cdm_export.runtimes.worker", "cdm_export.runtimes.onnxruntime", "cdm_export.runtimes.openvino",
+     "cdm_export.runtimes.tensorrt", "cdm_export.runtimes.cuda_memory", "cdm_export.reference_model.registry",
+     "cdm_export.tensorrt.build", "cdm_export.tensorrt.worker", "cdm_export.doctor.machine"],
 )  # fmt: skip
 def test_nothing_heavy_is_loaded(module):
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"

@@ -17,10 +17,10 @@ import pytest
 from cdm_export.bench import speed_gate
 from cdm_export.progress import Silent
 from cdm_export.quantize.check_qdq import check_rules
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.errors import ParityError
+from cdm_export.runtimes.quantization import SpeedComparison
 from parity_tests.conftest import cli
-from runtimes.bundle import Bundle, State
-from runtimes.errors import ParityError
-from runtimes.quantization import SpeedComparison
 
 EXPORT = ("export", "--model", "cdm-vitt", "--camera", "160x120", "--input-size", 98, "--fit")
 
@@ -107,8 +107,8 @@ class TestRunning:
     )
     def test_products_are_integer_products(self, exported, backend, kernels, tmp_path, monkeypatch):
         """By the library's own account, not by what was asked for."""
-        from runtimes.backends import get_backend, load_runtime
-        from runtimes.hashing import sha256_of
+        from cdm_export.runtimes.backends import get_backend, load_runtime
+        from cdm_export.runtimes.hashing import sha256_of
 
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         bundle, _ = exported
@@ -197,7 +197,7 @@ class TestGuard:
         from cdm_export.onnx.worker import MadeGraph
         from cdm_export.quantize import artifacts
         from cdm_export.quantize.worker import MadeInt8
-        from runtimes.contract import Size
+        from cdm_export.runtimes.contract import Size
 
         def made(one, folder):
             source = exported[0].artifact_file(one)
@@ -260,9 +260,9 @@ class TestBadInput:
         assert done.returncode == 2 and told in done.stderr and list(tmp_path.iterdir()) == []
 
     def test_frames_of_another_size_and_frames_without_a_reading(self, tmp_path, frame):
+        from cdm_export.runtimes.contract import Size
+        from cdm_export.runtimes.frame import Frame
         from parity_tests.conftest import write_frame
-        from runtimes.contract import Size
-        from runtimes.frame import Frame
 
         seen = frame(Size(200, 150))
         write_frame(tmp_path / "other", "a", seen)

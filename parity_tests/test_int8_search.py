@@ -6,8 +6,8 @@ import pytest
 from cdm_export.quantize.calibration import Calibration, CalibrationStore
 from cdm_export.quantize.observers import OBSERVERS
 from cdm_export.quantize.sensitivity import AIM, planned, search
-from runtimes.errors import InputError, ParityError
-from runtimes.quantization import CalibrationIdentity
+from cdm_export.runtimes.errors import InputError, ParityError
+from cdm_export.runtimes.quantization import CalibrationIdentity
 
 IDENTITY = CalibrationIdentity(weights="w", frames=("f",), processing="p", procedure=1)
 PARTS = {f"blocks.{index}": (f"blocks.{index}.fc1", f"blocks.{index}.fc2") for index in range(8)}

@@ -6,14 +6,14 @@ import pytest
 
 from cdm_export.doctor import machine
 from cdm_export.report import issues
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.bundle import MANIFEST, Bundle, State, Verdict
+from cdm_export.runtimes.engine_record import Machine
+from cdm_export.runtimes.host import fingerprint
+from cdm_export.runtimes.quantization import Dropped
 from cdm_export.tensorrt.known_issues import concerning
 from parity_tests.engine_bundle import make_bundle
-from runtimes import local_results
-from runtimes.backends import BACKENDS
-from runtimes.bundle import MANIFEST, Bundle, State, Verdict
-from runtimes.engine_record import Machine
-from runtimes.host import fingerprint
-from runtimes.quantization import Dropped
 
 
 def verdict(backend, outcome, reason):

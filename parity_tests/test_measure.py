@@ -1,6 +1,6 @@
 """Timing, on a clock that the test owns."""
 
-from runtimes.measure import measure
+from cdm_export.runtimes.measure import measure
 
 
 class Clock:

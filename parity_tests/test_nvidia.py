@@ -4,10 +4,10 @@ import pytest
 
 from cdm_export.doctor import nvidia as doctor_nvidia
 from cdm_export.doctor.nvidia import jetpack, nvidia_checks
+from cdm_export.runtimes import nvidia, onnxruntime
+from cdm_export.runtimes.errors import BackendUnavailable, DriverMissing
 from cdm_export.tensorrt.memory import shortage
 from parity_tests.engine_bundle import make_bundle
-from runtimes import nvidia, onnxruntime
-from runtimes.errors import BackendUnavailable, DriverMissing
 
 ORIN_NANO = nvidia.Gpu(name="Orin", compute_capability="8.7", integrated=True, memory=8 << 30, cuda="12.6")
 

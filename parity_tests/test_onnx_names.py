@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from runtimes.bundle import Bundle
+from cdm_export.runtimes.bundle import Bundle
 
 
 @pytest.fixture(scope="module")

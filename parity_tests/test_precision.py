@@ -11,21 +11,21 @@ import torch
 from cdm_export.coreml.convert import coreml_plan
 from cdm_export.onnx.audit import audit
 from cdm_export.onnx.convert import export_onnx
-from cdm_export.onnx.node_names import WRAPPED, original_path
+from cdm_export.precision.original_path import WRAPPED, original_path
 from cdm_export.precision.plan import LARGEST_FP16, MARGIN, plan
 from cdm_export.precision.range_scan import RangeScan
 from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
+from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes.backends import BACKENDS, load_runtime
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import BackendUnavailable, CdmExportError, ParityError
+from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
+from cdm_export.runtimes.host import cpu_features
+from cdm_export.runtimes.selection import choose, executions
 from cdm_export.transforms import specialize
 from parity_tests.conftest import cli
-from reference_model.weights import bundled_checkpoint
-from runtimes.backends import BACKENDS, load_runtime
-from runtimes.bundle import Bundle, State
-from runtimes.contract import Size
-from runtimes.errors import BackendUnavailable, CdmExportError, ParityError
-from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
-from runtimes.host import cpu_features
-from runtimes.selection import choose, executions
 
 ROWS, COLUMNS = 5, 7
 

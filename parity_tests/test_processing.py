@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_model.registry import get_variant
-from runtimes.contract import Semantics, Size
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.processing import at_camera_size, output, postprocess, preprocess
-from runtimes.processing.image import BOUND, cubic, cubic_8bit
-from runtimes.processing.size import lower_bound_size
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import Semantics, Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.processing import at_camera_size, output, postprocess, preprocess
+from cdm_export.runtimes.processing.image import BOUND, cubic, cubic_8bit
+from cdm_export.runtimes.processing.size import lower_bound_size
 
 IPP = cv2.ipp.useIPP()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cdm_export import publish
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.errors import InputError
 from parity_tests.conftest import cli
-from runtimes.bundle import Bundle
-from runtimes.errors import InputError
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -19,10 +19,10 @@ from cdm_export.quantize.insert_qdq import insert_pairs, integer_weights
 from cdm_export.quantize.layers import groups, integers, quantizable, round_up, weight_steps
 from cdm_export.quantize.observers import OBSERVERS, Histogram
 from cdm_export.quantize.smoothquant import choose_scales, fold, fold_all, smoothable
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import CdmExportError, ParityError
 from cdm_export.transforms import RULES, apply_rule, linear_layout, specialize
-from reference_model.registry import get_variant
-from runtimes.contract import Size
-from runtimes.errors import CdmExportError, ParityError
 
 ROWS, COLUMNS = 5, 7
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import cdm_export
+from cdm_export.runtimes.contract import Size
 from parity_tests.conftest import write_frame
 from parity_tests.engine_bundle import SIDE, make_bundle
-from runtimes.contract import Size
 
 PATH = Path(__file__).parents[1] / "examples" / "realsense_loop.py"
 

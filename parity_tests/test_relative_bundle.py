@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import cdm_export
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes import engines
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import Semantics, Size
+from cdm_export.runtimes.sources import open_source
 from parity_tests.conftest import CAMERA, cli, write_frame
-from reference_model.registry import get_variant
-from runtimes import engines
-from runtimes.bundle import Bundle
-from runtimes.contract import Semantics, Size
-from runtimes.sources import open_source
 
 MODEL, METRIC = "depth-anything-v2-vits", "depth-anything-v2-metric-indoor-vits"
 
@@ -27,8 +27,8 @@ TARGETS = "onnx,coreml" if COREML else "onnx"
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """The file of a seeded, calibrated network under its published name."""
-    from reference_model.random_weights import calibrate_range, seeded_network
-    from runtimes.processing import preprocess
+    from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
+    from cdm_export.runtimes.processing import preprocess
 
     variant = get_variant(MODEL)
     frame = open_source("sample", camera=CAMERA).load(0).frame
@@ -156,7 +156,7 @@ def test_folders_of_images_portrait_ones_and_pairs(bundle, image, frame, tmp_pat
 
 def test_color_alone_is_turned_upright_and_beside_depth_it_is_not(image, tmp_path):
     """A phone's portrait picture is stored lying, with a note to turn it; a depth image has no such note."""
-    from runtimes.sources import load_pair
+    from cdm_export.runtimes.sources import load_pair
 
     lying = cv2.imread(str(image))
     jpeg = cv2.imencode(".jpg", lying)[1].tobytes()

@@ -7,12 +7,12 @@ import cdm_export
 from cdm_export.parity.compare import compare, summarize
 from cdm_export.parity.gates import GATES
 from cdm_export.predict.pictures import COLORS, prediction_picture
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.contract import Semantics
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
+from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment, fit
 from parity_tests.conftest import CAMERA
-from reference_model.registry import get_variant
-from runtimes.contract import Semantics
-from runtimes.errors import InputError
-from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.metric_scale import KnownRange, SensorAlignment, fit
 
 MODEL, METRIC = "depth-anything-v2-vits", "depth-anything-v2-metric-indoor-vits"
 

@@ -12,8 +12,8 @@ import pytest
 from cdm_export.bench import BenchRequest, bench_bundle
 from cdm_export.progress import Silent
 from cdm_export.report.charts import Point, scatter
+from cdm_export.runtimes.bundle import Bundle
 from parity_tests.conftest import cli
-from runtimes.bundle import Bundle
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

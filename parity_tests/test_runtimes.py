@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import cdm_export
-from runtimes.backends import BACKENDS, get_backend, load_runtime
-from runtimes.bundle import Bundle
-from runtimes.contract import Size
-from runtimes.errors import BackendUnavailable, BundleError, InputError, RuntimeMisuse
+from cdm_export.runtimes.backends import BACKENDS, get_backend, load_runtime
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import BackendUnavailable, BundleError, InputError, RuntimeMisuse
 
 HERE = ("torch", "openvino", "onnxruntime")
 
@@ -175,8 +175,8 @@ def test_bundle_moved_to_another_folder_still_runs(small_bundle, tmp_path, frame
 
 def test_nan_from_the_network_is_an_error_and_nothing_is_written(small_bundle, tmp_path, monkeypatch):
     from cdm_export.predict.frames import refine
-    from runtimes.errors import ParityError
-    from runtimes.sources import open_source
+    from cdm_export.runtimes.errors import ParityError
+    from cdm_export.runtimes.sources import open_source
 
     with cdm_export.open(small_bundle, backend="onnxruntime", warmup=False) as opened:
         run = opened.runtime

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from runtimes import local_results
-from runtimes.backends import BACKENDS
-from runtimes.bundle import Bundle, Verdict
-from runtimes.errors import InputError, ParityError
-from runtimes.host import fingerprint
-from runtimes.selection import choose
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.bundle import Bundle, Verdict
+from cdm_export.runtimes.errors import InputError, ParityError
+from cdm_export.runtimes.host import fingerprint
+from cdm_export.runtimes.selection import choose
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_read_only_bundle_keeps_verdicts_in_the_cache(bundle, monkeypatch):
 def test_uninstalled_backends_are_passed_over(bundle, monkeypatch):
     import dataclasses
 
-    from runtimes import backends, selection
+    from cdm_export.runtimes import backends, selection
 
     absent = dataclasses.replace(backends.BACKENDS["openvino"], library="no_such_library")
     monkeypatch.setitem(selection.BACKENDS, "openvino", absent)

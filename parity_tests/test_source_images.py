@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources import SourceFrame, check_depth, load_pair, open_source, read_color, read_depth
 from parity_tests.conftest import SHARED_FRAMES, needs_shared_frames
 from parity_tests.frame_files import COLOR, DEPTH, refusal, with_depth, write
-from runtimes.frame import Frame
-from runtimes.sources import SourceFrame, check_depth, load_pair, open_source, read_color, read_depth
 
 
 class TestColor:

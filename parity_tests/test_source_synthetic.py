@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.sources import check_depth, open_source
+from cdm_export.runtimes.sources.raycast import Camera, Solid, render
+from cdm_export.runtimes.sources.scenes import rotation
+from cdm_export.runtimes.sources.sensor_noise import D435, L515, hide_regions, simulate_sensor, smooth_noise
+from cdm_export.runtimes.sources.synthetic import SyntheticSource
 from parity_tests.frame_files import raw_of, refusal
-from runtimes.contract import Size
-from runtimes.sources import check_depth, open_source
-from runtimes.sources.raycast import Camera, Solid, render
-from runtimes.sources.scenes import rotation
-from runtimes.sources.sensor_noise import D435, L515, hide_regions, simulate_sensor, smooth_noise
-from runtimes.sources.synthetic import SyntheticSource
 
 WHITE, BLACK = ((1.0, 1.0, 1.0),) * 2, ((0.0, 0.0, 0.0),) * 2
 PINNED = [1.786733, 0.714378, 1.579788, 0.442260]

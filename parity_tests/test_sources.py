@@ -10,13 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources import (
+    SourceFrame,
+    check_depth,
+    fit_frame,
+    frames,
+    open_source,
+    read_depth,
+    sample_truth,
+)
+from cdm_export.runtimes.sources.fit import crop
 from parity_tests.conftest import SHARED_FRAMES, needs_shared_frames
 from parity_tests.frame_files import COLOR, DEPTH, folder_of, raw_of, refusal, with_depth, write
-from runtimes.contract import Size
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.sources import SourceFrame, check_depth, fit_frame, frames, open_source, read_depth, sample_truth
-from runtimes.sources.fit import crop
 
 
 class TestFolder:

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from cdm_export.runtimes import tensorrt_api as api
+from cdm_export.runtimes.errors import BackendUnavailable, EngineBuildError
 from cdm_export.tensorrt.builder import BuildPlan, configure
 from parity_tests.engine_bundle import TYPING
-from runtimes import tensorrt_api as api
-from runtimes.errors import BackendUnavailable, EngineBuildError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("runtimes/tensorrt.py", "runtimes/tensorrt_api.py", "cdm_export/tensorrt/builder.py",

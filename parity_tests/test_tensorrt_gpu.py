@@ -15,13 +15,13 @@ import psutil
 import pytest
 
 import cdm_export
+from cdm_export.runtimes import engines, tensorrt
+from cdm_export.runtimes.backends import BACKENDS, get_backend
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.errors import BundleError
+from cdm_export.runtimes.measure import measure
+from cdm_export.runtimes.nvidia import free_memory, gpu_or_none
 from parity_tests.conftest import cli
-from runtimes import engines, tensorrt
-from runtimes.backends import BACKENDS, get_backend
-from runtimes.bundle import Bundle, State
-from runtimes.errors import BundleError
-from runtimes.measure import measure
-from runtimes.nvidia import free_memory, gpu_or_none
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from reference_model.cdm.config import CdmConfig  # noqa: E402
-from reference_model.cdm.network import Cdm  # noqa: E402
-from reference_model.checkpoint import load_network  # noqa: E402
-from reference_model.config import DptConfig, VitConfig  # noqa: E402
-from reference_model.registry import get_variant  # noqa: E402
-from reference_model.training import evaluate  # noqa: E402
-from reference_model.training.initialize import initialize  # noqa: E402
-from reference_model.training.loss import depth_loss, revival  # noqa: E402
-from reference_model.training.samples import training_sample  # noqa: E402
-from reference_model.training.shards import FRAMES_PER_SHARD, Shards, render_shards, shard_folder  # noqa: E402
-from reference_model.training.trainer import Phase, Plan, Training  # noqa: E402
-from reference_model.weights import bundled_checkpoint  # noqa: E402
-from runtimes.contract import Size  # noqa: E402
-from runtimes.errors import InputError  # noqa: E402
-from runtimes.frame import Frame  # noqa: E402
-from runtimes.sources.synthetic import SyntheticSource, View  # noqa: E402
+from cdm_export.reference_model.cdm.config import CdmConfig  # noqa: E402
+from cdm_export.reference_model.cdm.network import Cdm  # noqa: E402
+from cdm_export.reference_model.checkpoint import load_network  # noqa: E402
+from cdm_export.reference_model.config import DptConfig, VitConfig  # noqa: E402
+from cdm_export.reference_model.registry import get_variant  # noqa: E402
+from cdm_export.reference_model.training import evaluate  # noqa: E402
+from cdm_export.reference_model.training.initialize import initialize  # noqa: E402
+from cdm_export.reference_model.training.loss import depth_loss, revival  # noqa: E402
+from cdm_export.reference_model.training.samples import training_sample  # noqa: E402
+from cdm_export.reference_model.training.shards import FRAMES_PER_SHARD, Shards, render_shards, shard_folder  # noqa: E402
+from cdm_export.reference_model.training.trainer import Phase, Plan, Training  # noqa: E402
+from cdm_export.reference_model.weights import bundled_checkpoint  # noqa: E402
+from cdm_export.runtimes.contract import Size  # noqa: E402
+from cdm_export.runtimes.errors import InputError  # noqa: E402
+from cdm_export.runtimes.frame import Frame  # noqa: E402
+from cdm_export.runtimes.sources.synthetic import SyntheticSource, View  # noqa: E402
 
 TINY = CdmConfig(VitConfig(96, 4, 2, (0, 1, 2, 3)), DptConfig(16, (24, 24, 24, 24)))
 SIZE = Size(70, 56)

@@ -8,13 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cdm_export.coreml.convert import coreml_rules
 from cdm_export.onnx.convert import export_onnx
+from cdm_export.reference_model.backbones.vit import DinoV2, SelfAttention
+from cdm_export.reference_model.cdm.network import RepeatChannels, TokenPairFusion
+from cdm_export.reference_model.exportable import ExportableNetwork, ImageNormalization
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.coreml_target import TARGETS
 from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialize
 from cdm_export.transforms.fused_attention import FusedCore
-from reference_model.backbones.vit import DinoV2, SelfAttention
-from reference_model.cdm.network import RepeatChannels, TokenPairFusion
-from reference_model.exportable import ExportableNetwork, ImageNormalization
-from runtimes.contract import Size
-from runtimes.coreml_target import TARGETS
 
 ROWS, COLUMNS = 5, 7
 EXACT = 1e-13

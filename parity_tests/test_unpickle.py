@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference_model import unpickle
-from reference_model.checkpoint import read_checkpoint
-from runtimes.errors import CheckpointError
+from cdm_export.reference_model import unpickle
+from cdm_export.reference_model.checkpoint import read_checkpoint
+from cdm_export.runtimes.errors import CheckpointError
 
 State = dict[str, Tensor]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from reference_model.registry import fitting_variants
-from reference_model.unpickle import RESAVE, Ignored, StoredTensor, read_torch_file
-from reference_model.variant import Variant
-from runtimes.errors import CheckpointError
-from runtimes.hashing import cached_sha256
+from cdm_export.reference_model.registry import fitting_variants
+from cdm_export.reference_model.unpickle import RESAVE, Ignored, StoredTensor, read_torch_file
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.errors import CheckpointError
+from cdm_export.runtimes.hashing import cached_sha256
 
 if TYPE_CHECKING:
     from torch import nn

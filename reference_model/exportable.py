@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reference_model.config import ChannelOrder
+from cdm_export.reference_model.config import ChannelOrder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

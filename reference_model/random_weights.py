@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reference_model.config import ChannelOrder
-from reference_model.variant import Variant
-from runtimes.bundle import RandomWeights
-from runtimes.errors import CheckpointError
+from cdm_export.reference_model.config import ChannelOrder
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.bundle import RandomWeights
+from cdm_export.runtimes.errors import CheckpointError
 
 _BRANCH = 0.1
 """Gain of LayerScale and of a residual unit's last convolution. In trained networks a branch adds little to what it is

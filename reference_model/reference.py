@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ModelContract
 
 
 def exact_float32() -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from reference_model import cdm, depth_anything
-from reference_model.variant import Variant
-from runtimes.errors import InputError, did_you_mean
+from cdm_export.reference_model import cdm, depth_anything
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.errors import InputError, did_you_mean
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant for family in (cdm.VARIANTS, depth_anything.VARIANTS) for variant in family

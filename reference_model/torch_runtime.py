@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reference_model.checkpoint import load_network
-from reference_model.random_weights import rebuild, state_dict_sha256
-from reference_model.reference import exact_float32, run_reference
-from reference_model.registry import get_variant
-from reference_model.variant import NETWORK
-from runtimes.backends import Backend
-from runtimes.bundle import Bundle, RandomWeights
-from runtimes.contract import ModelContract
-from runtimes.errors import CheckpointError
-from runtimes.host import cpu_name
-from runtimes.runtime import CallGuard, Description, Tensors
+from cdm_export.reference_model.checkpoint import load_network
+from cdm_export.reference_model.random_weights import rebuild, state_dict_sha256
+from cdm_export.reference_model.reference import exact_float32, run_reference
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.bundle import Bundle, RandomWeights
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import CheckpointError
+from cdm_export.runtimes.host import cpu_name
+from cdm_export.runtimes.runtime import CallGuard, Description, Tensors
 
 if TYPE_CHECKING:
     from torch import nn

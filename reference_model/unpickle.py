@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from runtimes.errors import CheckpointError
+from cdm_export.runtimes.errors import CheckpointError
 
 RESAVE = "Save it again with a current PyTorch: torch.save(network.state_dict(), 'weights.pt')"
 _DOWNLOAD_AGAIN = "Download or copy the file again and compare its size with the source."

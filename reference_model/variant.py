@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reference_model.config import ChannelOrder
-from reference_model.sections import Section
-from runtimes.contract import ModelContract
-from runtimes.graph_precision import Island
+from cdm_export.reference_model.config import ChannelOrder
+from cdm_export.reference_model.sections import Section
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.graph_precision import Island
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,6 +77,6 @@ class Variant:
 
 def exportable(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
     """``Variant.exportable`` of the families whose image is normalized with ImageNet's statistics."""
-    from reference_model.exportable import ExportableNetwork
+    from cdm_export.reference_model.exportable import ExportableNetwork
 
     return ExportableNetwork(network, order)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, ModelContract
-from runtimes.errors import BackendUnavailable, InputError, did_you_mean
-from runtimes.host import usable_cpus, version_of
-from runtimes.runtime import Runtime
+from cdm_export.runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, ModelContract
+from cdm_export.runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from cdm_export.runtimes.host import usable_cpus, version_of
+from cdm_export.runtimes.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,26 @@ _OPENVINO = {**_as_typed("fp32", "int8"), "bf16": ("bf16", "fp32"), "int8-bf16":
 """BF16 is best typed into the graph, with FP32 islands; of the FP32 graph it is a hint that spares nothing."""
 _INSTALL_COREML = "pip install 'cdm-export[coreml]'"
 
+_HERE = __name__.rpartition(".")[0]
+
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        Backend("torch", "reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
+        Backend("torch", "cdm_export.reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
                 "checkpoint", _as_typed("fp32")),
-        Backend("tensorrt", "runtimes.tensorrt", "tensorrt", _INSTALL_TENSORRT, "cuda", "onnx", _TENSORRT,
+        Backend("tensorrt", f"{_HERE}.tensorrt", "tensorrt", _INSTALL_TENSORRT, "cuda", "onnx", _TENSORRT,
                 engine=True, distributions=("tensorrt_cu13", "tensorrt_cu12")),
-        Backend("tensorrt-rtx", "runtimes.tensorrt", "tensorrt_rtx_bindings", "pip install 'cdm-export[tensorrt-rtx]'",
-                "cuda", "onnx", _TENSORRT,
+        Backend("tensorrt-rtx", f"{_HERE}.tensorrt", "tensorrt_rtx_bindings",
+                "pip install 'cdm-export[tensorrt-rtx]'", "cuda", "onnx", _TENSORRT,
                 engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
-        Backend("coreml", "runtimes.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
-        Backend("openvino", "runtimes.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
+        Backend("coreml", f"{_HERE}.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
+        Backend("openvino", f"{_HERE}.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 _OPENVINO),
-        Backend("onnxruntime", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
+        Backend("onnxruntime", f"{_HERE}.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
                 {**_ONNXRUNTIME, **_as_typed("int8", "int8-fp16")}),
-        Backend("onnxruntime-cuda", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+        Backend("onnxruntime-cuda", f"{_HERE}.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _ONNXRUNTIME),
-        Backend("onnxruntime-tensorrt", "runtimes.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+        Backend("onnxruntime-tensorrt", f"{_HERE}.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
                 "onnx", _ONNXRUNTIME),
         Backend("coreml-reference", "cdm_export.coreml.interpreter.runtime", "coremltools", _INSTALL_COREML, "cpu",
                 "coreml", _PACKAGES, verifies_only=True),

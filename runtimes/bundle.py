@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from runtimes.contract import ModelContract, Precision, Record, execution_name
-from runtimes.errors import BundleError
-from runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
-from runtimes.hashing import cached_sha256, sha256_of
-from runtimes.quantization import Dropped, Quantization
+from cdm_export.runtimes.contract import ModelContract, Precision, Record, execution_name
+from cdm_export.runtimes.errors import BundleError
+from cdm_export.runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
+from cdm_export.runtimes.hashing import cached_sha256, sha256_of
+from cdm_export.runtimes.quantization import Dropped, Quantization
 
 SCHEMA_VERSION = 1
 """Of the manifest; a bundle of another version is refused."""

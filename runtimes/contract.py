@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from runtimes.errors import InputError
+from cdm_export.runtimes.errors import InputError
 
 CONTRACT_KEY = "cdm_export.contract"
 """Key of the contract, as JSON, in an artifact's own metadata."""

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from runtimes.backends import Backend
-from runtimes.cache import cache_dir, write_atomically
-from runtimes.contract import CONTRACT_KEY, ModelContract, Record, TensorSpec
-from runtimes.coreml_target import TARGETS
-from runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, CdmExportError
-from runtimes.hashing import cached_sha256
-from runtimes.host import cpu_name, fingerprint, version_of
-from runtimes.isolated import run_isolated, serve
-from runtimes.measure import measure
-from runtimes.runtime import CallGuard, Description, Tensors
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract, Record, TensorSpec
+from cdm_export.runtimes.coreml_target import TARGETS
+from cdm_export.runtimes.errors import BackendCrashed, BackendUnavailable, BundleError, CdmExportError
+from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.host import cpu_name, fingerprint, version_of
+from cdm_export.runtimes.isolated import run_isolated, serve
+from cdm_export.runtimes.measure import measure
+from cdm_export.runtimes.runtime import CallGuard, Description, Tensors
 
 UNITS = ("CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 """Sets of compute units that are tried. ``ALL`` is none of them: it splits graphs between GPU and Neural Engine

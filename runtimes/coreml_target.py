@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from runtimes.errors import BackendUnavailable, EngineRunError
+from cdm_export.runtimes.errors import BackendUnavailable, EngineRunError
 
 _INSTALL = "Add it: pip install 'cdm-export[jetpack6]' (JetPack 6), 'cdm-export[jetpack7]' or 'cdm-export[tensorrt]'."
 _DOCTOR = "Does the driver support this CUDA? See: cdm-export doctor"

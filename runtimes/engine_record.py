@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from runtimes.bundle import FileRecord, State, Verdict
-from runtimes.contract import INTEGER, ModelContract, Precision, Record
-from runtimes.nvidia import Gpu
-from runtimes.quantization import SpeedComparison
+from cdm_export.runtimes.bundle import FileRecord, State, Verdict
+from cdm_export.runtimes.contract import INTEGER, ModelContract, Precision, Record
+from cdm_export.runtimes.nvidia import Gpu
+from cdm_export.runtimes.quantization import SpeedComparison
 
 ENGINE_SCHEMA = 1
 """Of ``engine.json``; an engine with another one is rebuilt."""

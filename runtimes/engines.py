@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runtimes.backends import Backend
-from runtimes.bundle import Bundle, State
-from runtimes.cache import cache_dir
-from runtimes.engine_record import EngineRecord, Machine
-from runtimes.errors import BackendUnavailable, BundleError
-from runtimes.hashing import cached_sha256
-from runtimes.nvidia import gpu_or_none, system_name
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.cache import cache_dir
+from cdm_export.runtimes.engine_record import EngineRecord, Machine
+from cdm_export.runtimes.errors import BackendUnavailable, BundleError
+from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.nvidia import gpu_or_none, system_name
 
 PLAN, RECORD = "engine.plan", "engine.json"
 FAILED_SUFFIX = "-failed"

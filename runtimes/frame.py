@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Semantics, Size
-from runtimes.errors import InputError
+from cdm_export.runtimes.contract import Semantics, Size
+from cdm_export.runtimes.errors import InputError
 
 
 @dataclass(frozen=True)

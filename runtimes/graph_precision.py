@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from runtimes.contract import Record
+from cdm_export.runtimes.contract import Record
 
 LowPrecision = Literal["fp16", "bf16"]
 """Precisions a graph can be typed in, beside FP32."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.cache import cache_dir, write_atomically
 
 
 def sha256_of(path: Path) -> str:

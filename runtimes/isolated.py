@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import runtimes.errors
-from runtimes.contract import Record
-from runtimes.errors import BackendCrashed, CdmExportError
+from cdm_export.runtimes import errors
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.errors import BackendCrashed, CdmExportError
 
 Message = dict[str, Any]
 
@@ -126,5 +126,5 @@ def report(message: Message) -> None:
 
 
 def _raise(error: Message) -> None:
-    kind = getattr(runtimes.errors, error["type"], CdmExportError)
+    kind = getattr(errors, error["type"], CdmExportError)
     raise kind(error["message"], error["next_step"])

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Bundle, Verdict
-from runtimes.cache import write_atomically
-from runtimes.contract import Record, execution_name
-from runtimes.engines import find, roots
-from runtimes.host import fingerprint
-from runtimes.nvidia import gpu_or_none
+from cdm_export.runtimes.backends import BACKENDS, Backend
+from cdm_export.runtimes.bundle import Bundle, Verdict
+from cdm_export.runtimes.cache import write_atomically
+from cdm_export.runtimes.contract import Record, execution_name
+from cdm_export.runtimes.engines import find, roots
+from cdm_export.runtimes.host import fingerprint
+from cdm_export.runtimes.nvidia import gpu_or_none
 
 
 class LocalVerdict(Record):

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from runtimes.contract import Record
-from runtimes.errors import CdmExportError
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.errors import CdmExportError
 
 _STABLE = 1.05
 """Warm-up ends when a call is no longer 5 % faster than the fastest before it ..."""

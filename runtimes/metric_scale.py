@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import DEFAULT_FAR, Semantics
-from runtimes.errors import InputError
-from runtimes.frame import DepthResult, Frame
-from runtimes.processing.depth import usable
+from cdm_export.runtimes.contract import DEFAULT_FAR, Semantics
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import DepthResult, Frame
+from cdm_export.runtimes.processing.depth import usable
 
 _LEAST_READINGS = 100
 """Pixels with a sensor reading below which no scale is fitted."""

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from runtimes.contract import Record
-from runtimes.errors import BackendUnavailable, DriverMissing
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.errors import BackendUnavailable, DriverMissing
 
 _ATTRIBUTES = {"major": 75, "minor": 76, "integrated": 18}
 """CUdevice_attribute numbers of the driver's interface."""

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.backends import Backend
-from runtimes.cache import cache_dir
-from runtimes.contract import CONTRACT_KEY, INTEGER, ModelContract
-from runtimes.errors import BackendUnavailable, BundleError
-from runtimes.hashing import cached_sha256
-from runtimes.host import cpu_name, usable_cpus
-from runtimes.nvidia import find_gpu
-from runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.cache import cache_dir
+from cdm_export.runtimes.contract import CONTRACT_KEY, INTEGER, ModelContract
+from cdm_export.runtimes.errors import BackendUnavailable, BundleError
+from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.host import cpu_name, usable_cpus
+from cdm_export.runtimes.nvidia import find_gpu
+from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
 
 PROVIDERS = {
     "onnxruntime": "CPUExecutionProvider",

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from runtimes.backends import Backend, load_runtime
-from runtimes.bundle import Artifact, Bundle
-from runtimes.engines import find, why_none
-from runtimes.errors import InputError
-from runtimes.hashing import cached_sha256
-from runtimes.pipeline import DepthPipeline
-from runtimes.selection import Choice, choose
+from cdm_export.runtimes.backends import Backend, load_runtime
+from cdm_export.runtimes.bundle import Artifact, Bundle
+from cdm_export.runtimes.engines import find, why_none
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.pipeline import DepthPipeline
+from cdm_export.runtimes.selection import Choice, choose
 
 
 def open(

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.backends import Backend
-from runtimes.contract import ModelContract
-from runtimes.errors import BackendUnavailable, BundleError
-from runtimes.host import usable_cpus
-from runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import BackendUnavailable, BundleError
+from cdm_export.runtimes.host import usable_cpus
+from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 """Precision -> INFERENCE_PRECISION_HINT: what is not quantized in the graph, nor typed in it."""

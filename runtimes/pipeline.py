@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import ModelContract
-from runtimes.errors import InputError
-from runtimes.frame import DepthResult, Frame, Health, Timing
-from runtimes.processing import at_camera_size, output, preprocess, stacked
-from runtimes.processing.depth import usable
-from runtimes.runtime import Description, DeviceClock, Runtime
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
+from cdm_export.runtimes.processing import at_camera_size, output, preprocess, stacked
+from cdm_export.runtimes.processing.depth import usable
+from cdm_export.runtimes.runtime import Description, DeviceClock, Runtime
 
 
 class DepthPipeline:

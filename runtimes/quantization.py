@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from runtimes.contract import Record
+from cdm_export.runtimes.contract import Record
 
 
 class Trial(Record):

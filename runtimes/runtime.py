@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import ModelContract
-from runtimes.errors import BundleError, RuntimeMisuse
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import BundleError, RuntimeMisuse
 
 Tensors = Mapping[str, NDArray[Any]]
 """Network inputs by name."""

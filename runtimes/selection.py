@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from runtimes import engines, local_results
-from runtimes.backends import BACKENDS, Backend, get_backend, who_runs
-from runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
-from runtimes.contract import execution_name
-from runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
+from cdm_export.runtimes import engines, local_results
+from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend, who_runs
+from cdm_export.runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
+from cdm_export.runtimes.contract import execution_name
+from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes import tensorrt_api as api
-from runtimes.backends import Backend
-from runtimes.contract import ModelContract
-from runtimes.cuda_memory import Cuda, Cudart, require_cuda
-from runtimes.engine_record import EngineRecord, Machine
-from runtimes.engines import check_engine, read_record, rebuild
-from runtimes.errors import BundleError, CdmExportError, EngineRunError
-from runtimes.nvidia import Gpu, find_gpu, system_name
-from runtimes.runtime import CallGuard, Description, Tensors, check_interface
-from runtimes.tensorrt_api import Log
+from cdm_export.runtimes import tensorrt_api as api
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.cuda_memory import Cuda, Cudart, require_cuda
+from cdm_export.runtimes.engine_record import EngineRecord, Machine
+from cdm_export.runtimes.engines import check_engine, read_record, rebuild
+from cdm_export.runtimes.errors import BundleError, CdmExportError, EngineRunError
+from cdm_export.runtimes.nvidia import Gpu, find_gpu, system_name
+from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.tensorrt_api import Log
 
 _ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2}
 _PROVIDERS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}

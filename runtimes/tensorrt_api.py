@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtimes.errors import BackendUnavailable, EngineBuildError
+from cdm_export.runtimes.errors import BackendUnavailable, EngineBuildError
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 _KEPT = 50

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.backends import get_backend, load_runtime
-from runtimes.contract import ModelContract, Record
-from runtimes.isolated import report, run_isolated, serve
-from runtimes.measure import Measurement, measure
-from runtimes.processing import stacked
-from runtimes.runtime import Tensors
+from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.contract import ModelContract, Record
+from cdm_export.runtimes.isolated import report, run_isolated, serve
+from cdm_export.runtimes.measure import Measurement, measure
+from cdm_export.runtimes.processing import stacked
+from cdm_export.runtimes.runtime import Tensors
 
 
 class Job(Record):

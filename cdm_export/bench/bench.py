@@ -11,13 +11,13 @@ from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.progress import Progress
-from runtimes import local_results
-from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artifact, Bundle, Provenance
-from runtimes.contract import Size, execution_name
-from runtimes.errors import BackendUnavailable, InputError, ParityError
-from runtimes.isolated import Child
-from runtimes.selection import Choice, check_precision, choose, executions
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend
+from cdm_export.runtimes.bundle import Artifact, Bundle, Provenance
+from cdm_export.runtimes.contract import Size, execution_name
+from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
+from cdm_export.runtimes.isolated import Child
+from cdm_export.runtimes.selection import Choice, check_precision, choose, executions
 
 _BASELINE = ("onnxruntime", "fp32")
 """What ratios refer to where it runs; else the first that does."""

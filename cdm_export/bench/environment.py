@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cdm_export
-from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
+from cdm_export.runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
 
 _LIBRARIES = (
     "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx",

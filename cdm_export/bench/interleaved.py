@@ -8,9 +8,9 @@ from typing import Any
 
 from cdm_export.bench.power import Window
 from cdm_export.progress import Progress
-from runtimes.errors import CdmExportError
-from runtimes.isolated import Child
-from runtimes.measure import Measurement, Turns, summarize
+from cdm_export.runtimes.errors import CdmExportError
+from cdm_export.runtimes.isolated import Child
+from cdm_export.runtimes.measure import Measurement, Turns, summarize
 
 _LEAST, _MOST = 5, 100_000
 

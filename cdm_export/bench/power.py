@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtimes.contract import Record
+from cdm_export.runtimes.contract import Record
 
 HWMON = Path("/sys/class/hwmon")
 _INTERVAL = 0.01

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from cdm_export.bench.power import Power
 from cdm_export.bench.statistics import Interval
-from runtimes.bundle import Verdict
-from runtimes.contract import Record, execution_name
-from runtimes.errors import InputError
-from runtimes.measure import Measurement
+from cdm_export.runtimes.bundle import Verdict
+from cdm_export.runtimes.contract import Record, execution_name
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.measure import Measurement
 
 STAGES = ("preprocess", "inference", "postprocess")
 """Of every call; together they are its ``total``."""

@@ -10,11 +10,11 @@ from cdm_export.bench.interleaved import RunPlan, run_interleaved
 from cdm_export.bench.statistics import paired_ratio
 from cdm_export.bench.worker import Done, serve_frames
 from cdm_export.progress import Progress
-from runtimes.backends import get_backend, load_runtime
-from runtimes.contract import INTEGER, ModelContract, Record
-from runtimes.isolated import Child, serve
-from runtimes.pipeline import DepthPipeline
-from runtimes.quantization import SpeedComparison
+from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.contract import INTEGER, ModelContract, Record
+from cdm_export.runtimes.isolated import Child, serve
+from cdm_export.runtimes.pipeline import DepthPipeline
+from cdm_export.runtimes.quantization import SpeedComparison
 
 _SECONDS = 6.0
 """Timed seconds of each path."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from cdm_export.bench.result import STAGES
 from cdm_export.parity.golden import load_reference, raw_frame
-from runtimes.contract import Record
-from runtimes.frame import Timing
-from runtimes.isolated import report, requests, serve
-from runtimes.opening import open as open_bundle
-from runtimes.pipeline import DepthPipeline
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.frame import Timing
+from cdm_export.runtimes.isolated import report, requests, serve
+from cdm_export.runtimes.opening import open as open_bundle
+from cdm_export.runtimes.pipeline import DepthPipeline
 
 
 class BenchJob(Record):

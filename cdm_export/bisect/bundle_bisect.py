@@ -17,16 +17,16 @@ from cdm_export.parity.gates import GATES
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
-from reference_model.registry import get_variant
-from runtimes.backends import get_backend, who_runs
-from runtimes.bundle import Bundle
-from runtimes.contract import QUANTIZED
-from runtimes.coreml_target import TARGETS
-from runtimes.errors import BackendUnavailable, InputError, did_you_mean
-from runtimes.graph_precision import PrecisionPlan
-from runtimes.nvidia import find_gpu
-from runtimes.opening import reference_path
-from runtimes.selection import executions, interface_of
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.runtimes.backends import get_backend, who_runs
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import QUANTIZED
+from cdm_export.runtimes.coreml_target import TARGETS
+from cdm_export.runtimes.errors import BackendUnavailable, InputError, did_you_mean
+from cdm_export.runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.nvidia import find_gpu
+from cdm_export.runtimes.opening import reference_path
+from cdm_export.runtimes.selection import executions, interface_of
 
 
 def bisect_bundle(

@@ -9,7 +9,7 @@ from cdm_export.bisect.measures import Measure, measure
 from cdm_export.bisect.probe import Probe
 from cdm_export.bisect.search import Evaluate
 from cdm_export.progress import Progress
-from runtimes.errors import ParityError
+from cdm_export.runtimes.errors import ParityError
 
 
 def comparable(reference: Probe, candidate: Probe) -> tuple[list[str], dict[str, str]]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cdm_export.bisect.coreml_worker import OperationFound, ShowJob, Shown, show
 from cdm_export.bisect.probe import Shapes
-from runtimes.contract import ModelContract
-from runtimes.errors import InputError
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import InputError
 
 
 class CoremlProbe:

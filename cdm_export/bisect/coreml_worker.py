@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdm_export.bisect.measures import Measure, measure
-from runtimes.contract import ModelContract, Record
-from runtimes.errors import InputError
-from runtimes.isolated import run_isolated, serve
+from cdm_export.runtimes.contract import ModelContract, Record
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.isolated import run_isolated, serve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,9 +164,9 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
     import torch
 
     from cdm_export.coreml.convert import coreml_rules, trace
+    from cdm_export.reference_model.torch_runtime import load_exportable
+    from cdm_export.runtimes.coreml_target import get_target
     from cdm_export.transforms import specialize_for
-    from reference_model.torch_runtime import load_exportable
-    from runtimes.coreml_target import get_target
 
     assert job.weights is not None
     contract = job.contract

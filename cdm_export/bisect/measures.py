@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Record
-from runtimes.errors import ParityError
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.errors import ParityError
 
 
 class Measure(Record):

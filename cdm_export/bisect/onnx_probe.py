@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cdm_export.bisect.onnx_worker import ShowJob, show
 from cdm_export.bisect.probe import Shapes, exposing
-from runtimes.contract import CONTRACT_KEY, ModelContract
-from runtimes.errors import BundleError, InputError
+from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
+from cdm_export.runtimes.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     import onnx

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.contract import ModelContract, Record
+from cdm_export.runtimes.isolated import run_isolated, serve
 from cdm_export.tensorrt.debug_engine import engine_exposing
-from runtimes.backends import get_backend, load_runtime
-from runtimes.contract import ModelContract, Record
-from runtimes.isolated import run_isolated, serve
 
 
 class ShowJob(Record):

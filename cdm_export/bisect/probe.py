@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import ModelContract, TensorSpec
+from cdm_export.runtimes.contract import ModelContract, TensorSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Stage -> shape of what it hands on."""

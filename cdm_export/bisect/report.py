@@ -9,7 +9,7 @@ from cdm_export.bisect.coreml_worker import OperationFound
 from cdm_export.bisect.measures import Measure
 from cdm_export.bisect.search import Found, Strategy, Verdict
 from cdm_export.bisect.stages import Stage
-from runtimes.contract import Record
+from cdm_export.runtimes.contract import Record
 
 if TYPE_CHECKING:
     from rich.table import Table

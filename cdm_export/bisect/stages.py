@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_model.sections import Section
+from cdm_export.reference_model.sections import Section
 
 
 @dataclass(frozen=True)

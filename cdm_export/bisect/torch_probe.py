@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cdm_export.bisect.probe import Shapes
 from cdm_export.bisect.torch_worker import ShowJob, show
-from runtimes.contract import ModelContract
-from runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.graph_precision import PrecisionPlan
 
 
 class TorchProbe:

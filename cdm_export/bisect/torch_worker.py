@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cdm_export.onnx.node_names import original_path
-from reference_model.variant import NETWORK
-from runtimes.contract import ModelContract, Record
-from runtimes.errors import ParityError
-from runtimes.graph_precision import PrecisionPlan
-from runtimes.isolated import run_isolated, serve
+from cdm_export.precision.original_path import original_path
+from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.contract import ModelContract, Record
+from cdm_export.runtimes.errors import ParityError
+from cdm_export.runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.isolated import run_isolated, serve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +55,7 @@ def show(job: ShowJob) -> Shown:
 
 def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":
     """The network on its interface, and what has to be in force while it runs."""
-    from reference_model.torch_runtime import load_exportable
+    from cdm_export.reference_model.torch_runtime import load_exportable
 
     exportable = load_exportable(Path(job.weights), job.contract)
     if job.precision_plan is None:
@@ -82,7 +82,7 @@ def _listed(contract: ModelContract) -> Shown:
     """A forward on shapes alone."""
     import torch
 
-    from reference_model.registry import get_variant
+    from cdm_export.reference_model.registry import get_variant
 
     variant = get_variant(contract.model)
     with torch.device("meta"), torch.inference_mode():
@@ -95,7 +95,7 @@ def _listed(contract: ModelContract) -> Shown:
 
 
 def _shown(job: ShowJob, stages: tuple[str, ...]) -> Shown:
-    from reference_model.reference import run_reference
+    from cdm_export.reference_model.reference import run_reference
 
     contract = job.contract
     output = contract.outputs[0].name

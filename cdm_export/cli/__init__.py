@@ -12,7 +12,7 @@ import typer
 
 from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run, verify
 from cdm_export.cli.console import report_error
-from runtimes.errors import CdmExportError, InputError
+from cdm_export.runtimes.errors import CdmExportError, InputError
 
 app = typer.Typer(
     name="cdm-export",

@@ -7,7 +7,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import BackendName, BundleArgument, CheckpointOption, Json, PrecisionName, Quiet
-from runtimes.errors import InputError
+from cdm_export.runtimes.errors import InputError
 
 if TYPE_CHECKING:
     from cdm_export.bench.compare import Comparison
@@ -42,7 +42,7 @@ def command(
     from cdm_export.bench import BenchRequest, bench_bundle, load_result
     from cdm_export.bench.compare import compare_results
     from cdm_export.bench.markdown import to_markdown
-    from runtimes.cache import write_atomically
+    from cdm_export.runtimes.cache import write_atomically
 
     if out is not None and out.suffix not in (".json", ".md"):
         raise InputError(f"-o {out}: results are written as .json or .md", f"For example -o {out.stem or 'bench'}.json")

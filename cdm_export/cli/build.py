@@ -71,8 +71,8 @@ def command(
         return
     if quiet:
         return
+    from cdm_export.runtimes.bundle import Bundle
     from cdm_export.tensorrt.describe import layer_report_lines
-    from runtimes.bundle import Bundle
 
     for outcome in report.outcomes:
         print(f"{outcome.attempt}: {outcome.outcome} ({outcome.detail})")

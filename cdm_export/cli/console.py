@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cdm_export.progress import Progress, Silent
-from runtimes.errors import CdmExportError
+from cdm_export.runtimes.errors import CdmExportError
 
 
 def print_json(data: Any) -> None:

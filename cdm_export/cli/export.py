@@ -8,16 +8,16 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
-from runtimes.contract import COMPRESSED, QUANTIZED, Precision, Size
-from runtimes.coreml_target import NEWEST, get_target
-from runtimes.errors import InputError, ParityError
-from runtimes.graph_precision import LowPrecision
+from cdm_export.runtimes.contract import COMPRESSED, QUANTIZED, Precision, Size
+from cdm_export.runtimes.coreml_target import NEWEST, get_target
+from cdm_export.runtimes.errors import InputError, ParityError
+from cdm_export.runtimes.graph_precision import LowPrecision
 
 if TYPE_CHECKING:
     from cdm_export.coreml.artifacts import CoremlRequest
     from cdm_export.parity.check_backend import BackendParity
     from cdm_export.quantize.artifacts import Int8Request
-    from runtimes.bundle import Bundle
+    from cdm_export.runtimes.bundle import Bundle
 
 
 class ChannelOrderChoice(str, Enum):

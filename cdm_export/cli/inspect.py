@@ -8,13 +8,13 @@ import typer
 
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import BundleArgument, Json
-from runtimes.contract import ModelContract, Semantics
+from cdm_export.runtimes.contract import ModelContract, Semantics
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
-    from runtimes.quantization import Quantization
+    from cdm_export.runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
+    from cdm_export.runtimes.quantization import Quantization
 
 
 def command(
@@ -23,10 +23,10 @@ def command(
     as_json: Json = False,
 ) -> None:
     """What is inside a bundle: contract, artifacts, verdicts, provenance; nothing is run."""
+    from cdm_export.runtimes import engines, local_results
+    from cdm_export.runtimes.bundle import Bundle
+    from cdm_export.runtimes.contract import Size
     from cdm_export.tensorrt.describe import layer_report_lines
-    from runtimes import engines, local_results
-    from runtimes.bundle import Bundle
-    from runtimes.contract import Size
 
     opened = Bundle.open(bundle, full=full)
     manifest = opened.manifest

@@ -6,7 +6,7 @@ from cdm_export.cli.options import Json
 
 def command(as_json: Json = False) -> None:
     """Families and variants that can be exported."""
-    from reference_model.registry import VARIANTS
+    from cdm_export.reference_model.registry import VARIANTS
 
     if as_json:
         print_json(

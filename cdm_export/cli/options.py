@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ModelContract
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle made by cdm-export export.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

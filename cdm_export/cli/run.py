@@ -18,12 +18,12 @@ from cdm_export.cli.options import (
     Quiet,
     Threads,
 )
-from runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from runtimes.contract import ModelContract
-    from runtimes.metric_scale import ToMeters
-    from runtimes.sources import FrameSource
+    from cdm_export.runtimes.contract import ModelContract
+    from cdm_export.runtimes.metric_scale import ToMeters
+    from cdm_export.runtimes.sources import FrameSource
 
 
 def command(
@@ -71,9 +71,9 @@ def command(
     """
     from cdm_export.predict.frames import check_output, refine_source, weights_warning
     from cdm_export.predict.pictures import COLORS
-    from runtimes.bundle import Bundle
-    from runtimes.opening import open_choice
-    from runtimes.selection import choose
+    from cdm_export.runtimes.bundle import Bundle
+    from cdm_export.runtimes.opening import open_choice
+    from cdm_export.runtimes.selection import choose
 
     opened = Bundle.open(bundle)
     contract = opened.manifest.contract
@@ -153,7 +153,7 @@ def command(
 def _to_meters(
     given: str | None, contract: "ModelContract", max_depth: float | None, far: float | None
 ) -> "ToMeters | None":
-    from runtimes.metric_scale import KnownRange, SensorAlignment
+    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
 
     if given is None:
         return None
@@ -173,9 +173,9 @@ def _to_meters(
 def _source(
     source: str, depth: Path | None, depth_scale: float, contract: "ModelContract", fit: bool, reads_depth: bool
 ) -> "FrameSource":
-    from runtimes.contract import Size
-    from runtimes.sources import open_source
-    from runtimes.sources.single import SingleSource
+    from cdm_export.runtimes.contract import Size
+    from cdm_export.runtimes.sources import open_source
+    from cdm_export.runtimes.sources.single import SingleSource
 
     camera = Size(*contract.camera)
     if depth is not None or (Path(source).is_file() and Path(source).suffix.lower() != ".json"):

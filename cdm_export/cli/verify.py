@@ -18,7 +18,7 @@ from cdm_export.cli.options import (
     Quiet,
     Threads,
 )
-from runtimes.errors import InputError
+from cdm_export.runtimes.errors import InputError
 
 if TYPE_CHECKING:
     from cdm_export.parity.verify import VerifyRequest
@@ -90,8 +90,8 @@ def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet:
     """Growth of the error along the network on the first frame: table, sentence, picture; exit code 1 when outside."""
     from cdm_export.bisect import bisect_bundle, write_report
     from cdm_export.parity.verify import bisect_pairs, first_frame
-    from runtimes.bundle import Bundle
-    from runtimes.cache import cache_dir
+    from cdm_export.runtimes.bundle import Bundle
+    from cdm_export.runtimes.cache import cache_dir
 
     opened = Bundle.open(request.bundle)
     candidate, reference = bisect_pairs(opened, request, against)

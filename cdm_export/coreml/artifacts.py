@@ -14,11 +14,11 @@ from cdm_export.parity.image_input import ImageFrames
 from cdm_export.progress import Progress
 from cdm_export.publish import record
 from cdm_export.quantize.worker import MadeInt8
-from runtimes.backends import BACKENDS
-from runtimes.bundle import Artifact, GraphInterface, State
-from runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, Precision
-from runtimes.coreml_target import get_target
-from runtimes.errors import BackendUnavailable, InputError
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.bundle import Artifact, GraphInterface, State
+from cdm_export.runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, Precision
+from cdm_export.runtimes.coreml_target import get_target
+from cdm_export.runtimes.errors import BackendUnavailable, InputError
 
 VERIFIER = "coreml-reference"
 """Backend that verifies packages on the machine that makes them."""

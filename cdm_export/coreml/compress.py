@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from cdm_export.coreml.convert import MODULES_KEY, describe, import_coremltools, quiet
 from cdm_export.coreml.palette import palette
-from runtimes.contract import COMPRESSED, QUANTIZED, ModelContract, Precision
-from runtimes.coreml_target import CoremlTarget
-from runtimes.errors import InputError
+from cdm_export.runtimes.contract import COMPRESSED, QUANTIZED, ModelContract, Precision
+from cdm_export.runtimes.coreml_target import CoremlTarget
+from cdm_export.runtimes.errors import InputError
 
 _BITS = {"fp16-p8": 8, "fp16-p6": 6, "fp16-p4": 4}
 _LEAST = 2048

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reference_model.variant import NETWORK
-from runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
-from runtimes.coreml_target import TARGETS, CoremlTarget
-from runtimes.errors import InputError
-from runtimes.graph_precision import GraphAudit, IslandKind, PrecisionPlan
+from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
+from cdm_export.runtimes.coreml_target import TARGETS, CoremlTarget
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.graph_precision import GraphAudit, IslandKind, PrecisionPlan
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,8 +13,8 @@ import numpy as np
 
 from cdm_export.coreml.compress import int8_per_channel
 from cdm_export.coreml.convert import MODULES_KEY, describe, import_coremltools, node_of, quiet
-from runtimes.contract import ModelContract
-from runtimes.errors import BundleError, InputError
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from cdm_export.coreml.interpreter.program import Operand, Operation, Program

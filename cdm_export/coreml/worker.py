@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_export.progress import Progress, relay
-from reference_model.variant import NETWORK
-from runtimes.bundle import RandomWeights
-from runtimes.contract import IMAGE, QUANTIZED, ModelContract, Precision, Record
-from runtimes.coreml_target import CoremlTarget, get_target
-from runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
-from runtimes.isolated import report, run_isolated, serve
+from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.bundle import RandomWeights
+from cdm_export.runtimes.contract import IMAGE, QUANTIZED, ModelContract, Precision, Record
+from cdm_export.runtimes.coreml_target import CoremlTarget, get_target
+from cdm_export.runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
+from cdm_export.runtimes.isolated import report, run_isolated, serve
 
 if TYPE_CHECKING:
     from cdm_export.coreml.convert import Traced
@@ -127,8 +127,8 @@ def _traced(
     """The network made again from its weights, rewritten and smoothed; and what each rewrite saved."""
     from cdm_export.coreml.convert import coreml_rules, trace
     from cdm_export.quantize.smoothquant import fold_all
+    from cdm_export.reference_model.torch_runtime import make_exportable
     from cdm_export.transforms import specialize_for
-    from reference_model.torch_runtime import make_exportable
 
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
     contract = job.contract

@@ -5,10 +5,10 @@ import shutil
 
 from cdm_export.doctor.check import CheckResult
 from cdm_export.doctor.nvidia import nvidia_checks
-from runtimes.backends import BACKENDS
-from runtimes.cache import cache_dir
-from runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
-from runtimes.nvidia import available_memory
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.cache import cache_dir
+from cdm_export.runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
+from cdm_export.runtimes.nvidia import available_memory
 
 INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
 """Command that adds everything exporting needs."""
@@ -123,7 +123,7 @@ def _backends() -> list[CheckResult]:
 def _has_provider(backend: str) -> bool:
     import onnxruntime
 
-    from runtimes.onnxruntime import PROVIDERS
+    from cdm_export.runtimes.onnxruntime import PROVIDERS
 
     return PROVIDERS[backend] in onnxruntime.get_available_providers()
 

@@ -4,12 +4,12 @@ import shutil
 import subprocess
 
 from cdm_export.doctor.check import CheckResult
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.cuda_memory import require_cuda
+from cdm_export.runtimes.errors import BackendUnavailable, DriverMissing
+from cdm_export.runtimes.host import version_of
+from cdm_export.runtimes.nvidia import available_memory, driver_cuda, find_gpu, jetson_module, l4t_release
 from cdm_export.tensorrt.memory import build_memory
-from runtimes.backends import BACKENDS
-from runtimes.cuda_memory import require_cuda
-from runtimes.errors import BackendUnavailable, DriverMissing
-from runtimes.host import version_of
-from runtimes.nvidia import available_memory, driver_cuda, find_gpu, jetson_module, l4t_release
 
 _VITL_GRAPH = 1_330_000_000
 """Bytes of cdm-vitl's fp16 graph, the largest that is published."""

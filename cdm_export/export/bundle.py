@@ -22,16 +22,16 @@ from cdm_export.parity.golden import ReferenceFrame, golden_records, prepare_fra
 from cdm_export.parity.image_input import image_frames
 from cdm_export.progress import Progress
 from cdm_export.quantize.artifacts import Int8Request, add_int8, check_source
-from reference_model.config import PATCH, ChannelOrder
-from reference_model.registry import get_variant
-from reference_model.variant import Variant
-from reference_model.weights import bundled_checkpoint
-from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
-from runtimes.contract import IMAGE, ModelContract, Size
-from runtimes.errors import BackendUnavailable, CheckpointError, InputError
-from runtimes.graph_precision import LowPrecision
-from runtimes.sources import FrameSource, MirroredSource, open_source
+from cdm_export.reference_model.config import PATCH, ChannelOrder
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.variant import Variant
+from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes.backends import BACKENDS, Backend
+from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
+from cdm_export.runtimes.contract import IMAGE, ModelContract, Size
+from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
+from cdm_export.runtimes.graph_precision import LowPrecision
+from cdm_export.runtimes.sources import FrameSource, MirroredSource, open_source
 
 _REFERENCE = "eager float32 PyTorch"
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from runtimes.contract import Record
-from runtimes.isolated import run_isolated, serve
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.isolated import run_isolated, serve
 
 
 class DetectJob(Record):
@@ -31,7 +31,7 @@ def detect_model(checkpoint: Path) -> str:
 
 
 def _work(text: str) -> Detected:
-    from reference_model.checkpoint import detect_variant, read_checkpoint
+    from cdm_export.reference_model.checkpoint import detect_variant, read_checkpoint
 
     path = Path(DetectJob.model_validate_json(text).checkpoint)
     return Detected(model=detect_variant(read_checkpoint(path)))

@@ -12,10 +12,10 @@ from cdm_export.parity.gates import GATES
 from cdm_export.parity.golden import ReferenceFrame, load_reference
 from cdm_export.parity.normalization import spread
 from cdm_export.predict.pictures import error_picture, write_png
-from runtimes.cache import cache_dir, write_atomically
-from runtimes.contract import ModelContract
-from runtimes.errors import ParityError
-from runtimes.processing import postprocess
+from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import ParityError
+from cdm_export.runtimes.processing import postprocess
 
 
 def write_reports(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_export.onnx.node_names import module_of
-from runtimes.errors import CdmExportError
-from runtimes.graph_precision import GraphAudit, PrecisionPlan
+from cdm_export.runtimes.errors import CdmExportError
+from cdm_export.runtimes.graph_precision import GraphAudit, PrecisionPlan
 
 if TYPE_CHECKING:
     import onnx

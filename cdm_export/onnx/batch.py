@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_export.onnx.convert import OPSET, export_onnx
-from runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ModelContract
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdm_export.onnx.node_names import name_after_modules
-from runtimes.contract import CONTRACT_KEY, ModelContract
+from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -7,7 +7,7 @@ in FP32 between casts is not fused. Delete when no supported TensorRT has a wron
 from pathlib import Path
 
 from cdm_export.onnx.node_names import module_of
-from runtimes.graph_precision import Island, IslandKind, PrecisionPlan
+from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 
 REASON = "attention in FP32 is not fused"
 

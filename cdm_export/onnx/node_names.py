@@ -9,15 +9,13 @@ import ast
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from reference_model.variant import NETWORK
-from runtimes.graph_precision import within
+from cdm_export.precision.original_path import original_path
+from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.graph_precision import within
 
 if TYPE_CHECKING:
     import onnx_ir
 
-WRAPPED = "typed_by_cdm_export"
-"""Attribute by which a casting module (``typed_modules.py``) holds the module it casts for. No network's own attribute
-has this name, so the path of the original is the path without it."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Module paths from the root to the operation, as the exporter of PyTorch writes them into a node's metadata."""
 
@@ -46,11 +44,6 @@ def name_after_modules(model: "onnx_ir.Model") -> None:
 def module_of(node: str) -> str:
     """Module of a node named ``MODULE/Operator``; empty when it has none."""
     return node.rpartition("/")[0]
-
-
-def original_path(module: str) -> str:
-    """Path in the network before it was typed: without the casting modules around its modules."""
-    return ".".join(part for part in module.split(".") if part != WRAPPED)
 
 
 def _module_path(node: "onnx_ir.Node") -> str:

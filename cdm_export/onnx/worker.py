@@ -17,13 +17,13 @@ from cdm_export.onnx.batch import export_batch
 from cdm_export.onnx.convert import OPSET, OPSET_BF16, export_onnx
 from cdm_export.parity.golden import load_reference, save_output
 from cdm_export.progress import Progress, relay
-from reference_model.registry import get_variant
-from reference_model.variant import NETWORK, Variant
-from runtimes.bundle import Artifact, Provenance, State, Verdict
-from runtimes.contract import ModelContract, Precision, Record, execution_name
-from runtimes.graph_precision import GraphAudit, LowPrecision, PrecisionPlan, Rewrite
-from runtimes.isolated import report, run_isolated, serve
-from runtimes.quantization import Quantization
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.variant import NETWORK, Variant
+from cdm_export.runtimes.bundle import Artifact, Provenance, State, Verdict
+from cdm_export.runtimes.contract import ModelContract, Precision, Record, execution_name
+from cdm_export.runtimes.graph_precision import GraphAudit, LowPrecision, PrecisionPlan, Rewrite
+from cdm_export.runtimes.isolated import report, run_isolated, serve
+from cdm_export.runtimes.quantization import Quantization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,8 +117,8 @@ def make_onnx(job: MakeJob, progress: Progress) -> Made:
 
 
 def _work(text: str) -> Made:
-    from reference_model.reference import exact_float32, run_reference
-    from reference_model.torch_runtime import make_exportable
+    from cdm_export.reference_model.reference import exact_float32, run_reference
+    from cdm_export.reference_model.torch_runtime import make_exportable
 
     job = MakeJob.model_validate_json(text)
     contract = job.contract
@@ -162,7 +162,7 @@ def _specialize(exportable: "nn.Module", contract: ModelContract) -> dict[str, R
 
 def _scan(exportable: "nn.Module", job: MakeJob) -> dict[str, float]:
     from cdm_export.precision.range_scan import RangeScan
-    from reference_model.reference import run_reference
+    from cdm_export.reference_model.reference import run_reference
 
     report({"stage": "ranges of every module", "steps": len(job.frames)})
     with RangeScan() as scan:
@@ -190,8 +190,8 @@ def _low(
     from cdm_export.precision.plan import plan
     from cdm_export.precision.rounded import RoundedProducts
     from cdm_export.precision.typed_modules import type_network
+    from cdm_export.reference_model.reference import run_reference
     from cdm_export.transforms.explicit_attention import AttentionCore
-    from reference_model.reference import run_reference
 
     network = exportable.get_submodule(NETWORK)
     precision_plan = plan(network, max_abs, variant.islands, precision)
@@ -263,7 +263,7 @@ def made_graph(
 def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
     if job.random_weights is not None:
         return _seeded(job, variant, job.random_weights)
-    from reference_model.checkpoint import load_network
+    from cdm_export.reference_model.checkpoint import load_network
 
     assert job.checkpoint is not None
     path = Path(job.checkpoint)
@@ -281,7 +281,7 @@ def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
 def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Provenance]":
     import torch
 
-    from reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
+    from cdm_export.reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
 
     report({"stage": f"seeded random weights for {variant.name}", "steps": 0})
     made = f"random weights (seed {seed}), range-calibrated to {variant.seeded_range.description}"

@@ -9,11 +9,11 @@ import numpy as np
 from cdm_export.parity.compare import FrameParity, compare, compare_inputs, summarize
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.progress import Progress
-from runtimes.bundle import Verdict
-from runtimes.contract import ModelContract, Record, execution_name
-from runtimes.measure import Measurement
-from runtimes.processing import preprocess
-from runtimes.worker import Job, run_job
+from cdm_export.runtimes.bundle import Verdict
+from cdm_export.runtimes.contract import ModelContract, Record, execution_name
+from cdm_export.runtimes.measure import Measurement
+from cdm_export.runtimes.processing import preprocess
+from cdm_export.runtimes.worker import Job, run_job
 
 
 class BackendParity(Record):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from cdm_export.parity.gates import GATES, LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate
 from cdm_export.parity.normalization import error_normalization
-from runtimes.bundle import Verdict
-from runtimes.contract import ModelContract, Record, Semantics
-from runtimes.processing import at_camera_size, output
+from cdm_export.runtimes.bundle import Verdict
+from cdm_export.runtimes.contract import ModelContract, Record, Semantics
+from cdm_export.runtimes.processing import at_camera_size, output
 
 Image = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ The one table of limits; every comparison is ``value <= limit``, so that NaN fai
 
 from dataclasses import dataclass
 
-from runtimes.contract import COMPRESSED, INTEGER, QUANTIZED
+from cdm_export.runtimes.contract import COMPRESSED, INTEGER, QUANTIZED
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from cdm_export.progress import Progress
 from cdm_export.publish import record
-from runtimes.bundle import Golden
-from runtimes.contract import ModelContract
-from runtimes.frame import Frame
-from runtimes.processing import postprocess, preprocess
-from runtimes.sources import FrameSource, SourceFrame, check_depth
+from cdm_export.runtimes.bundle import Golden
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.processing import postprocess, preprocess
+from cdm_export.runtimes.sources import FrameSource, SourceFrame, check_depth
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 

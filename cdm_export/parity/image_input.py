@@ -10,10 +10,10 @@ import numpy as np
 
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame, save_arrays, save_output
-from runtimes.bundle import InputLoss
-from runtimes.contract import ModelContract
-from runtimes.errors import InputError
-from runtimes.processing import preprocess
+from cdm_export.runtimes.bundle import InputLoss
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.processing import preprocess
 
 _IMAGE = "image"
 _UNIT = "red, green, blue, 0..255"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ModelContract
 
 _RANGES = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Lower bounds of the range bins in meters; the last reaches to ``far``."""

@@ -11,16 +11,16 @@ from cdm_export.parity.check_backend import BackendParity, check_backend
 from cdm_export.parity.golden import ReferenceFrame, prepare_frames, save_output
 from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
-from runtimes import local_results
-from runtimes.backends import BACKENDS, Backend, get_backend
-from runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
-from runtimes.contract import ModelContract, execution_name
-from runtimes.engines import find, why_none
-from runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
-from runtimes.opening import executable, reference_path
-from runtimes.selection import check_precision, choose, executions, interface_of
-from runtimes.sources import MirroredSource, open_source
-from runtimes.worker import Job, run_job
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend
+from cdm_export.runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
+from cdm_export.runtimes.contract import ModelContract, execution_name
+from cdm_export.runtimes.engines import find, why_none
+from cdm_export.runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
+from cdm_export.runtimes.opening import executable, reference_path
+from cdm_export.runtimes.selection import check_precision, choose, executions, interface_of
+from cdm_export.runtimes.sources import MirroredSource, open_source
+from cdm_export.runtimes.worker import Job, run_job
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Literal
 
 from torch import nn
 
+from cdm_export.reference_model.backbones.dpt import DptHead
+from cdm_export.reference_model.backbones.vit import Block, DinoV2, PatchEmbed
+from cdm_export.runtimes.errors import ParityError
+from cdm_export.runtimes.graph_precision import Island, IslandKind, LowPrecision, PrecisionPlan, within
 from cdm_export.transforms.attention import AttentionAround
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion, PairCore
-from reference_model.backbones.dpt import DptHead
-from reference_model.backbones.vit import Block, DinoV2, PatchEmbed
-from runtimes.errors import ParityError
-from runtimes.graph_precision import Island, IslandKind, LowPrecision, PrecisionPlan, within
 
 LARGEST_FP16 = 65504.0
 MARGIN = 4.0

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 
-from reference_model.variant import NETWORK
+from cdm_export.reference_model.variant import NETWORK
 
 
 class RangeScan(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cdm_export.onnx.node_names import WRAPPED
-from reference_model.backbones.vit import Block, DinoV2
-from runtimes.errors import ParityError
-from runtimes.graph_precision import PrecisionPlan, within
+from cdm_export.precision.original_path import WRAPPED
+from cdm_export.reference_model.backbones.vit import Block, DinoV2
+from cdm_export.runtimes.errors import ParityError
+from cdm_export.runtimes.graph_precision import PrecisionPlan, within
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

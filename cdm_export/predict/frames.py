@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.predict.pictures import DEFAULT_COLORS, prediction_picture, refinement_picture, write_png
-from reference_model.weights import bundled_checkpoint
-from runtimes.bundle import Manifest
-from runtimes.cache import write_atomically
-from runtimes.errors import InputError, ParityError
-from runtimes.frame import DepthResult
-from runtimes.hashing import cached_sha256
-from runtimes.metric_scale import ToMeters
-from runtimes.pipeline import DepthPipeline
-from runtimes.sources import FrameSource, SourceFrame, check_depth
+from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes.bundle import Manifest
+from cdm_export.runtimes.cache import write_atomically
+from cdm_export.runtimes.errors import InputError, ParityError
+from cdm_export.runtimes.frame import DepthResult
+from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.metric_scale import ToMeters
+from cdm_export.runtimes.pipeline import DepthPipeline
+from cdm_export.runtimes.sources import FrameSource, SourceFrame, check_depth
 
 RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth means nothing"
 """On everything that seeded random weights made."""

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.cache import write_atomically
+from cdm_export.runtimes.cache import write_atomically
 
 Rgb = NDArray[np.uint8]
 _FONT = cv2.FONT_HERSHEY_DUPLEX

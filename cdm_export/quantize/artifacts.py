@@ -11,12 +11,12 @@ from cdm_export.parity.check_backend import BackendParity, check_backend
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Progress
 from cdm_export.quantize.worker import Int8Job, MadeInt8, make_int8
-from runtimes.backends import BACKENDS, Backend
-from runtimes.bundle import Artifact, State, Verdict
-from runtimes.contract import Precision
-from runtimes.errors import BackendUnavailable, InputError, ParityError
-from runtimes.quantization import Dropped, Quantization
-from runtimes.sources import FrameSource
+from cdm_export.runtimes.backends import BACKENDS, Backend
+from cdm_export.runtimes.bundle import Artifact, State, Verdict
+from cdm_export.runtimes.contract import Precision
+from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
+from cdm_export.runtimes.quantization import Dropped, Quantization
+from cdm_export.runtimes.sources import FrameSource
 
 _FEW = 8
 """Frames under which the ranges are a matter of luck."""

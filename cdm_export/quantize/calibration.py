@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from runtimes.cache import cache_dir, write_atomically
-from runtimes.contract import Record
-from runtimes.errors import InputError
-from runtimes.quantization import CalibrationIdentity, Trial
+from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.quantization import CalibrationIdentity, Trial
 
 PROCEDURE = 2
 """Raised whenever what may be quantized, observers, smoothing or search change."""

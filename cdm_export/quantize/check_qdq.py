@@ -12,7 +12,7 @@ import numpy as np
 
 from cdm_export.onnx.node_names import module_of
 from cdm_export.quantize.insert_qdq import PRODUCTS
-from runtimes.errors import CdmExportError
+from cdm_export.runtimes.errors import CdmExportError
 
 if TYPE_CHECKING:
     import onnx

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.onnx.node_names import module_of
-from runtimes.errors import CdmExportError
+from cdm_export.runtimes.errors import CdmExportError
 
 if TYPE_CHECKING:
     import onnx_ir

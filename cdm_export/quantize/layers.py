@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.vit import DinoV2, PatchEmbed
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.graph_precision import within
 from cdm_export.transforms.phase_convolution import PhaseConvolution
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
-from reference_model.backbones.vit import DinoV2, PatchEmbed
-from reference_model.variant import Variant
-from runtimes.graph_precision import within
 
 LARGEST = 127
 """Of a weight's integers; -128 is not used, so that they are symmetric. Activations saturate at -128 and 127."""

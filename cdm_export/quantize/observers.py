@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtimes.errors import ParityError
+from cdm_export.runtimes.errors import ParityError
 
 _BINS = 4096
 _PERCENTILE = 99.99

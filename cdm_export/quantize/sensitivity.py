@@ -15,9 +15,9 @@ from cdm_export.parity.compare import FrameParity, compare
 from cdm_export.parity.gates import GATES
 from cdm_export.quantize.calibration import CalibrationStore
 from cdm_export.quantize.observers import OBSERVERS
-from runtimes.contract import ModelContract
-from runtimes.errors import ParityError
-from runtimes.quantization import Trial
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import ParityError
+from cdm_export.runtimes.quantization import Trial
 
 AIM = 0.7
 """Share of the gate that calibration frames may use: the frames it is judged on are others."""

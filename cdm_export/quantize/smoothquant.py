@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.quantize.layers import LARGEST, rounded
+from cdm_export.reference_model.backbones.vit import Block, SwiGlu
 from cdm_export.transforms.attention import AttentionAround
-from reference_model.backbones.vit import Block, SwiGlu
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 """Tried beside none at all."""

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from cdm_export.onnx.worker import MadeGraph, inputs_of, made_graph
 from cdm_export.progress import Progress, relay
-from reference_model.registry import get_variant
-from reference_model.variant import NETWORK, Variant
-from runtimes.bundle import RandomWeights
-from runtimes.contract import ModelContract, Precision, Record
-from runtimes.graph_precision import PrecisionPlan, Rewrite
-from runtimes.isolated import report, run_isolated, serve
-from runtimes.quantization import CalibrationIdentity, Quantization
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.variant import NETWORK, Variant
+from cdm_export.runtimes.bundle import RandomWeights
+from cdm_export.runtimes.contract import ModelContract, Precision, Record
+from cdm_export.runtimes.graph_precision import PrecisionPlan, Rewrite
+from cdm_export.runtimes.isolated import report, run_isolated, serve
+from cdm_export.runtimes.quantization import CalibrationIdentity, Quantization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,9 +90,9 @@ def identity_of(job: Int8Job) -> CalibrationIdentity:
 def _work(text: str) -> MadeInt8:
     from cdm_export.quantize.calibration import CalibrationStore
     from cdm_export.quantize.layers import groups, quantizable, step_of
+    from cdm_export.reference_model.reference import exact_float32
+    from cdm_export.reference_model.torch_runtime import make_exportable
     from cdm_export.transforms import RULES, specialize_for
-    from reference_model.reference import exact_float32
-    from reference_model.torch_runtime import make_exportable
 
     job = Int8Job.model_validate_json(text)
     contract, variant = job.contract, get_variant(job.contract.model)
@@ -258,7 +258,7 @@ class _Session:
         return raw
 
     def _run(self, frame: str) -> NDArray[np.float32]:
-        from reference_model.reference import run_reference
+        from cdm_export.reference_model.reference import run_reference
 
         contract = self._job.contract
         return run_reference(self._exportable, contract, inputs_of(frame, contract))[contract.outputs[0].name]

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cdm_export.doctor.machine import REDUCED_PRECISION, examine
+from cdm_export.runtimes import engines, local_results
+from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.engine_record import Machine
+from cdm_export.runtimes.nvidia import gpu_or_none
 from cdm_export.tensorrt.known_issues import KNOWN_ISSUES
 from cdm_export.tensorrt.record import machine_of
-from runtimes import engines, local_results
-from runtimes.backends import BACKENDS
-from runtimes.bundle import Bundle, State
-from runtimes.engine_record import Machine
-from runtimes.nvidia import gpu_or_none
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from cdm_export.bench.result import BenchResult, load_result, per_frame_note
 from cdm_export.report.charts import Point, latency_bars, scatter
 from cdm_export.report.issues import known_issues
 from cdm_export.report.sizes import SizeRow, compare_sizes
-from runtimes import engines, local_results
-from runtimes.bundle import Bundle, Verdict
-from runtimes.cache import cache_dir, write_atomically
-from runtimes.contract import Size
-from runtimes.errors import BackendUnavailable, InputError
+from cdm_export.runtimes import engines, local_results
+from cdm_export.runtimes.bundle import Bundle, Verdict
+from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import BackendUnavailable, InputError
 
 _WIDEST = 1400
 """Pixels; wider pictures are scaled down."""

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from cdm_export.parity.golden import load_reference
 from cdm_export.parity.normalization import spread
-from runtimes import local_results
-from runtimes.bundle import Bundle
-from runtimes.contract import Size
-from runtimes.errors import InputError
+from cdm_export.runtimes import local_results
+from cdm_export.runtimes.bundle import Bundle
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
 
 Depth = NDArray[np.float32]
 

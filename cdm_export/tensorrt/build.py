@@ -14,19 +14,13 @@ from cdm_export import publish
 from cdm_export.parity.check_backend import BackendParity, check_backend
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Progress
-from cdm_export.tensorrt.fallbacks import ATTENTION_BROKEN, Attempt, attempts
-from cdm_export.tensorrt.int8_selection import decide, decided, int8_candidate, undecided_engine, won_before
-from cdm_export.tensorrt.known_issues import concerning
-from cdm_export.tensorrt.memory import shortage
-from cdm_export.tensorrt.record import machine_of, write_record
-from cdm_export.tensorrt.worker import BuildJob, BuildOutcome, run_build
-from runtimes import engines, local_results
-from runtimes.backends import Backend, get_backend
-from runtimes.bundle import Artifact, Bundle, State, Verdict
-from runtimes.cache import cache_dir, write_atomically
-from runtimes.engine_record import EngineRecord, Source
-from runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
-from runtimes.errors import (
+from cdm_export.runtimes import engines, local_results
+from cdm_export.runtimes.backends import Backend, get_backend
+from cdm_export.runtimes.bundle import Artifact, Bundle, State, Verdict
+from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.engine_record import EngineRecord, Source
+from cdm_export.runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
+from cdm_export.runtimes.errors import (
     BackendCrashed,
     BackendUnavailable,
     BundleError,
@@ -35,8 +29,14 @@ from runtimes.errors import (
     InputError,
     ParityError,
 )
-from runtimes.lock import file_lock
-from runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
+from cdm_export.runtimes.lock import file_lock
+from cdm_export.runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
+from cdm_export.tensorrt.fallbacks import ATTENTION_BROKEN, Attempt, attempts
+from cdm_export.tensorrt.int8_selection import decide, decided, int8_candidate, undecided_engine, won_before
+from cdm_export.tensorrt.known_issues import concerning
+from cdm_export.tensorrt.memory import shortage
+from cdm_export.tensorrt.record import machine_of, write_record
+from cdm_export.tensorrt.worker import BuildJob, BuildOutcome, run_build
 
 LOCK = ".build.lock"
 REFERENCE = "PyTorch outputs stored in the bundle"
@@ -105,7 +105,7 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
         )
     gpu = find_gpu() if backend.name == "tensorrt" else gpu_or_none()
     if gpu is not None:
-        from runtimes.cuda_memory import require_cuda
+        from cdm_export.runtimes.cuda_memory import require_cuda
 
         require_cuda()  # before minutes of building, not after
     bundle = Bundle.open(request.bundle)

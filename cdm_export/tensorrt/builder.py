@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cdm_export.onnx.node_names import module_of
-from runtimes import tensorrt_api as api
-from runtimes.cache import write_atomically
-from runtimes.errors import BuildCanceled, EngineBuildError
-from runtimes.graph_precision import PrecisionPlan
-from runtimes.tensorrt_api import Log
+from cdm_export.runtimes import tensorrt_api as api
+from cdm_export.runtimes.cache import write_atomically
+from cdm_export.runtimes.errors import BuildCanceled, EngineBuildError
+from cdm_export.runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.tensorrt_api import Log
 
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2}
 _ATTENTION_RANK = 4

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cdm_export.onnx.node_names import module_of
+from cdm_export.runtimes.engine_record import EngineCheck, LayerReport
+from cdm_export.runtimes.graph_precision import PrecisionPlan
 from cdm_export.tensorrt.builder import Attention
 from cdm_export.tensorrt.layers import EngineLayer, summarize
-from runtimes.engine_record import EngineCheck, LayerReport
-from runtimes.graph_precision import PrecisionPlan
 
 _LOW = {"fp16": "Half", "fp16-attn32": "Half", "bf16": "BFloat16", "int8-fp16": "Half"}
 """What products outside the islands read, by precision."""

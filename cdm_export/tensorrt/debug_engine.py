@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.engine_record import Source
+from cdm_export.runtimes.engines import PLAN
+from cdm_export.runtimes.nvidia import find_gpu, gpu_or_none
 from cdm_export.tensorrt.record import write_record
 from cdm_export.tensorrt.worker import BuildJob, run_build
-from runtimes.contract import ModelContract
-from runtimes.engine_record import Source
-from runtimes.engines import PLAN
-from runtimes.nvidia import find_gpu, gpu_or_none
 
 
 def engine_exposing(graph: Path, contract: ModelContract, backend: str, precision: str, folder: Path) -> Path:

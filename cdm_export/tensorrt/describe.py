@@ -1,6 +1,6 @@
 """An engine in words, the same after ``build`` and in ``inspect``."""
 
-from runtimes.engine_record import EngineRecord
+from cdm_export.runtimes.engine_record import EngineRecord
 
 
 def layer_report_lines(record: EngineRecord) -> list[str]:

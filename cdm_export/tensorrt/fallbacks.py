@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from runtimes.backends import Backend
-from runtimes.bundle import Artifact, Bundle
-from runtimes.contract import Precision
-from runtimes.errors import InputError, did_you_mean
-from runtimes.graph_precision import PrecisionPlan
-from runtimes.selection import executions
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.bundle import Artifact, Bundle
+from cdm_export.runtimes.contract import Precision
+from cdm_export.runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.selection import executions
 
 ATTENTION_BROKEN = "fusion-breaker"
 """Attention probabilities become outputs, so that no kernel can keep them to itself."""

@@ -2,11 +2,11 @@
 
 from cdm_export.bench.speed_gate import ExecutionPath, compare_speed
 from cdm_export.progress import Progress
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.bundle import Bundle, State
+from cdm_export.runtimes.engine_record import EngineRecord
+from cdm_export.runtimes.engines import FoundEngine, find, rejected_here
 from cdm_export.tensorrt.fallbacks import Attempt, attempts
-from runtimes.backends import Backend
-from runtimes.bundle import Bundle, State
-from runtimes.engine_record import EngineRecord
-from runtimes.engines import FoundEngine, find, rejected_here
 
 INT8_CANDIDATE = "int8-fp16"
 """Precision that half has to be better than, or give path to."""

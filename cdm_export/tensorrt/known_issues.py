@@ -6,8 +6,8 @@ well pass, and what is not may fail.
 
 from dataclasses import dataclass
 
-from runtimes.engine_record import Machine
-from runtimes.tensorrt_api import version_tuple
+from cdm_export.runtimes.engine_record import Machine
+from cdm_export.runtimes.tensorrt_api import version_tuple
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdm_export.onnx.node_names import module_of
-from runtimes.contract import Record
+from cdm_export.runtimes.contract import Record
 
 _LAYER = re.compile(r"\bName: (?P<name>.+?), LayerType: (?P<rest>.+)$", flags=re.M)
 _FIELD = re.compile(r", (Inputs|Constants|Outputs|TacticName|StreamId|EventId|Metadata):(?: |$)")

@@ -1,6 +1,6 @@
 """How much memory a build takes, before it is killed for it."""
 
-from runtimes.bundle import Artifact
+from cdm_export.runtimes.bundle import Artifact
 
 _BASE = 0.4e9
 _PER_GRAPH_BYTE = 3.3

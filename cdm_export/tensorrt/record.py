@@ -5,12 +5,12 @@ from pathlib import Path
 
 import cdm_export
 from cdm_export import publish
+from cdm_export.runtimes.bundle import State
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.engine_record import BuildSettings, EngineRecord, Machine, Source
+from cdm_export.runtimes.engines import PLAN, RECORD
+from cdm_export.runtimes.nvidia import Gpu, system_name
 from cdm_export.tensorrt.worker import BuildJob, BuildOutcome
-from runtimes.bundle import State
-from runtimes.contract import ModelContract
-from runtimes.engine_record import BuildSettings, EngineRecord, Machine, Source
-from runtimes.engines import PLAN, RECORD
-from runtimes.nvidia import Gpu, system_name
 
 
 def machine_of(backend: str, version: str, gpu: Gpu | None) -> Machine:

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from cdm_export.runtimes import tensorrt_api as api
+from cdm_export.runtimes.contract import Precision, Record
+from cdm_export.runtimes.engine_record import LayerReport
+from cdm_export.runtimes.errors import EngineBuildError
+from cdm_export.runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.isolated import report, run_isolated, serve
+from cdm_export.runtimes.nvidia import Gpu, find_gpu
+from cdm_export.runtimes.tensorrt_api import Log
 from cdm_export.tensorrt.builder import BuildPlan, Built, build_engine
 from cdm_export.tensorrt.checks import EvidenceSource, gather
 from cdm_export.tensorrt.layers import EngineLayer, parse_inspector, parse_layers
-from runtimes import tensorrt_api as api
-from runtimes.contract import Precision, Record
-from runtimes.engine_record import LayerReport
-from runtimes.errors import EngineBuildError
-from runtimes.graph_precision import PrecisionPlan
-from runtimes.isolated import report, run_isolated, serve
-from runtimes.nvidia import Gpu, find_gpu
-from runtimes.tensorrt_api import Log
 
 _REPORT_EVERY = 0.1
 """Seconds between two reports of progress."""

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import nn
 
+from cdm_export.reference_model.config import PATCH
+from cdm_export.runtimes.contract import ModelContract
 from cdm_export.transforms import (
     convolution_before_upsample,
     depth_channel_sum,
@@ -23,8 +25,6 @@ from cdm_export.transforms import (
 )
 from cdm_export.transforms import input_normalization as input_normalization
 from cdm_export.transforms.saving import Saving
-from reference_model.config import PATCH
-from runtimes.contract import ModelContract
 
 
 class Rule(Protocol):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from reference_model.backbones.vit import SelfAttention
+from cdm_export.reference_model.backbones.vit import SelfAttention
 
 
 class AttentionAround(nn.Module):

@@ -10,9 +10,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.dpt import DptHead, FeatureFusion, upsample
 from cdm_export.transforms.conditions import pointwise
 from cdm_export.transforms.saving import Saving
-from reference_model.backbones.dpt import DptHead, FeatureFusion, upsample
 
 
 class EarlyConvolutionFusion(nn.Module):

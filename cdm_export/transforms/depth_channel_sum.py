@@ -6,10 +6,10 @@ conv(W, repeat(d, 3)) = conv(W[:, 0] + W[:, 1] + W[:, 2], d)
 import torch
 from torch import nn
 
+from cdm_export.reference_model.cdm.network import Cdm, RepeatChannels
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
-from reference_model.cdm.network import Cdm, RepeatChannels
 
 
 def check(network: nn.Module) -> str | None:

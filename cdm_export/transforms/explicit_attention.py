@@ -10,11 +10,11 @@ TensorRT 10.7 miscompiles the exported scaled_dot_product_attention (NVIDIA/Tens
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.vit import SelfAttention
 from cdm_export.transforms.attention import AttentionAround
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
-from reference_model.backbones.vit import SelfAttention
 
 
 class AttentionCore(nn.Module):

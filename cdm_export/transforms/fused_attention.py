@@ -8,11 +8,11 @@ The operator's own scale is s = d^-1/2, so that the projection stays as it is.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.vit import SelfAttention
 from cdm_export.transforms.attention import AttentionAround
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
-from reference_model.backbones.vit import SelfAttention
 
 
 class FusedCore(nn.Module):

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from cdm_export.reference_model.cdm.network import Cdm
 from cdm_export.transforms.conditions import mismatch, pointwise
 from cdm_export.transforms.saving import Saving
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
-from reference_model.cdm.network import Cdm
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ zero stands for the mean, and the folded convolution would see black instead.
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.exportable import IMAGE_PROJECTION, ExportableNetwork, ImageNormalization
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
-from reference_model.exportable import IMAGE_PROJECTION, ExportableNetwork, ImageNormalization
 
 
 def check(network: nn.Module) -> str | None:

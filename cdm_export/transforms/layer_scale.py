@@ -8,9 +8,9 @@ In half precision this also takes a rounding of the branch away. The slots ``ls1
 import torch
 from torch import nn
 
+from cdm_export.reference_model.backbones.vit import Block, LayerScale, Mlp, SwiGlu
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
-from reference_model.backbones.vit import Block, LayerScale, Mlp, SwiGlu
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.dpt import DptHead
 from cdm_export.transforms.conditions import mismatch
 from cdm_export.transforms.saving import Saving
-from reference_model.backbones.dpt import DptHead
 
 
 class PhaseConvolution(nn.Module):

@@ -9,8 +9,8 @@ E' is computed once by the original call, offset included. Exporters and runtime
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
 from cdm_export.transforms.saving import Saving
-from reference_model.backbones.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
 
 
 class FixedPosition(nn.Module):

@@ -13,9 +13,9 @@ goes into W_q.
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.cdm.network import TokenPairFusion
 from cdm_export.transforms.replace import modules_of, replace_modules
 from cdm_export.transforms.saving import Saving
-from reference_model.cdm.network import TokenPairFusion
 
 
 class PairCore(nn.Module):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reference_model.config import PATCH, DptConfig
+from cdm_export.reference_model.config import PATCH, DptConfig
 
 
 def upsample(image: Tensor, size: Sequence[int]) -> Tensor:

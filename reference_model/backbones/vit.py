@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reference_model.config import PATCH, VitConfig
+from cdm_export.reference_model.config import PATCH, VitConfig
 
 TRAINED_GRID = 37
 """Patches per side the position embedding was trained on (518 / 14)."""

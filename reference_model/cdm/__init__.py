@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reference_model.cdm.config import CONFIGS
-from reference_model.config import DINO_DPT_UNUSED, ChannelOrder
-from reference_model.sections import decoder_section, encoder_section
-from reference_model.variant import SeededRange, Variant, exportable
-from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
-from runtimes.graph_precision import Island, IslandKind
-from runtimes.processing.size import lower_bound_size
+from cdm_export.reference_model.cdm.config import CONFIGS
+from cdm_export.reference_model.config import DINO_DPT_UNUSED, ChannelOrder
+from cdm_export.reference_model.sections import decoder_section, encoder_section
+from cdm_export.reference_model.variant import SeededRange, Variant, exportable
+from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.graph_precision import Island, IslandKind
+from cdm_export.runtimes.processing.size import lower_bound_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ _SECTIONS = (
 
 
 def _build(size: str) -> "nn.Module":
-    from reference_model.cdm.network import Cdm
+    from cdm_export.reference_model.cdm.network import Cdm
 
     return Cdm(CONFIGS[size])
 

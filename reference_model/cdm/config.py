@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from reference_model.config import DECODERS, ENCODERS, DptConfig, VitConfig
+from cdm_export.reference_model.config import DECODERS, ENCODERS, DptConfig, VitConfig
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reference_model.backbones.dpt import DptHead
-from reference_model.backbones.vit import DinoV2
-from reference_model.cdm.config import CdmConfig
-from reference_model.config import PATCH
+from cdm_export.reference_model.backbones.dpt import DptHead
+from cdm_export.reference_model.backbones.vit import DinoV2
+from cdm_export.reference_model.cdm.config import CdmConfig
+from cdm_export.reference_model.config import PATCH
 
 FUSION_HEADS = 4
 

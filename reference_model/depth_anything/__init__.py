@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reference_model.config import DINO_DPT_UNUSED, ENCODERS, ChannelOrder
-from reference_model.depth_anything.config import KINDS, Kind, config
-from reference_model.sections import decoder_section, encoder_section
-from reference_model.variant import SeededRange, Variant, exportable
-from runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
-from runtimes.graph_precision import Island, IslandKind
-from runtimes.processing.size import lower_bound_size
+from cdm_export.reference_model.config import DINO_DPT_UNUSED, ENCODERS, ChannelOrder
+from cdm_export.reference_model.depth_anything.config import KINDS, Kind, config
+from cdm_export.reference_model.sections import decoder_section, encoder_section
+from cdm_export.reference_model.variant import SeededRange, Variant, exportable
+from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.graph_precision import Island, IslandKind
+from cdm_export.runtimes.processing.size import lower_bound_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ _SECTIONS = (encoder_section("encoder", "pretrained"), decoder_section("decoder"
 
 
 def _build(kind: Kind, size: str) -> "nn.Module":
-    from reference_model.depth_anything.network import DepthAnything
+    from cdm_export.reference_model.depth_anything.network import DepthAnything
 
     return DepthAnything(config(kind, size))
 

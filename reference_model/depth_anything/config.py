@@ -7,7 +7,7 @@ convolution, and in how the reference implementation resizes the result.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reference_model.config import DECODERS, ENCODERS, DptConfig, VitConfig
+from cdm_export.reference_model.config import DECODERS, ENCODERS, DptConfig, VitConfig
 
 LEVELS = 4
 """Blocks that the decoder reads."""

@@ -9,10 +9,10 @@ aligned corners it hands on what it gets.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reference_model.backbones.dpt import DptHead
-from reference_model.backbones.vit import DinoV2
-from reference_model.config import PATCH
-from reference_model.depth_anything.config import DepthAnythingConfig
+from cdm_export.reference_model.backbones.dpt import DptHead
+from cdm_export.reference_model.backbones.vit import DinoV2
+from cdm_export.reference_model.config import PATCH
+from cdm_export.reference_model.depth_anything.config import DepthAnythingConfig
 
 
 class DepthAnything(nn.Module):

@@ -1,1 +1,4 @@
-"""Training of the small CDM that ships with the package, on rendered rooms: ``python -m reference_model.training``."""
+"""Training of the small CDM that ships with the package, on rendered rooms.
+
+Run it with ``python -m cdm_export.reference_model.training``.
+"""

@@ -1,4 +1,7 @@
-"""``python -m reference_model.training``: render frames, train, export; the first two go on where they stopped."""
+"""``python -m cdm_export.reference_model.training``: render frames, train, export.
+
+The first two go on where they stopped.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,12 +9,12 @@ from typing import Annotated
 import torch
 import typer
 
-from reference_model.checkpoint import load_network
-from reference_model.registry import get_variant
-from reference_model.training.shards import Shards, render_shards
-from reference_model.training.trainer import GOING_ON, PHASES, Plan, Training, watch
-from runtimes.cache import write_atomically
-from runtimes.contract import Size
+from cdm_export.reference_model.checkpoint import load_network
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.training.shards import Shards, render_shards
+from cdm_export.reference_model.training.trainer import GOING_ON, PHASES, Plan, Training, watch
+from cdm_export.runtimes.cache import write_atomically
+from cdm_export.runtimes.contract import Size
 
 FRAME_SIZE = Size(384, 288)
 FRAME_SEED = 1

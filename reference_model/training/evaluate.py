@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from reference_model.reference import run_reference
-from reference_model.training.samples import MAX_DEPTH, sensor_depth
-from reference_model.training.trainer import CHANNEL_ORDER
-from reference_model.variant import Variant
-from runtimes.contract import Size
-from runtimes.frame import Frame
-from runtimes.processing import postprocess, preprocess
-from runtimes.sources import SourceFrame
-from runtimes.sources.synthetic import SyntheticSource
+from cdm_export.reference_model.reference import run_reference
+from cdm_export.reference_model.training.samples import MAX_DEPTH, sensor_depth
+from cdm_export.reference_model.training.trainer import CHANNEL_ORDER
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.processing import postprocess, preprocess
+from cdm_export.runtimes.sources import SourceFrame
+from cdm_export.runtimes.sources.synthetic import SyntheticSource
 
 Depth = NDArray[np.float32]
 """[H, W] meters, 0 = none."""

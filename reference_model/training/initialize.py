@@ -16,10 +16,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reference_model.backbones.dpt import DptHead, FeatureFusion, ResidualConvUnit
-from reference_model.backbones.vit import TRAINED_GRID, Block, DinoV2, Mlp
-from reference_model.cdm.network import Cdm, TokenPairFusion
-from reference_model.config import PATCH
+from cdm_export.reference_model.backbones.dpt import DptHead, FeatureFusion, ResidualConvUnit
+from cdm_export.reference_model.backbones.vit import TRAINED_GRID, Block, DinoV2, Mlp
+from cdm_export.reference_model.cdm.network import Cdm, TokenPairFusion
+from cdm_export.reference_model.config import PATCH
 
 _CELLS = 4
 _COPIED = _CELLS * _CELLS

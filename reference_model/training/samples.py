@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
-from runtimes.processing.depth import inverse_nearest
-from runtimes.processing.image import cubic
-from runtimes.sources.sensor_noise import CAMERAS, hide_regions, simulate_sensor
-from runtimes.sources.synthetic import View
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.processing.depth import inverse_nearest
+from cdm_export.runtimes.processing.image import cubic
+from cdm_export.runtimes.sources.sensor_noise import CAMERAS, hide_regions, simulate_sensor
+from cdm_export.runtimes.sources.synthetic import View
 
 MAX_DEPTH = 6.0
 """Meters; readings beyond are missing, as on the device by default."""

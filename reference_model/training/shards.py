@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
-from runtimes.errors import InputError
-from runtimes.sources.synthetic import SyntheticSource, View
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.sources.synthetic import SyntheticSource, View
 
 FRAMES_PER_SHARD = 64
 _UNITS_PER_METER = np.float32(10000)
@@ -69,7 +69,9 @@ class Shards:
         target = shard_folder(folder, seed, size)
         paths = sorted(target.glob("shard-*"))
         if not paths:
-            raise InputError(f"{target} holds no shards", "Make them: python -m reference_model.training render")
+            raise InputError(
+                f"{target} holds no shards", "Make them: python -m cdm_export.reference_model.training render"
+            )
         self._rgb = [_mapped(path / "rgb.npy") for path in paths]
         self._depth = [_mapped(path / "depth.npy") for path in paths]
         self._focal = [_mapped(path / "focal.npy") for path in paths]

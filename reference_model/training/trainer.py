@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference_model.config import ChannelOrder
-from reference_model.registry import get_variant
-from reference_model.training.initialize import initialize
-from reference_model.training.loss import depth_loss, revival
-from reference_model.training.samples import Sample, training_sample
-from reference_model.training.shards import Shards
-from reference_model.variant import Variant
-from runtimes.contract import Size
-from runtimes.host import cpu_features
-from runtimes.sources.synthetic import View
+from cdm_export.reference_model.config import ChannelOrder
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.training.initialize import initialize
+from cdm_export.reference_model.training.loss import depth_loss, revival
+from cdm_export.reference_model.training.samples import Sample, training_sample
+from cdm_export.reference_model.training.shards import Shards
+from cdm_export.reference_model.variant import Variant
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.host import cpu_features
+from cdm_export.runtimes.sources.synthetic import View
 
 CHANNEL_ORDER: ChannelOrder = "bgr"
 """As the published weights are run, so that exporting needs no option."""

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import ModelContract, Size
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.processing import depth, image, output
+from cdm_export.runtimes.contract import ModelContract, Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.processing import depth, image, output
 
 
 def preprocess(

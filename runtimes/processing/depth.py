@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
-from runtimes.processing.mask import masked
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.processing.mask import masked
 
 
 def usable(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.bool_]:

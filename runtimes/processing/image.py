@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
+from cdm_export.runtimes.contract import Size
 
 BOUND = 5e-7
 """Largest difference of ``cubic`` from the reference's float64, of 0..1: four steps of float32 at 1."""

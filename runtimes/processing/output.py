@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import ModelContract, Semantics, Size
-from runtimes.processing.mask import masked
+from cdm_export.runtimes.contract import ModelContract, Semantics, Size
+from cdm_export.runtimes.processing.mask import masked
 
 
 @lru_cache(maxsize=32)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from runtimes.contract import Size
+from cdm_export.runtimes.contract import Size
 
 MULTIPLE = 14
 """Sides of the network input are multiples of the ViT patch."""

@@ -6,17 +6,17 @@
 import difflib
 from pathlib import Path
 
-from runtimes.contract import Size
-from runtimes.errors import InputError
-from runtimes.sources.base import FrameSource, SourceFrame, frames
-from runtimes.sources.depth_check import check_depth
-from runtimes.sources.fit import AtCameraSize, fit_frame
-from runtimes.sources.folder import FolderSource
-from runtimes.sources.frames_json import FramesJsonSource
-from runtimes.sources.images import load_pair, read_color, read_depth, require_scale
-from runtimes.sources.mirror import MirroredSource
-from runtimes.sources.sample import SampleSource, sample_truth
-from runtimes.sources.synthetic import SyntheticSource
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.sources.base import FrameSource, SourceFrame, frames
+from cdm_export.runtimes.sources.depth_check import check_depth
+from cdm_export.runtimes.sources.fit import AtCameraSize, fit_frame
+from cdm_export.runtimes.sources.folder import FolderSource
+from cdm_export.runtimes.sources.frames_json import FramesJsonSource
+from cdm_export.runtimes.sources.images import load_pair, read_color, read_depth, require_scale
+from cdm_export.runtimes.sources.mirror import MirroredSource
+from cdm_export.runtimes.sources.sample import SampleSource, sample_truth
+from cdm_export.runtimes.sources.synthetic import SyntheticSource
 
 __all__ = [
     "DEFAULT_DEPTH_SCALE",

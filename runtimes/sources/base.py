@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from runtimes.frame import Frame
+from cdm_export.runtimes.frame import Frame
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from runtimes.errors import InputError
-from runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.sources.base import SourceFrame
 
 NEAREST = 0.1
 """Meters. No depth camera measures closer."""

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.sources.base import FrameSource, SourceFrame
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources.base import FrameSource, SourceFrame
 
 
 class AtCameraSize:

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from runtimes.errors import InputError
-from runtimes.sources.base import SourceFrame
-from runtimes.sources.images import load_pair
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.sources.images import load_pair
 
 _COLOR = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 _DEPTH = {".png", ".tif", ".tiff", ".npy"}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from runtimes.contract import Record
-from runtimes.errors import InputError
-from runtimes.sources.base import SourceFrame
-from runtimes.sources.images import load_pair
+from cdm_export.runtimes.contract import Record
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.sources.images import load_pair
 
 _NAME = r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,100}$"
 """Good as the stem of a file name anywhere: no separator, no control character, no leading dot, not too long."""

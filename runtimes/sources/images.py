@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.sources.base import SourceFrame
-from runtimes.sources.containers import damage
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.sources.containers import damage
 
 _DEPTH_FORMATS = "expected a single-channel 16-bit PNG or TIFF, a float32 TIFF in meters, or .npy in meters"
 _NOT_A_PICTURE = "Save the sensor's own numbers, before any color map."

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.sources.base import FrameSource, SourceFrame
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources.base import FrameSource, SourceFrame
 
 _AXES: dict[str, tuple[int, ...]] = {"mirrored": (1,), "upside-down": (0,), "turned": (0, 1)}
 """Ending of a name, and the axes that are flipped: every reading stays what the sensor gave."""

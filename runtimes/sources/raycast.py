@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
+from cdm_export.runtimes.contract import Size
 
 Vector = tuple[float, float, float]
 Plane = NDArray[Any]

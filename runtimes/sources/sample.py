@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
-from runtimes.errors import InputError
-from runtimes.frame import Frame
-from runtimes.sources.base import SourceFrame
-from runtimes.sources.fit import fit_nearest
-from runtimes.sources.sensor_noise import simulate_sensor
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.sources.fit import fit_nearest
+from cdm_export.runtimes.sources.sensor_noise import simulate_sensor
 
 # Calibration of the quarter-size images, from the docstring of skimage.data.stereo_motorcycle.
 _FOCAL = 994.978  # Pixels.

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.sources.raycast import Solid, Vector
+from cdm_export.runtimes.sources.raycast import Solid, Vector
 
 _TABLE_HEIGHT = 0.75
 _CLEARANCE = 0.32

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from runtimes.contract import Size
-from runtimes.sources.base import FrameSource, SourceFrame
-from runtimes.sources.fit import AtCameraSize
-from runtimes.sources.images import load_pair
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.sources.base import FrameSource, SourceFrame
+from cdm_export.runtimes.sources.fit import AtCameraSize
+from cdm_export.runtimes.sources.images import load_pair
 
 
 class SingleSource:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.contract import Size
-from runtimes.errors import InputError, did_you_mean
-from runtimes.frame import Frame
-from runtimes.sources.base import SourceFrame
-from runtimes.sources.raycast import Camera, render
-from runtimes.sources.scenes import random_scene
-from runtimes.sources.sensor_noise import simulate_sensor
+from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.sources.raycast import Camera, render
+from cdm_export.runtimes.sources.scenes import random_scene
+from cdm_export.runtimes.sources.sensor_noise import simulate_sensor
 
 DEFAULT_SIZE = Size(640, 480)
 """Size when no camera is given."""

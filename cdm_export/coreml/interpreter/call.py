@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cdm_export.coreml.interpreter.arithmetic import Arithmetic
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 Value = Tensor | float | int | bool | str
 

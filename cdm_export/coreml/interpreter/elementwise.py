@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cdm_export.coreml.interpreter.call import Call
 from cdm_export.coreml.interpreter.program import DTYPES
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 
 def _unary(compute: Callable[[Tensor], Tensor]) -> Callable[[Call], Tensor]:

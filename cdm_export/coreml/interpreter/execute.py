@@ -9,7 +9,7 @@ from cdm_export.coreml.interpreter import activations, elementwise, layout, norm
 from cdm_export.coreml.interpreter.arithmetic import Arithmetic, StrictHalf, Wide
 from cdm_export.coreml.interpreter.call import Call, Value
 from cdm_export.coreml.interpreter.program import DTYPES, Operand, Operation, Program, Reference
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 _ROUNDED: Mapping[str, Callable[[Call], Tensor]] = {
     **elementwise.OPERATIONS,

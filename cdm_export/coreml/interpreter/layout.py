@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdm_export.coreml.interpreter.call import Call
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 Outputs = Tensor | tuple[Tensor, ...]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from cdm_export.coreml.interpreter.arithmetic import Wide
 from cdm_export.coreml.interpreter.call import Call
 from cdm_export.coreml.interpreter.normalize import soft_maximum
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 
 def linear(call: Call) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cdm_export.coreml.convert import MODULES_KEY, import_coremltools, node_of
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cdm_export.coreml.interpreter.call import Call
-from runtimes.errors import BundleError
+from cdm_export.runtimes.errors import BundleError
 
 
 def bilinear(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from runtimes.backends import Backend
-from runtimes.contract import ModelContract
-from runtimes.errors import BackendUnavailable
-from runtimes.runtime import Runtime
+from cdm_export.runtimes.backends import Backend
+from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.errors import BackendUnavailable
+from cdm_export.runtimes.runtime import Runtime
 
 
 def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Runtime:

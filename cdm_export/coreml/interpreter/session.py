@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from cdm_export.coreml.convert import import_coremltools
 from cdm_export.coreml.interpreter.execute import check_known, execute
 from cdm_export.coreml.interpreter.program import Program, load_program
-from runtimes.contract import CONTRACT_KEY, ModelContract
-from runtimes.errors import BundleError
-from runtimes.host import cpu_name
-from runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
+from cdm_export.runtimes.errors import BundleError
+from cdm_export.runtimes.host import cpu_name
+from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
 
 
 class CoremlReference:
