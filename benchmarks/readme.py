@@ -1,8 +1,9 @@
-"""Write the tables of README and docs from committed results: ``python -m benchmarks.readme``; ``--check`` compares."""
+"""Write the tables of docs from committed results: ``python -m benchmarks.readme``; ``--check`` compares."""
 
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.coreml_packages import coreml_packages
@@ -19,15 +20,51 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def gates() -> str:
-    """Limits of the parity gates."""
+    """Limits of the parity gates; precisions with the same limits share a row."""
     rows = [
         "| precision | mean | 99th percentile | largest | mask disagreement | NaN, Inf |",
         "|---|---|---|---|---|---|",
     ]
-    for name, gate in GATES.items():
+    for gate in dict.fromkeys(GATES.values()):
+        names = ", ".join(name for name, other in GATES.items() if other == gate)
         largest = f"{gate.max:g}" if gate.max is not None else "reported"
-        rows.append(f"| {name} | {gate.mean:g} | {gate.p99:g} | {largest} | {gate.mask:g} | 0 |")
+        rows.append(f"| {names} | {gate.mean:g} | {gate.p99:g} | {largest} | {gate.mask:g} | 0 |")
     return "\n".join(rows)
+
+
+def options() -> str:
+    """Every option of every command, from the command line itself."""
+    import typer.main
+
+    from cdm_export.cli import app
+
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    parts = []
+    for name in group.list_commands(context):  # type: ignore[attr-defined]
+        command = group.get_command(context, name)  # type: ignore[attr-defined]
+        rows = [
+            f"### {name}",
+            "",
+            (command.help or "").strip(),
+            "",
+            "| argument or option | what it is | default |",
+            "|---|---|---|",
+        ]
+        for parameter in command.params:
+            given = (
+                parameter.opts[0].upper()
+                if parameter.param_type_name == "argument"
+                else ", ".join(f"`{option}`" for option in parameter.opts)
+            )
+            default = parameter.default
+            shown = (
+                "" if default in (None, False, "", ()) or callable(default) or parameter.required else f"`{default}`"
+            )
+            text = " ".join((getattr(parameter, "help", "") or "").split()).replace("|", "\\|")
+            rows.append(f"| {given} | {text} | {shown} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
 
 
 def export_memory() -> str:
@@ -74,22 +111,19 @@ def original_depth_anything() -> str:
     return "\n".join(rows)
 
 
-SECTIONS = {
-    "gates": gates,
-    "export memory": export_memory,
-    "small model": small_model,
-    "rtx layers": rtx_layers,
-    "rewrites": rewrites,
-    "half paths": half_paths,
-    "original depth anything": original_depth_anything,
-    "coreml packages": coreml_packages,
-    "peers": peers,
-}
-"""Of the README."""
-
 _DOCS = README.with_name("docs")
-PAGES = {README: SECTIONS, _DOCS / "cost_growth.md": {"cost growth": cost_growth}, _DOCS / "int8.md": {"int8": int8}}
-"""Tables by page."""
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    _DOCS / "benchmarking.md": {"peers": peers, "export memory": export_memory},
+    _DOCS / "cli.md": {"options": options},
+    _DOCS / "coreml.md": {"coreml packages": coreml_packages},
+    _DOCS / "cost_growth.md": {"cost growth": cost_growth},
+    _DOCS / "demonstration_model.md": {"small model": small_model},
+    _DOCS / "depth_anything.md": {"original depth anything": original_depth_anything},
+    _DOCS / "int8.md": {"int8": int8},
+    _DOCS / "precision.md": {"half paths": half_paths, "rtx layers": rtx_layers, "rewrites": rewrites},
+    _DOCS / "verification.md": {"gates": gates},
+}
+"""Generated sections by page."""
 
 
 def generated(page: Path) -> str:
