@@ -34,7 +34,7 @@ demo: $(READY)
 # processes that wait for each other on two cores cost more than they bring. In the order of names, so that the few
 # long files are not all left for the end.
 test: $(RTX) $(COREML)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu and not mac'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 -m 'not slow and not gpu and not mac'
 
 # Minutes of compute, gigabytes of memory: large models, every camera size, races of INT8.
 test-slow: $(RTX) $(COREML)

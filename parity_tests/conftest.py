@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,17 @@ if os.environ.get("CI"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job. Processes that tests start, and interrupt, would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+REQUIRED = "CDM_EXPORT_REQUIRE"
+"""Environment variable: libraries, separated by commas, without which the run is an error and not a row of skips."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to run, or to skip in silence, where a library is missing that somebody requires."""
+    required = [name for name in os.environ.get(REQUIRED, "").split(",") if name]
+    if missing := [name for name in required if find_spec(name) is None]:
+        raise pytest.UsageError(f"${REQUIRED} names what is not installed here: {', '.join(missing)}")
+
 
 SHARED_FRAMES = Path(__file__).parents[2] / "shared" / "data" / "rgbd"
 """Real RGB-D frames of a developer's checkout; the project must not need them."""
