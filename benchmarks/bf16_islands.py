@@ -32,6 +32,7 @@ from cdm_export.runtimes.host import usable_cpus
 from cdm_export.runtimes.measure import Measurement, measure
 from cdm_export.runtimes.processing import preprocess
 from cdm_export.runtimes.sources import open_source
+from cdm_export.runtimes.telemetry import import_onnxruntime, import_openvino
 from cdm_export.transforms import specialize_for
 
 RESULT = Path(__file__).parent / "results" / "bf16_islands.json"
@@ -162,8 +163,7 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     runs: dict[str, Callable[[Inputs], NDArray[np.float32]]] = {_PLAIN: _onnxruntime(folder / "untouched.onnx")}
     result: dict[str, dict[str, Any]] = {_PLAIN: {}}
-    import openvino
-
+    openvino = import_openvino()
     core = openvino.Core()
     for name, pattern in ({_F32: None} | ISLANDS).items():
         xml = folder / "candidate.xml"
@@ -194,8 +194,7 @@ def _measure(
 
 def _write(core: Any, onnx: Path, pattern: str | None, xml: Path) -> int:
     """Write the graph as IR with the attribute on every operation whose name matches. Returns how many."""
-    import openvino
-
+    openvino = import_openvino()
     model = core.read_model(onnx)
     if pattern:
         _store_biases_at_full_size(model, pattern)
@@ -265,8 +264,7 @@ _COMPUTING = ("Convolution", "Deconvolution", "FullyConnected", "Interpolate", "
 
 
 def _onnxruntime(path: Path) -> Callable[[Inputs], NDArray[np.float32]]:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cpus()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -31,6 +31,7 @@ from cdm_export.runtimes.contract import ModelContract, Size, TensorSpec
 from cdm_export.runtimes.measure import measure
 from cdm_export.runtimes.processing import preprocess
 from cdm_export.runtimes.sources import open_source
+from cdm_export.runtimes.telemetry import import_onnxruntime, import_openvino
 from cdm_export.transforms import NEEDS, RULES, Rule, apply_rule
 from cdm_export.transforms.saving import Saving
 
@@ -226,15 +227,13 @@ class _Timed:
 
 def _open(path: Path, runtime: str, inputs: list[Any]) -> Callable[[], object]:
     if runtime.startswith("ONNX"):
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feed = {node.name: array for node, array in zip(session.get_inputs(), inputs, strict=True)}
         return lambda: session.run(None, feed)
-    import openvino
-
+    openvino = import_openvino()
     config = {
         "INFERENCE_PRECISION_HINT": runtime.split()[-1],
         "PERFORMANCE_HINT": "LATENCY",

@@ -21,12 +21,17 @@ class Progress(Protocol):
         """Something a person should read."""
         ...
 
+    def warn(self, text: str) -> None:
+        """Something that can make a result wrong: shown even where progress and notes are not."""
+        ...
+
 
 class Silent:
-    """Nobody is looking; notes are kept."""
+    """Nobody is looking; notes and warnings are kept."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     def stage(self, name: str, steps: int = 0) -> None:
         """Nothing."""
@@ -38,15 +43,21 @@ class Silent:
         """Remember it."""
         self.notes.append(text)
 
+    def warn(self, text: str) -> None:
+        """Remember it."""
+        self.warnings.append(text)
+
 
 def relay(progress: Progress) -> Callable[[Message], None]:
-    """What ``run_isolated`` does with reports of ``stage`` and ``steps``, ``step``, and ``note``."""
+    """What ``run_isolated`` does with reports of ``stage`` and ``steps``, ``step``, ``note`` and ``warn``."""
 
     def on_message(message: Message) -> None:
         if "stage" in message:
             progress.stage(str(message["stage"]), int(message["steps"]))
         elif "note" in message:
             progress.note(str(message["note"]))
+        elif "warn" in message:
+            progress.warn(str(message["warn"]))
         elif "step" in message:
             progress.step()
 

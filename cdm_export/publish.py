@@ -1,13 +1,12 @@
 """A bundle appears whole or not at all.
 
 Everything is written to a hidden folder beside the target and renamed at the end. A killed export leaves only that
-folder, which the next export of the same target clears away.
+folder, which the next export of the same target clears away: the lock in it is free. Names are random, since two
+containers that share the disk may both be process 1.
 """
 
 import ctypes
-import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cdm_export.runtimes.bundle import MANIFEST, FileRecord
-from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.bounded_json import parse_json, read_bounded
+from cdm_export.runtimes.bundle import MANIFEST, MOST_BYTES, FileRecord
+from cdm_export.runtimes.errors import InputError, from_os_error
 from cdm_export.runtimes.hashing import sha256_of
+from cdm_export.runtimes.lock import clear_abandoned, hidden_prefix, hold, random_name
 
+_PARTIAL = "partial"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -41,7 +43,7 @@ def _check_replaceable(target: Path) -> None:
     if target.is_symlink() or not target.is_dir():
         raise InputError(f"{target} is not a bundle: --overwrite replaces bundles only", "Choose another -o.")
     try:
-        manifest = json.loads((target / MANIFEST).read_bytes())
+        manifest = parse_json(read_bounded(target / MANIFEST, MOST_BYTES)[0])
         listed = set(_paths_in(manifest)) if str(manifest["producer"]).startswith("cdm-export ") else set()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         listed = set()
@@ -72,16 +74,28 @@ def _paths_in(record: Any) -> Iterator[str]:
 def staging(target: Path) -> Iterator[Path]:
     """Folder to build a bundle in; removed on any way out, unless ``publish`` has moved it."""
     target = target.absolute()
-    _clear_abandoned(target)
-    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    clear_abandoned(target.parent, hidden_prefix(target, _PARTIAL))
+    outer = random_name(target, _PARTIAL)
+    folder = outer / "bundle"  # a folder of its own: the lock is no part of the bundle
+    lock = None
     try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    try:
-        yield folder
+        try:
+            outer.mkdir()
+            lock = hold(outer)
+            folder.mkdir()
+        except OSError as error:
+            raise cannot_write(target, error) from error
+        try:
+            yield folder
+        except OSError as error:
+            if error.filename is None or str(error.filename).startswith(str(outer)):
+                raise cannot_write(target, error) from error
+            raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what is large, while the lock is held
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def publish(folder: Path, target: Path, overwrite: bool) -> None:
@@ -94,7 +108,13 @@ def publish(folder: Path, target: Path, overwrite: bool) -> None:
         flush(folder)
         _move(folder, target, overwrite)
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise cannot_write(target, error) from error
+
+
+def cannot_write(target: Path, error: OSError) -> InputError:
+    """The system's refusal while a bundle is made at ``target``."""
+    why = from_os_error(error, "a file of the bundle", "choose another -o")
+    return InputError(f"cannot write {target}: {error.strerror or error}", why.next_step)
 
 
 def _move(folder: Path, target: Path, overwrite: bool) -> None:
@@ -113,7 +133,7 @@ def put_in_place(folder: Path, target: Path) -> None:
         shutil.rmtree(folder)
     else:
         # No atomic exchange here: for a moment the old bundle has another name, and comes back when the move fails.
-        aside = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+        aside = random_name(target, "replaced")
         target.rename(aside)
         try:
             folder.rename(target)
@@ -126,24 +146,6 @@ def put_in_place(folder: Path, target: Path) -> None:
 def record(root: Path, path: Path) -> FileRecord:
     """Size and sha256 of a file under ``root``."""
     return FileRecord(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
-
-
-def _clear_abandoned(target: Path) -> None:
-    """Partial folders of processes that are gone; a running export of the same target keeps its own."""
-    for folder in target.parent.glob(f".{target.name}.partial-*"):
-        match = re.fullmatch(rf"\.{re.escape(target.name)}\.partial-(\d+)", folder.name)
-        if match and not _alive(int(match[1])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def flush(folder: Path) -> None:

@@ -18,6 +18,7 @@ from cdm_export.runtimes.backends import BACKENDS
 from cdm_export.runtimes.bundle import Bundle, State
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.local_results import LocalSpeed, Ratio
 from cdm_export.runtimes.selection import choose, executions
 from cdm_export.runtimes.sources import MirroredSource, open_source
 from parity_tests.conftest import cli
@@ -107,7 +108,12 @@ def test_verify_learns_it_apart_and_auto_keeps_to_one_frame(bundle):
     assert learned.batch == BATCH and learned.label == "fp16-b3"
     local_results.save(bundle, learned.model_copy(update={"p50_ms": 1e-6}))
     assert choose(bundle).batch == 1 and choose(bundle, "onnxruntime", "fp16").batch == 1
-    assert choose(bundle, batch=BATCH).name == "onnxruntime fp16-b3"
+    assert choose(bundle, batch=BATCH).precision == "fp32", "a figure of another time is no reason to leave FP32"
+    paths = [local_results.path_here(bundle, BACKENDS[name], "fp32", BATCH) for name in ("openvino", "onnxruntime")]
+    ratios = tuple(Ratio(baseline=path, ratio=0.5, interval=(0.4, 0.6), rounds=9) for path in paths)
+    half = local_results.path_here(bundle, BACKENDS["onnxruntime"], "fp16", BATCH)
+    local_results.save_speed(bundle, LocalSpeed(**dict(half), ratios=ratios))
+    assert choose(bundle, batch=BATCH).name == "onnxruntime fp16-b3" and choose(bundle).batch == 1
     assert "onnxruntime fp16-b3: passed" in cli("inspect", bundle.path).stdout
     assert not executions(bundle, BACKENDS["tensorrt"], BATCH)
 

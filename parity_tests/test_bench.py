@@ -16,6 +16,7 @@ from cdm_export.bench.compare import compare_results
 from cdm_export.bench.environment import conditions, environment
 from cdm_export.bench.markdown import to_markdown
 from cdm_export.bench.power import PowerMeter, find_rails
+from cdm_export.bench.remember import remember
 from cdm_export.bench.statistics import mean_interval, median_interval, paired_ratio, unpaired_ratio
 from cdm_export.progress import Silent
 from cdm_export.runtimes import local_results
@@ -87,6 +88,28 @@ def test_every_backend_here_is_timed(benched):
     ratios = {entry.name: entry.ratio for entry in result.entries}
     assert ratios["onnxruntime fp32"] == (1.0, 1.0, 1.0) and ratios["openvino fp32"][0] > 0
     assert load_result(local_results.find_bench(Bundle.open(bundle))) == result
+
+
+def test_every_pair_is_kept_for_auto(benched):
+    """Round by round, both ways; a path with threads of its own, or of too few rounds, is none that auto takes."""
+    bundle, result = benched
+    speeds = local_results.load_speeds(Bundle.open(bundle))
+    assert set(speeds) == {("openvino", "fp32"), ("onnxruntime", "fp32")}
+    samples = {entry.backend: entry.samples_ms for entry in result.entries}
+    for ours, theirs in (("openvino", "onnxruntime"), ("onnxruntime", "openvino")):
+        (ratio,) = speeds[ours, "fp32"].ratios
+        assert (ratio.baseline.backend, ratio.rounds) == (theirs, 6)
+        assert (ratio.ratio, *ratio.interval) == pytest.approx(paired_ratio(samples[ours], samples[theirs]))
+
+
+def test_no_pair_of_few_rounds_is_kept(benched, tmp_path):
+    bundle = tmp_path / "small.bundle"
+    shutil.copytree(benched[0], bundle, ignore=shutil.ignore_patterns("engines"))
+    few = [entry.model_copy(update={"samples_ms": entry.samples_ms[:4]}) for entry in benched[1].entries]
+    threads = [entry.model_copy(update={"threads": 1}) for entry in benched[1].entries]
+    for entries in (few, threads):
+        remember(Bundle.open(bundle), benched[1].model_copy(update={"entries": tuple(entries)}), Silent())
+    assert local_results.load_speeds(Bundle.open(bundle)) == {}
 
 
 def test_markdown_never_without_conditions(benched):

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cdm_export.runtimes.bundle import MANIFEST, Bundle
-from cdm_export.runtimes.errors import BundleError
+import cdm_export
+from cdm_export.bench import load_result
+from cdm_export.cli import run_command
+from cdm_export.runtimes import engines, local_results
+from cdm_export.runtimes.bundle import MANIFEST, Bundle, Verdict
+from cdm_export.runtimes.errors import BundleError, InputError
+from cdm_export.runtimes.host import fingerprint
+from parity_tests.tiny_bundle import make_tiny
 
 
 @pytest.fixture
@@ -108,8 +114,6 @@ def test_file_nobody_vouches_for_beside_the_graph(bundle):
 
 
 def test_contract_edited_in_the_manifest(bundle):
-    import cdm_export
-
     edit(bundle, lambda manifest: manifest["contract"].update(far=1000.0))
     with pytest.raises(BundleError, match="was made for another contract"):
         cdm_export.open(bundle, backend="onnxruntime")
@@ -159,3 +163,113 @@ def test_opening_works_without_a_writable_cache(bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("CDM_EXPORT_CACHE", str(blocked))
     opened = Bundle.open(bundle)
     assert opened.artifact_file(opened.manifest.artifacts[0]).is_file()
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return make_tiny(tmp_path / "tiny.bundle", 2)
+
+
+DEEP = "[" * 100_000
+HOSTILE = {
+    "deep list": DEEP,
+    "deep object": '{"a":' * 100_000,
+    "deep inside": '{"schema_version": 1, "name": ' + DEEP + "]" * 100_000 + "}",
+    "no UTF-8": b"\xff\xfe{}",
+    "a number of 10000 digits": '{"schema_version": ' + "1" * 10_000 + "}",
+    "another number": '{"schema_version": NaN}',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_manifest_is_refused(tiny, text, tmp_path, capsys):
+    (tiny / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BundleError):
+        Bundle.open(tiny)
+    with pytest.raises(BundleError):
+        cdm_export.open(tiny)
+    for command in (
+        ("inspect", tiny), ("verify", tiny), ("bench", tiny), ("report", tiny, "-o", tmp_path / "x.html"),
+        ("run", tiny, "--input", "synthetic:1", "-o", tmp_path / "x.npy"),
+        ("export", "--model", "cdm-vitt", "--camera", "64x64", "--overwrite", "-o", tiny),
+    ):  # fmt: skip
+        assert run_command([str(part) for part in command]) == 2, command
+        assert "error" in capsys.readouterr().err
+
+
+def test_a_manifest_is_measured_before_it_is_read(tiny):
+    with (tiny / MANIFEST).open("r+b") as file:
+        file.truncate(1 << 40)  # a file with a hole: it takes no room on the disk
+    with pytest.raises(BundleError, match="it has 1,099,511,627,776 bytes, at most 67,108,864 are read"):
+        Bundle.open(tiny)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_manifest_that_never_ends_is_no_manifest(tiny):
+    (tiny / MANIFEST).unlink()
+    os.mkfifo(tiny / MANIFEST)
+    with pytest.raises(BundleError, match="no regular file"):
+        Bundle.open(tiny)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("opset",), 10**30),
+        (("opset",), -1),
+        (("batch",), 10**9),
+        (("files", 0, "size"), 10**30),
+        (("files", 0, "size"), -1),
+        (("verdicts", 0, "mean"), "1e999"),
+        (("verdicts", 0, "p99"), "-1e999"),
+        (("verdicts", 0, "frames"), 10**30),
+    ],
+)
+def test_numbers_of_a_manifest_are_bounded_and_finite(tiny, where, value):
+    verdict = {"backend": "onnxruntime", "verdict": "passed", "reason": "", "frames": 1, "mean": 0.5, "p99": 0.5,
+               "max": 0.5, "mean_mm": 0.5, "reference": "r"}  # fmt: skip
+    manifest = json.loads((tiny / MANIFEST).read_text())
+    manifest["artefacts"][0]["verdicts"] = [verdict]
+    (tiny / MANIFEST).write_text(json.dumps(manifest))
+    Bundle.open(tiny)
+    place = manifest["artefacts"][0]
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = "here" if isinstance(value, str) else value
+    text = json.dumps(manifest)
+    (tiny / MANIFEST).write_text(text.replace('"here"', value) if isinstance(value, str) else text)
+    with pytest.raises(BundleError, match=str(where[-1])):
+        Bundle.open(tiny)
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, "", "[]", "5"], ids=["list", "object", "empty", "[]", "5"])
+def test_hostile_results_beside_a_bundle_are_no_results(tiny, text):
+    """Deep or damaged: nobody's traceback, and nothing believed."""
+    opened = Bundle.open(tiny)
+    folder = tiny / "engines" / "x" / "fp16"
+    folder.mkdir(parents=True)
+    (folder / "engine.json").write_text(text)
+    (folder.parent / "verdict-fp32.json").write_text(text)
+    (folder.parent / "speed-fp32.json").write_text(text)
+    bench = tiny / "engines" / f"bench-{fingerprint()}"
+    bench.mkdir()
+    (bench / "bench.json").write_text(text)
+    assert local_results.load(opened) == local_results.load_speeds(opened) == {}
+    assert engines.scan(opened) == [] and local_results.find_bench(opened) is None
+    assert run_command(["inspect", str(tiny)]) == 0
+    with pytest.raises(BundleError):
+        engines.read_record(folder)
+    with pytest.raises(InputError, match=r"no result of this version's bench"):
+        load_result(bench / "bench.json")
+
+
+def test_what_was_computed_may_be_no_number_and_is_then_no_figure():
+    """A gate that fails says so; the record of it must not fail on top."""
+    verdict = Verdict(
+        backend="x", verdict="inconclusive", reason="NaN", frames=1, mean=float("nan"), p99=float("inf"), max=None,
+        mean_mm=1.0, reference="r",
+    )  # fmt: skip
+    assert verdict.mean is None and verdict.p99 is None and verdict.mean_mm == 1.0

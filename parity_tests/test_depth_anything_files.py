@@ -120,3 +120,37 @@ def test_export_refusals(weights, tmp_path, arguments, words):
     text = " ".join(done.stderr.split())
     assert done.returncode == 2 and all(word in text for word in words), text
     assert "Traceback" not in text and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("depth_anything_v2_metric_hypersim_vits_fp32.safetensors", {INDOOR}),
+        ("depth_anything_v2_metric_hypersim_vits-fp16.pth", {INDOOR}),
+        ("depth-anything-v2-metric-vkitti-vits.ema.pt", {OUTDOOR}),
+        ("Depth-Anything-V2-Metric-VKITTI-Small.pth", {OUTDOOR}),
+        ("DepthAnythingV2MetricHypersimViTS.pth", {INDOOR}),
+        ("depthanything-v2 metric hypersim vits (1).pth", {INDOOR}),
+        ("da2_metric_hypersim.pth", {INDOOR}),
+        ("metric_vkitti_vits.pth", {OUTDOOR}),
+        ("depth_anything_v2_metric_indoor_small.pth", {INDOOR}),
+        ("depth_anything_v2_metric_vits.pth", {INDOOR, OUTDOOR}),
+        ("depth_anything_v2_vits-fp16.pth", {V2}),
+        ("depth_anything_v2_vits_fp32_model.safetensors", {V2}),
+        ("dav2-vits-ema.pth", {V2}),
+        ("depth_anything_vits14-fp16.pth", {V1}),
+        ("Depth-Anything-V1-ViTS14.pth", {V1}),
+        ("depth_anything_v2_vits_mydata.pth", {V2, INDOOR, OUTDOOR}),  # whatever it was fine-tuned for
+        ("mine_v2.pth", set(KINDS)),  # a version of somebody's own
+        ("symmetric.pth", set(KINDS)),
+        ("epoch_12.ckpt", set(KINDS)),
+    ],
+)
+def test_words_of_a_published_name_among_others(weights, name, allowed):
+    for model in KINDS:
+        if model in allowed:
+            assert load_network(weights(name), get_variant(model))[2].loaded == 239
+        else:
+            with pytest.raises(CheckpointError, match="was published, --model says") as caught:
+                load_network(weights(name), get_variant(model))
+            assert all(f"--model {other}" in caught.value.next_step for other in allowed)

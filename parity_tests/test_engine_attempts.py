@@ -7,7 +7,7 @@ import pytest
 from cdm_export.progress import Silent
 from cdm_export.runtimes import engines
 from cdm_export.runtimes.bundle import State
-from cdm_export.runtimes.errors import EngineBuildError, ParityError
+from cdm_export.runtimes.errors import BackendUnavailable, EngineBuildError, ParityError
 from cdm_export.runtimes.selection import choose
 from cdm_export.tensorrt import build as module
 from parity_tests.engine_bundle import make_bundle, pretend_gpu, self_test
@@ -56,4 +56,8 @@ def test_self_test_decides(bundle, monkeypatch):
     changed = json.loads(record.read_text())
     changed["engine"]["sha256"] = "0" * 64
     record.write_text(json.dumps(changed))
+    with pytest.raises(BackendUnavailable, match="from another machine"):
+        choose(bundle, "tensorrt-rtx", "fp32")  # whoever edits a record vouches for it no longer
+    engine = report.engine.record.engine.model_copy(update={"sha256": "0" * 64})
+    engines.write_record(record.parent, report.engine.record.model_copy(update={"engine": engine}))
     assert not choose(bundle, "tensorrt-rtx", "fp32").local  # the verdict was about the other engine

@@ -322,7 +322,7 @@ def test_bf16(tmp_path):
         parse_layers("\n".join(table)), "engine inspector", "bf16", TYPING, built.attentions,
         tf32=built.tf32, fusion_broken=False,
     )  # fmt: skip
-    assert [claim.outcome for claim in found.claims] == ["passed"] * 3
+    assert [check.outcome for check in found.checks] == ["passed"] * 3
 
 
 def test_engine_that_shows_stages(tmp_path):

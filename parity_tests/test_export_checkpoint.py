@@ -74,7 +74,7 @@ def test_checkpoint_to_depth(trained, tmp_path, frame):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state[f"{LAST}.weight"].mul_(0) is state[f"{LAST}.bias"].mul_(0), "comparable"),
+        (lambda state: state[f"{LAST}.weight"].mul_(1e-3) is state[f"{LAST}.bias"].fill_(-1), "comparable"),
         (lambda state: state[f"{LAST}.weight"].mul_(0.01) is state[f"{LAST}.bias"].mul_(0.01), "--far"),
     ],
     ids=["predicts nothing", "predicts beyond far"],

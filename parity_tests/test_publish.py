@@ -1,6 +1,7 @@
 """A bundle appears whole or not at all, whatever kills the export."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdm_export import publish
+from cdm_export.runtimes import lock
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.errors import InputError
 from parity_tests.conftest import cli
@@ -32,7 +34,7 @@ def text_of(target: Path) -> str:
 def test_staging_publishes_or_vanishes(tmp_path):
     target = tmp_path / "a.bundle"
     with publish.staging(target) as folder:
-        assert folder.parent == tmp_path
+        assert folder.parent.parent == tmp_path, "on the same disk, so that it can be renamed"
         build(folder, target, "one")
     assert leftovers(tmp_path) == ["a.bundle"]
     with pytest.raises(KeyboardInterrupt), publish.staging(target) as folder:
@@ -60,7 +62,7 @@ def test_failed_move_brings_the_old_bundle_back(tmp_path, monkeypatch):
     rename = Path.rename
 
     def failing(self, to):
-        if ".partial-" in self.name:
+        if ".partial-" in str(self):
             raise OSError(28, "No space left on device")
         return rename(self, to)
 
@@ -111,16 +113,57 @@ def test_what_appears_at_the_target_meanwhile_is_kept(tmp_path, overwrite):
 
 
 def test_abandoned_folders_are_cleared_but_not_those_of_the_living(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    abandoned = tmp_path / f".a.bundle.partial-{gone.pid}"
-    alive = tmp_path / ".a.bundle.partial-1"
-    other = tmp_path / f".b.bundle.partial-{gone.pid}"
+    abandoned, alive, other = (tmp_path / f".{name}.bundle.partial-{number}" for name, number in ("a1", "a2", "b1"))
     for folder in (abandoned, alive, other):
         folder.mkdir()
+    for folder in (abandoned, other):
+        (folder / lock.LOCK).touch()
+    held = lock.hold(alive)
     with publish.staging(tmp_path / "a.bundle"):
         pass
-    assert not abandoned.exists() and alive.exists() and other.exists()
+    assert held is not None and not abandoned.exists() and alive.exists() and other.exists()
+
+
+@pytest.mark.parametrize("name", ["a.bundle", "a**b.bundle", "[a].bundle", "?.bundle", "a" * 240, "ü\n.bundle"])
+def test_two_exports_at_once_keep_their_hands_off_each_other(tmp_path, monkeypatch, name):
+    """As two containers on one disk, in which everybody is process 1; and names that a pattern would misread."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    target = tmp_path / name
+    with publish.staging(target) as one, publish.staging(target) as other:
+        (one / "work").touch()
+        (other / "work").touch()
+        with publish.staging(target):
+            pass
+        assert (one / "work").exists() and (other / "work").exists()
+        build(one, target, "one")
+    assert leftovers(tmp_path) == [name] and text_of(target) == "one"
+
+
+@pytest.mark.parametrize("name", ["a.bundle", "[a].bundle"])
+def test_work_of_the_killed_is_cleared_whatever_number_they_had(tmp_path, name):
+    """In a container the next process has the number of the one that was killed."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from cdm_export import publish; me = os.getpid(); "
+        "os.getpid = lambda: os.getppid(); staging = publish.staging(Path(sys.argv[1])); folder = staging.__enter__(); "
+        "(folder / 'half').touch(); os.kill(me, signal.SIGKILL)"
+    )
+    target = tmp_path / name
+    killed = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(leftovers(tmp_path)) == 1
+    with publish.staging(target) as folder:
+        assert leftovers(tmp_path) == [folder.parent.name]
+
+
+def test_without_a_lock_a_folder_is_kept_for_a_week(tmp_path):
+    """One of an earlier version, or of a disk that cannot lock files, may be at work."""
+    new, old = tmp_path / ".a.bundle.partial-1", tmp_path / ".a.bundle.partial-2"
+    for folder in (new, old):
+        (folder / "onnx").mkdir(parents=True)
+    for path in (old / "onnx", old):
+        os.utime(path, (time.time() - 8 * 24 * 3600,) * 2)
+    with publish.staging(tmp_path / "a.bundle"):
+        pass
+    assert leftovers(tmp_path) == [new.name]
 
 
 EXPORT = (
@@ -155,9 +198,9 @@ def test_killed_export_leaves_no_half_bundle(tmp_path, how, when):
 
 
 def test_export_after_a_kill_clears_up_and_works(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    (tmp_path / f".again.bundle.partial-{gone.pid}").mkdir()
+    killed = tmp_path / ".again.bundle.partial-1"
+    killed.mkdir()
+    (killed / lock.LOCK).touch()
     done = cli(*EXPORT, "-o", tmp_path / "again.bundle", "--quiet")
     assert done.returncode == 0, done.stderr
     assert leftovers(tmp_path) == ["again.bundle"]

@@ -205,7 +205,7 @@ def test_engine_of_it(bundle, tmp_path):
     (engine,) = engines.scan(Bundle.open(copied))
     assert engine.record.layer_report.fused_attention == 12
     assert engine.record.layer_report.float32_products == ("depth_head.scratch.output_conv2.2",)
-    assert {claim.outcome for claim in engine.record.layer_report.claims} == {"passed"}
+    assert {check.outcome for check in engine.record.layer_report.checks} == {"passed"}
 
 
 def test_metric_model_in_meters(tmp_path, frame):

@@ -113,12 +113,15 @@ def test_names_are_escaped(bundles, tmp_path):
 
 
 def test_refusals(bundles, small_bundle, tmp_path):
-    other = tmp_path / "bench.json"
+    other, twin = tmp_path / "bench.json", tmp_path / "twin.bundle"
+    shutil.copytree(bundles[0], twin)
     assert cli("bench", bundles[0], "--backend", "onnxruntime", "--frames", 1, "-o", other).returncode == 0
     for arguments, words in (
         ([bundles[1], "--bench", other, "-o", tmp_path / "x.html"], "was measured on another bundle"),
         ([bundles[0], "--beside", small_bundle, "-o", tmp_path / "x.html"], "differ in their weights"),
-        ([bundles[0], "-o", bundles[0] / "x.html"], "immutable"),
+        ([bundles[0], "--beside", bundles[0], "-o", tmp_path / "x.html"], "are the same bundle"),
+        ([bundles[0], "--beside", twin, "-o", tmp_path / "x.html"], "are the same bundle"),
+        ([bundles[0], "-o", bundles[0] / "x.html"], "is inside the bundle"),
         ([bundles[0], "-o", tmp_path / "x.pdf"], "written as .html"),
     ):
         done = cli("report", *arguments)

@@ -138,7 +138,7 @@ class TestFramesJson:
         assert "frames.json" in message and said in message
 
     def test_missing_image_is_found_when_loaded(self, tmp_path: Path) -> None:
-        source = open_source(str(self.listed(tmp_path, {"frames": [{"color": "a.color.png"}]})))
+        source = open_source(str(self.listed(tmp_path, {"frames": [{"color": "a.colour.png"}]})))
         assert "Did you mean 'a.color.png'" in refusal(lambda: source.load(0))
 
 

@@ -4,29 +4,31 @@ The usual way, ``load_state_dict(strict=False)`` after cutting a fixed number of
 network with random weights and no message when the file is wrapped another way. Here nothing is missing silently.
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cdm_export.reference_model.checkpoint_files import DOWNLOAD_AGAIN, refuse_what_is_no_checkpoint
+from cdm_export.reference_model.checkpoint_files import some as _some
+from cdm_export.reference_model.published_names import allows
 from cdm_export.reference_model.registry import fitting_variants
+from cdm_export.reference_model.state_dicts import WRAPPERS, Found, find_state_dict, shape_of
 from cdm_export.reference_model.unpickle import RESAVE, Ignored, StoredTensor, read_torch_file
 from cdm_export.reference_model.variant import Variant
+from cdm_export.reference_model.weight_checks import find_damage, find_zero_tail
+from cdm_export.runtimes.checkpoint_path import split_checkpoint
 from cdm_export.runtimes.errors import CheckpointError
 from cdm_export.runtimes.hashing import cached_sha256
 
 if TYPE_CHECKING:
     from torch import nn
 
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Keys under which training code puts the state dict."""
-_PREFIXES = ("module.", "pipeline.", "_orig_mod.")
-"""What DataParallel, the Lightning module of the CDM authors and torch.compile put before every name."""
 _CODE_MODULES = {
     *("os", "posix", "nt", "subprocess", "commands", "sys", "shutil", "socket", "pty", "ctypes"),
     *("importlib", "runpy", "marshal", "pickle", "_pickle", "code", "codeop", "timeit", "webbrowser"),
@@ -35,8 +37,6 @@ _CODE_MODULES = {
 _CODE_BUILTINS = {"eval", "exec", "execfile", "compile", "open", "__import__", "input", "breakpoint"}
 """What no training framework puts into a checkpoint and an attack does. Nothing foreign runs whether it is in here or
 not; a file that tries is refused all the same, because its weights cannot be trusted either."""
-_SHOWN = 8
-"""Names listed in a message before the rest is only counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Checkpoint:
     """Tensors of a file, as views of it: the file must not be overwritten while they are in use."""
 
     path: Path
-    """The file."""
+    """The file, with ``#KEY`` where one of several sets of weights was asked for."""
     sha256: str
     """Hexadecimal, of the whole file."""
     state_dict: dict[str, Tensor]
@@ -53,6 +53,14 @@ class Checkpoint:
     """Foreign Python names met in a pickle, as it spells them; nothing of them was imported or run."""
     wrapper: str
     """How the file wraps its tensors: ``plain``, or such as ``state_dict, prefix 'pipeline.'``."""
+    key: str = ""
+    """By which these weights are selected in the file; empty when they are the file itself."""
+    others: tuple[str, ...] = ()
+    """Keys of further weights in the file that fit as well."""
+    asked: bool = False
+    """Whether the key was given."""
+    starts: Mapping[str, int] = field(default_factory=dict)
+    """First byte of each tensor in the file, where it is a view of it."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,22 @@ class LoadReport:
     """Names in the file that the network does not have; not used."""
     converted: dict[str, int]
     """Tensors converted to the network's dtype, counted by the dtype in the file: ``{"float16": 330}``."""
+    taken: str = ""
+    """Key of the weights that were taken where the file holds others that fit as well, and none was asked for."""
+    others: tuple[str, ...] = ()
+    """Keys of those others."""
 
     def notes(self) -> list[str]:
         """What a person should know, one sentence each; empty when the file fitted without remark."""
         notes = []
+        if self.others:
+            also = ", ".join(f"'{key}'" if key else "the file's own tensors" for key in self.others)
+            taken = f"those under '{self.taken}'" if self.taken else "the file's own tensors"
+            named = next((key for key in self.others if key), self.taken)
+            notes.append(
+                f"the file holds {len(self.others) + 1} sets of weights that fit; {taken} were taken, {also} would fit "
+                f"as well: choose with --weights-key, for example --weights-key {named}"
+            )
         if self.unexpected:
             notes.append(f"{len(self.unexpected)} tensor(s) of the file are not used: {_some(self.unexpected)}")
         if self.absent:
@@ -80,21 +100,28 @@ class LoadReport:
         return notes
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, variant: Variant | None = None) -> Checkpoint:
     """Read ``.pt``, ``.pth``, ``.ckpt`` (any ``torch.save``) or ``.safetensors``; told apart by content, not by name.
 
-    Raises CheckpointError when the file is missing, damaged, something else, or holds no tensors.
+    However the weights are wrapped, those that fit ``variant`` or any known model are taken; ``FILE#KEY`` says which of
+    several. Raises CheckpointError when the file is missing, damaged, something else, or holds no tensors.
     """
+    file, key = split_checkpoint(path)
+
+    def fits(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        return (variant is not None and variant.fits(shapes)) or bool(fitting_variants(shapes))
+
     try:
-        _refuse_what_is_no_checkpoint(path)
-        with path.open("rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"
-        state, where, ignored = _read_safetensors(path) if is_safetensors else _read_pickled(path)
-        state, stripped = _strip_prefixes(state)
-        wrapper = ", ".join([*where, *(f"prefix '{prefix}'" for prefix in stripped)]) or "plain"
-        return Checkpoint(path, cached_sha256(path), state, ignored, wrapper)
+        refuse_what_is_no_checkpoint(file)
+        with file.open("rb") as opened:
+            is_safetensors = opened.read(9)[8:] == b"{"
+        read = _read_safetensors if is_safetensors else _read_pickled
+        found, others, state, starts, ignored = read(file, fits, key)
+        wrapper = ", ".join([*found.keys, *(f"prefix '{each}.'" for each in found.prefix)]) or "plain"
+        digest = cached_sha256(file)
+        return Checkpoint(path, digest, state, ignored, wrapper, found.key, others, bool(key), starts)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def detect_variant(checkpoint: Checkpoint) -> str:
@@ -109,11 +136,11 @@ def detect_variant(checkpoint: Checkpoint) -> str:
             "Say which with --model; see: cdm-export models",
         )
     if fitting[0].cannot_tell:
-        published = _published(checkpoint.path, fitting)
+        named = _named(checkpoint.path, fitting)
         raise CheckpointError(
             f"{checkpoint.path} can be {_or(fitting)}, and its weights cannot tell: {fitting[0].cannot_tell}",
-            f"It is named as {published.name} was published; if it is that, say so: --model {published.name}"
-            if published
+            f"It is named as {_or(named)} was published; if it is that, say so: --model {named[0].name}"
+            if 0 < len(named) < len(fitting)
             else "Say which it is with --model; see: cdm-export models",
         )
     return fitting[0].name
@@ -123,7 +150,8 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
     """Give the network the checkpoint's tensors themselves (no copy), whatever device it was built on.
 
     Floating tensors of another dtype are converted to the network's. Raises CheckpointError when the weights are of
-    another variant, a tensor is missing, has another shape, or holds NaN or infinity, or when the file carries code.
+    another variant, when a tensor is missing, has another shape, or holds NaN, infinity or what no training ends with
+    (``weight_checks.py``), and when the file carries code.
     """
     _refuse_code(checkpoint)
     _refuse_other_variant(checkpoint, variant)
@@ -134,7 +162,7 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
     if missing:
         raise CheckpointError(
             f"{checkpoint.path} lacks {len(missing)} of {len(expected)} tensors of {variant.name}: {_some(missing)}",
-            "It is incomplete or from other training code. " + RESAVE,
+            f"It is incomplete or from other training code{_foreign(checkpoint.ignored)}. " + RESAVE,
         )
     wrong = [name for name in expected if name in given and given[name].shape != expected[name].shape]
     if wrong:
@@ -158,9 +186,11 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
             tensor = tensor.to(wanted.dtype)
         _refuse_non_finite(name, tensor, checkpoint.path)
         state[name] = tensor
+    _refuse_damage(checkpoint, state, variant)
     network.load_state_dict(state, assign=True)
     unexpected = tuple(name for name in given if name not in expected)
-    return LoadReport(len(expected) - len(absent), tuple(absent), unexpected, dict(converted))
+    taken, others = ("", ()) if checkpoint.asked else (checkpoint.key, checkpoint.others)
+    return LoadReport(len(expected) - len(absent), tuple(absent), unexpected, dict(converted), taken, others)
 
 
 def load_network(path: Path, variant: Variant) -> "tuple[nn.Module, Checkpoint, LoadReport]":
@@ -168,7 +198,7 @@ def load_network(path: Path, variant: Variant) -> "tuple[nn.Module, Checkpoint, 
 
     Weights that are float32 in the file stay in it, memory-mapped. Raises CheckpointError as the two steps do.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, variant)
     with torch.device("meta"):
         network = variant.build()
     if {name for name, _ in network.named_buffers()} - network.state_dict().keys():
@@ -177,77 +207,61 @@ def load_network(path: Path, variant: Variant) -> "tuple[nn.Module, Checkpoint, 
     return network.eval().requires_grad_(False), checkpoint, report
 
 
-def _refuse_what_is_no_checkpoint(path: Path) -> None:
-    """Everything that can be told from the name and the first bytes."""
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint file", "See: cdm-export models")
-    if path.is_dir():
-        files = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
-        raise CheckpointError(
-            f"{path} is a directory; expected one file ({', '.join(_SUFFIXES)})",
-            f"Give one of its files: {_some(files)}" if files else "It holds no such file.",
-        )
-    with path.open("rb") as file:
-        start = file.read(256)
-    size = path.stat().st_size
-    if not start:
-        raise CheckpointError(f"{path} is empty (0 bytes); expected a checkpoint", "Download or copy it again.")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a git-lfs pointer of {size} bytes, not the weights it points to", "Fetch them: git lfs pull"
-        )
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(
-            f"{path} is a web page of {size} bytes, not weights",
-            "Download the file itself; on Hugging Face: hf download REPOSITORY FILE",
-        )
-    if not (start[:2] == b"PK" or start[:1] == b"\x80" or start[8:9] == b"{"):
-        raise CheckpointError(
-            f"{path} is neither a PyTorch file nor safetensors; it begins with {start[:16]!r}",
-            f"Give the trained weights ({', '.join(_SUFFIXES)}).",
-        )
+_Fits = Callable[[Mapping[str, tuple[int, ...]]], bool]
+_Read = tuple[Found, tuple[str, ...], dict[str, Tensor], dict[str, int], tuple[str, ...]]
+"""What was taken, keys of what else fits, tensors by bare name, their first bytes, foreign Python names."""
 
 
-_Read = tuple[dict[str, Tensor], list[str], tuple[str, ...]]
-"""Tensors by name, the keys they were wrapped in, foreign Python names."""
-
-
-def _read_safetensors(path: Path) -> _Read:
+def _read_safetensors(path: Path, fits: _Fits, key: str) -> _Read:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is a truncated or damaged safetensors file ({path.stat().st_size} bytes): {error}",
+            f"{path} is a truncated or damaged safetensors file ({path.stat().st_size} bytes): "
+            f"{str(error).splitlines()[0]}",
             "Download or copy it again and compare its size with the source.",
         ) from error
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors", RESAVE)
-    return state, [], ()
+    found, others = find_state_dict(stored, fits, key)
+    if found is None:
+        raise _nothing(path, key, others, CheckpointError(f"{path} holds no tensors", RESAVE))
+    with path.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(length))  # safe_open has checked it
+    first = {id(tensor): 8 + length + int(header[name]["data_offsets"][0]) for name, tensor in stored.items()}
+    state = dict(found.leaves)
+    return found, others, state, {name: first[id(tensor)] for name, tensor in state.items()}, ()
 
 
-def _read_pickled(path: Path) -> _Read:
+def _read_pickled(path: Path, fits: _Fits, key: str) -> _Read:
     file = read_torch_file(path)
-    where: list[str] = []
-    tree = file.tree
-    while wrapper := next((key for key in _WRAPPERS if isinstance(_entries(tree).get(key), dict)), None):
-        where.append(wrapper)
-        tree = tree[wrapper]
-    state = {name: file.tensor(value) for name, value in _entries(tree).items() if isinstance(value, StoredTensor)}
-    if not state:
+    found, others = find_state_dict(file.tree, fits, key)
+    if found is None:
         foreign = f"; objects that were not loaded: {_some(file.ignored)}" if file.ignored else ""
-        raise CheckpointError(
-            f"{path} holds no tensors where a state dict has them: {_describe(tree)}{foreign}",
-            "Expected a state dict, or one under " + ", ".join(f"'{key}'" for key in _WRAPPERS) + f". {RESAVE}",
+        nothing = CheckpointError(
+            f"{path} holds no tensors where a state dict has them: {_describe(file.tree)}{foreign}",
+            "Expected a state dict, or one under " + ", ".join(f"'{each}'" for each in WRAPPERS[:3]) + f". {RESAVE}",
         )
-    return state, where, file.ignored
+        raise _nothing(path, key, others, nothing)
+    try:
+        state = {name: file.tensor(leaf) for name, leaf in found.leaves.items()}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.next_step) from error
+    starts = {name: file.start(leaf) for name, leaf in found.leaves.items() if isinstance(leaf, StoredTensor)}
+    return found, others, state, starts, file.ignored
 
 
-def _entries(tree: Any) -> dict[str, Any]:
-    """Entries of a mapping with names as keys; nothing for anything else."""
-    return {key: value for key, value in tree.items() if isinstance(key, str)} if isinstance(tree, dict) else {}
+def _nothing(path: Path, key: str, others: tuple[str, ...], otherwise: CheckpointError) -> CheckpointError:
+    """The error when nothing was found, by key or at all."""
+    if not key:
+        return otherwise
+    named = [each for each in others if each]
+    return CheckpointError(
+        f"{path} holds no weights of a known model under '{key}'",
+        f"It has them under: {_some(named)}" if named else "Leave --weights-key out.",
+    )
 
 
 def _describe(tree: Any) -> str:
@@ -258,23 +272,9 @@ def _describe(tree: Any) -> str:
     return "a Python object" if tree is Ignored else f"a {type(tree).__name__}"
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Take off, outermost first, every prefix that most names carry, unless two names would become one.
-
-    Names without it belong to something beside the network (a loss, a metric) and stay as they are.
-    """
-    stripped: list[str] = []
-    while True:
-        prefix = next((prefix for prefix in _PREFIXES if _share(state, prefix) > 0.5), None)
-        bare = {name.removeprefix(prefix or ""): tensor for name, tensor in state.items()}
-        if prefix is None or len(bare) < len(state):
-            return state, stripped
-        state = bare
-        stripped.append(prefix)
-
-
-def _share(state: Mapping[str, Tensor], prefix: str) -> float:
-    return sum(name.startswith(prefix) for name in state) / len(state)
+def _foreign(ignored: tuple[str, ...]) -> str:
+    """Tensor classes of other libraries come out as nothing; who lacks tensors should know of them."""
+    return f" (objects of the file that were not loaded: {_some(ignored)})" if ignored else ""
 
 
 def _refuse_code(checkpoint: Checkpoint) -> None:
@@ -291,19 +291,20 @@ def _refuse_code(checkpoint: Checkpoint) -> None:
 def _refuse_other_variant(checkpoint: Checkpoint, variant: Variant) -> None:
     shapes = _shapes(checkpoint)
     if variant.fits(shapes):
-        published = _published(checkpoint.path, fitting_variants(shapes))
-        if published is not None and published.name != variant.name:
+        if not allows(checkpoint.path.stem, variant.published_files):
+            named = _named(checkpoint.path, fitting_variants(shapes)) or [variant]
+            uses = " or ".join(f"--model {each.name}" for each in named if each is not variant)
             raise CheckpointError(
-                f"{checkpoint.path} is named as {published.name} was published, --model says {variant.name}: "
+                f"{checkpoint.path} is named as {_or(named)} was published, --model says {variant.name}: "
                 f"{variant.cannot_tell}",
-                f"Use: --model {published.name}. If the name is wrong, rename the file.",
+                f"Use: {uses}. If the name is wrong, rename the file." if uses else "If the name is wrong, rename it.",
             )
         return
     fitting = fitting_variants(shapes)
     if not fitting:
         raise CheckpointError(
             f"{checkpoint.path} is of no known model, expected {variant.name}. "
-            f"Its {len(shapes)} tensors ({checkpoint.wrapper}): {_some(shapes)}",
+            f"Its {len(checkpoint.state_dict)} tensors ({checkpoint.wrapper}): {_some(checkpoint.state_dict)}",
             "See: cdm-export models",
         )
     raise CheckpointError(
@@ -312,9 +313,9 @@ def _refuse_other_variant(checkpoint: Checkpoint, variant: Variant) -> None:
     )
 
 
-def _published(path: Path, variants: Iterable[Variant]) -> Variant | None:
-    """The variant under whose published file name these weights lie; None for any other name."""
-    return next((variant for variant in variants if path.stem.lower() in variant.published_files), None)
+def _named(path: Path, variants: Iterable[Variant]) -> list[Variant]:
+    """Those of the variants that a file of this name can be; all of them for a name that says nothing."""
+    return [variant for variant in variants if allows(path.stem, variant.published_files)]
 
 
 def _or(variants: Iterable[Variant]) -> str:
@@ -332,16 +333,30 @@ def _refuse_non_finite(name: str, tensor: Tensor, path: Path) -> None:
         )
 
 
+def _refuse_damage(checkpoint: Checkpoint, state: Mapping[str, Tensor], variant: Variant) -> None:
+    """Weights that were never written, where name, shape and number are right. ``state``: what the network takes."""
+    read = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in checkpoint.state_dict and not any(part in name for part in variant.unused_parameters)
+    }
+    file = split_checkpoint(checkpoint.path)[0]
+    starts = {name: start for name, start in checkpoint.starts.items() if name in read}
+    damages = find_damage(read)
+    known = {damage.name for damage in damages}
+    damages += [damage for damage in find_zero_tail(file, read, starts) if damage.name not in known]
+    if damages:
+        raise CheckpointError(
+            f"{checkpoint.path} is damaged: {len(damages)} of {len(read)} tensors hold what no training ends with: "
+            f"{_some(map(str, damages))}",
+            DOWNLOAD_AGAIN,
+        )
+
+
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in checkpoint.state_dict.items()}
+    """By name, those of tensors that have dimensions."""
+    return {name: shape for name, tensor in checkpoint.state_dict.items() if (shape := shape_of(tensor))}
 
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _some(names: Iterable[str]) -> str:
-    """First names, and how many more there are."""
-    listed = list(names)
-    more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more

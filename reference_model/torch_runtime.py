@@ -72,6 +72,7 @@ class TorchRuntime:
         """Always CPU, float32, eager."""
         import torch
 
+        self._guard.check_open()
         return Description(
             backend="torch",
             precision="fp32",
@@ -85,7 +86,7 @@ class TorchRuntime:
     def close(self) -> None:
         """Drop the network."""
         self._guard.close()
-        del self._network
+        self.__dict__.pop("_network", None)  # calling again is harmless
 
 
 def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> TorchRuntime:

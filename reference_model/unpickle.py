@@ -10,6 +10,7 @@ once, as pages the system can drop, and optimizer states are never read.
 """
 
 import io
+import mmap
 import pickle
 import struct
 import zipfile
@@ -21,13 +22,24 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cdm_export.reference_model.pickle_limits import check_pickle
+from cdm_export.reference_model.stored_arrays import ARRAY_GLOBALS, StoredArray
 from cdm_export.runtimes.errors import CheckpointError
 
 RESAVE = "Save it again with a current PyTorch: torch.save(network.state_dict(), 'weights.pt')"
+_FROM_NUMPY = (
+    'Save them as tensors: python -c "import numpy, torch; '
+    "torch.save({k: torch.from_numpy(v) for k, v in numpy.load('FILE.npz').items()}, 'weights.pt')\""
+)
 _DOWNLOAD_AGAIN = "Download or copy the file again and compare its size with the source."
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Zip local file header: signature, then the lengths of the name and of the extra field that precede the data."""
+_MAX_NAME = 512
+"""Characters of a foreign global's module and name."""
+_MAX_FOREIGN = 2000
+"""Foreign globals in one file; a training framework's whole configuration has some 50."""
+_MAX_DIMENSIONS = 64
 
 _DTYPES: dict[str, torch.dtype] = {
     "Float": torch.float32,
@@ -114,6 +126,30 @@ class _RebuildTensor:
         return StoredTensor(storage, offset, size, stride) if isinstance(storage, _Storage) else Ignored
 
 
+class _RebuildFromType:
+    """A tensor with Python attributes, or of a subclass, is the tensor; the rest is dropped."""
+
+    __slots__ = ()
+
+    def __call__(self, rebuild: object, kind: object, arguments: Any, *rest: object) -> Any:
+        return rebuild(*arguments) if isinstance(rebuild, (_RebuildTensor, _RebuildParameter)) else Ignored
+
+
+class _TensorKind:
+    """Stands for the classes of tensors, which are only named."""
+
+    __slots__ = ()
+
+
+class _Size:
+    """Stands for torch.Size. The tuple itself: every copy would be memory that the file does not have."""
+
+    __slots__ = ()
+
+    def __call__(self, size: object = (), *rest: object) -> Any:
+        return size if isinstance(size, tuple) else Ignored
+
+
 class _RebuildParameter:
     """A parameter is its tensor; gradient flag, hooks and attributes are dropped."""
 
@@ -126,12 +162,17 @@ class _RebuildParameter:
 # BUILD could set attributes on a class or a function for the rest of the process, so none that allows it is in here.
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Dict,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _Size(),
+    ("torch", "Tensor"): _TensorKind(),
+    ("torch.nn.parameter", "Parameter"): _TensorKind(),
+    ("torch.nn.parameter", "Buffer"): _TensorKind(),
+    ("torch._tensor", "_rebuild_from_type_v2"): _RebuildFromType(),
     ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch._utils", "_rebuild_parameter_with_state"): _RebuildParameter(),
     **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _DTYPES.values()},
+    **ARRAY_GLOBALS,
     # Storages name their dtype and nothing else here; old files saved from a GPU say torch.cuda.
     **{(module, f"{name}Storage"): dtype for module in ("torch", "torch.cuda") for name, dtype in _DTYPES.items()},
 }
@@ -148,6 +189,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         known = _GLOBALS.get((module, name))
         if known is None:
+            if len(module) + len(name) > _MAX_NAME or len(self.ignored) > _MAX_FOREIGN:
+                raise ValueError("it names more foreign objects than any training code has")
             self.ignored[f"{module}.{name}"] = None
             return Ignored
         return known
@@ -160,6 +203,8 @@ class _Unpickler(pickle.Unpickler):
             raise CheckpointError("written by PyTorch older than 0.4, which stored views of tensors", RESAVE)
         if not isinstance(dtype, torch.dtype):
             return Ignored
+        if not isinstance(key, str):
+            raise ValueError("a storage has no name")
         self.storages[key] = _Storage(key, dtype, numel)
         return self.storages[key]
 
@@ -180,25 +225,36 @@ class TorchFile:
     intact: set[str] = field(default_factory=set)
     """Keys of the storages whose CRC-32 was found to be right."""
 
-    def tensor(self, stored: StoredTensor) -> Tensor:
-        """View of the file.
+    def start(self, stored: StoredTensor) -> int:
+        """First byte of a tensor in the file. Only after ``tensor`` returned it."""
+        return self.records[stored.storage.key].start + stored.offset * stored.storage.dtype.itemsize
+
+    def tensor(self, stored: StoredTensor | StoredArray) -> Tensor:
+        """View of the file, or, of a NumPy array, which lies in the pickle, a copy.
 
         Raises CheckpointError when the description leaves its storage, or the storage's CRC-32 is not the file's own.
         """
+        if isinstance(stored, StoredArray):
+            return stored.tensor()
         storage = stored.storage
         self._check(storage.key)
         try:
             start, stop, _ = self.records[storage.key]
+            if not isinstance(storage.numel, int):
+                raise TypeError(f"the size of storage {storage.key} is no integer")
             nbytes = storage.numel * storage.dtype.itemsize
             if not 0 <= nbytes <= stop - start:
-                raise ValueError(f"storage {storage.key} should have {nbytes} bytes, has {stop - start}")
+                raise ValueError(f"storage {storage.key} should have {_short(nbytes)} bytes, has {stop - start}")
+            for what, numbers in (("size", stored.size), ("stride", stored.stride), ("offset", (stored.offset,))):
+                _refuse_no_integers(what, numbers, nbytes)
             data = self.mapped[start : start + nbytes]
             if start % storage.dtype.itemsize:
                 data = data.clone()  # legacy files align nothing
             elements = torch.empty(0, dtype=storage.dtype).set_(data)
             return elements.as_strided(stored.size, stored.stride, stored.offset)  # checks that it stays in there
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"a tensor of the checkpoint cannot be rebuilt: {error}", _DOWNLOAD_AGAIN) from error
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__  # PyTorch adds a C++ backtrace
+            raise CheckpointError(f"a tensor of the checkpoint cannot be rebuilt: {first}", _DOWNLOAD_AGAIN) from error
 
     def _check(self, key: str) -> None:
         """Every byte of a storage, once, though it may be shared by many tensors."""
@@ -216,6 +272,21 @@ class TorchFile:
         self.intact.add(key)
 
 
+def _refuse_no_integers(what: str, numbers: object, nbytes: int) -> None:
+    """Anything PyTorch would take badly: other types, and numbers that no tensor of a storage so large can have."""
+    if not isinstance(numbers, tuple) or len(numbers) > _MAX_DIMENSIONS:
+        raise TypeError(f"its {what} is no list of numbers")
+    for number in numbers:
+        if not isinstance(number, int):
+            raise TypeError(f"its {what} holds a {type(number).__name__}, expected integers")
+        if abs(number) > max(nbytes, 2**40):  # a side of 1 may have any stride
+            raise ValueError(f"its {what} is {_short(number)}, its storage has {nbytes:,} bytes")
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if abs(number) < 10**15 else f"about 2**{number.bit_length() - 1}"
+
+
 def read_torch_file(path: Path) -> TorchFile:
     """File written by ``torch.save``, the zip format or the older one.
 
@@ -229,8 +300,9 @@ def read_torch_file(path: Path) -> TorchFile:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error.message}", error.next_step) from error
         except Exception as error:  # a damaged pickle can raise anything; whatever it is, the file is unusable
+            first = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"{path} is truncated or damaged ({path.stat().st_size} bytes): {error}", _DOWNLOAD_AGAIN
+                f"{path} is truncated or damaged ({path.stat().st_size} bytes): {first}", _DOWNLOAD_AGAIN
             ) from error
     mapped = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     return TorchFile(tree, tuple(unpickler.ignored), mapped.untyped_storage(), records)
@@ -246,6 +318,8 @@ def _read_zip(file: IO[bytes]) -> _Contents:
         root = next((name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")), None)
         if root is None:
             shown = ", ".join(list(entries)[:4])
+            if entries and all(name.endswith(".npy") for name in entries):
+                raise CheckpointError(f"NumPy arrays (.npz); it holds: {shown}", _FROM_NUMPY)
             raise CheckpointError(f"a zip archive, but not one written by torch.save; it holds: {shown}", RESAVE)
         if any(name.startswith(f"{root}code/") for name in entries):
             raise CheckpointError("a TorchScript program; expected the weights of the network", RESAVE)
@@ -257,8 +331,15 @@ def _read_zip(file: IO[bytes]) -> _Contents:
         raise CheckpointError("written on a big-endian machine; expected little-endian numbers", RESAVE)
     data = f"{root}data/"
     records = {name.removeprefix(data): record for name, record in located.items() if name.startswith(data)}
-    unpickler = _Unpickler(io.BytesIO(_content(file, located[f"{root}data.pkl"])))
-    return unpickler, unpickler.load(), records
+    unpickler, tree, _ = _load(_content(file, located[f"{root}data.pkl"]), 0)
+    return unpickler, tree, records
+
+
+def _load(data: bytes | mmap.mmap, start: int) -> tuple[_Unpickler, Any, int]:
+    """Build the pickle at byte ``start`` after its cost was found to be that of its size; also where it ends."""
+    end = check_pickle(data, start)
+    unpickler = _Unpickler(io.BytesIO(data[start:end]))
+    return unpickler, unpickler.load(), end
 
 
 def _locate(file: IO[bytes], entry: zipfile.ZipInfo, end: int) -> _Record:
@@ -283,16 +364,17 @@ def _content(file: IO[bytes], record: _Record) -> bytes:
 
 def _read_legacy(file: IO[bytes]) -> _Contents:
     """Five pickles (magic, version, machine, object, storage keys), then per key an element count and the elements."""
-    magic, _version, _machine = (_Unpickler(file).load() for _ in range(3))
-    if magic != _LEGACY_MAGIC:
-        raise CheckpointError("a pickle, but not one written by torch.save", RESAVE)
-    unpickler = _Unpickler(file)
-    tree = unpickler.load()
-    keys = _Unpickler(file).load()
-    position = file.tell()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _, magic, position = _load(data, 0)
+        if not isinstance(magic, int) or magic != _LEGACY_MAGIC:
+            raise CheckpointError("a pickle, but not one written by torch.save", RESAVE)
+        for _ in ("version", "machine"):
+            _, _, position = _load(data, position)
+        unpickler, tree, position = _load(data, position)
+        _, keys, position = _load(data, position)
     end = file.seek(0, 2)
     records: dict[str, _Record] = {}
-    for key in keys:
+    for key in keys if isinstance(keys, list) else ():
         file.seek(position)
         (numel,) = struct.unpack("<q", file.read(8))
         start, position = position + 8, position + 8 + numel * unpickler.storages[key].dtype.itemsize

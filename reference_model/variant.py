@@ -73,6 +73,9 @@ class Variant:
     """Modules that stay FP32 in a graph of lower precision, whatever the ranges."""
     sections: tuple[Section, ...]
     """What a bisect looks at, in network order."""
+    at_head_range: "Callable[[float], Variant] | None" = None
+    """The same model with a head trained for another range, meters; None for one without such a head. Its name is the
+    registry's with ``@METERSm`` behind it (``registry.get_variant``)."""
 
 
 def exportable(network: "nn.Module", order: ChannelOrder) -> "nn.Module":

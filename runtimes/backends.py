@@ -6,6 +6,7 @@ must not depend on.
 
 import importlib
 import importlib.util
+import platform
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Protocol, cast
 from cdm_export.runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from cdm_export.runtimes.host import usable_cpus, version_of
+from cdm_export.runtimes.nvidia import find_gpu
 from cdm_export.runtimes.runtime import Runtime
 
 
@@ -126,13 +128,53 @@ def who_runs(precision: str) -> str:
     return f"{precision} runs with: {', '.join(f'--backend {name}' for name in others)}" if others else ""
 
 
-def load_runtime(backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0) -> Runtime:
-    """Open an artifact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
+def why_absent(backend: Backend) -> BackendUnavailable | None:
+    """Why a backend cannot run on this machine, as far as that can be told without importing or starting anything:
+    library, provider, operating system, driver. None where nothing speaks against it.
+    """
     if not backend.installed:
-        raise BackendUnavailable(
+        return BackendUnavailable(
             f"backend '{backend.name}' needs the package '{backend.library}', which is not installed here",
             f"Add it with: {backend.install}",
         )
+    if backend.device == "apple" and platform.system() != "Darwin":
+        return BackendUnavailable(
+            f"Core ML runs on a Mac, this is {platform.system()}: a package can be verified here, not run",
+            "Verify it with: cdm-export verify BUNDLE --backend coreml-reference",
+        )
+    if backend.name in _PROVIDER_LIBRARIES and not _has_provider(backend):
+        provider, _ = _PROVIDER_LIBRARIES[backend.name]
+        return BackendUnavailable(
+            f"this {backend.library} {backend.version or ''} has no {provider}: it is a build without it",
+            f"Add it with: pip uninstall {backend.library} && {backend.install}",
+        )
+    if backend.device == "cuda":
+        try:
+            find_gpu()
+        except BackendUnavailable as error:
+            return error
+    return None
+
+
+_PROVIDER_LIBRARIES = {
+    "onnxruntime-cuda": ("CUDAExecutionProvider", "onnxruntime_providers_cuda"),
+    "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "onnxruntime_providers_tensorrt"),
+}
+"""Provider of ONNX Runtime and the shared library it lies in; both are the same in every build that has them."""
+
+
+def _has_provider(backend: Backend) -> bool:
+    """Whether the installed build has the provider's library; asking the package itself would import it."""
+    spec = importlib.util.find_spec(backend.library)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    name = _PROVIDER_LIBRARIES[backend.name][1]
+    return any(list((Path(folder) / "capi").glob(f"*{name}*")) for folder in folders)
+
+
+def load_runtime(backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0) -> Runtime:
+    """Open an artifact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
+    if not backend.installed and (absent := why_absent(backend)) is not None:
+        raise absent
     if precision not in backend.precisions:
         raise BackendUnavailable(
             f"backend '{backend.name}' does not run {precision}; it runs {', '.join(backend.precisions)}",

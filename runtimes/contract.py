@@ -6,10 +6,10 @@ The contract is written into the bundle's manifest. Processing is chosen from a 
 
 import re
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cdm_export.runtimes.errors import InputError
 
@@ -17,6 +17,8 @@ CONTRACT_KEY = "cdm_export.contract"
 """Key of the contract, as JSON, in an artifact's own metadata."""
 DEFAULT_FAR = 25.0
 """Meters. A pixel farther than this is invalid; the reference implementation's widest clip."""
+LARGEST_SIDE = 16384
+"""Pixels of an image, and elements of any axis of a tensor."""
 
 Precision = Literal[
     "fp32",
@@ -62,16 +64,25 @@ class Size(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Size":
-        """``"640x480"`` -> ``Size(640, 480)``. Raises InputError for anything else."""
-        match = re.fullmatch(r"(\d{1,5})[xX*](\d{1,5})", text.strip())
-        if not match or not all(int(side) > 0 for side in match.groups()):
-            raise InputError(f"'{text}' is not an image size: expected WIDTHxHEIGHT, for example 640x480")
+        """``"640x480"`` -> ``Size(640, 480)``. Raises InputError for anything else, and for a side out of bounds."""
+        match = re.fullmatch(r"([0-9]{1,5})[xX*]([0-9]{1,5})", text.strip())
+        if not match or not all(1 <= int(side) <= LARGEST_SIDE for side in match.groups()):
+            raise InputError(
+                f"'{text}' is not an image size: expected WIDTHxHEIGHT, for example 640x480, "
+                f"up to {LARGEST_SIDE}x{LARGEST_SIDE}"
+            )
         return cls(int(match[1]), int(match[2]))
 
     @classmethod
     def of(cls, image: NDArray[Any]) -> "Size":
         """Size of an array of shape [H, W, ...]."""
         return cls(image.shape[1], image.shape[0])
+
+
+def _bounded(size: Size) -> Size:
+    if not all(1 <= side <= LARGEST_SIDE for side in size):
+        raise ValueError(f"an image is from 1x1 to {LARGEST_SIDE}x{LARGEST_SIDE} pixels")
+    return size
 
 
 class Semantics(str, Enum):
@@ -102,7 +113,7 @@ class TensorSpec(Record):
 
     name: str
     """Name in the artifact, the same in every backend."""
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Field(ge=1, le=LARGEST_SIDE)], ...]
     """Static shape, [B, C, H, W]."""
     dtype: Literal["float32", "uint8"] = "float32"
     """Element type at the interface, whatever the precision inside; ``uint8`` is an image of 8 bits."""
@@ -121,11 +132,11 @@ class ModelContract(Record):
     """Graph inputs in order."""
     outputs: tuple[TensorSpec, ...]
     """Graph outputs in order."""
-    camera: Size
+    camera: Annotated[Size, AfterValidator(_bounded)]
     """Size of the frames this bundle was made for, and of the result."""
-    network: Size
+    network: Annotated[Size, AfterValidator(_bounded)]
     """Size of the network's input."""
-    input_size: int = Field(gt=0)
+    input_size: int = Field(gt=0, le=LARGEST_SIDE)
     """Lower bound of the network's sides that ``network`` was derived from, pixels."""
     channel_order: Literal["bgr", "rgb"]
     """Plane order the weights were trained with; folded into the weights, the interface is always RGB."""
@@ -135,9 +146,9 @@ class ModelContract(Record):
     """How sensor depth becomes a network input (``processing/depth.py``); None when the model takes none."""
     output_resize: Literal["nearest", "bilinear", "bilinear_corners"] = "nearest"
     """Resize of the network output to camera size (``processing/output.py``)."""
-    max_depth: float = Field(default=6.0, gt=0)
+    max_depth: float = Field(default=6.0, gt=0, allow_inf_nan=False)
     """Meters. Sensor readings beyond this are treated as missing."""
-    far: float = Field(default=DEFAULT_FAR, gt=0)
+    far: float = Field(default=DEFAULT_FAR, gt=0, allow_inf_nan=False)
     """Meters. Depth beyond this is invalid; without meaning for output that is not metric."""
 
     @property

@@ -25,6 +25,7 @@ from cdm_export.runtimes.host import cpu_name, fingerprint, version_of
 from cdm_export.runtimes.isolated import run_isolated, serve
 from cdm_export.runtimes.measure import measure
 from cdm_export.runtimes.runtime import CallGuard, Description, Tensors
+from cdm_export.runtimes.temporary import TemporaryFolder
 
 UNITS = ("CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 """Sets of compute units that are tried. ``ALL`` is none of them: it splits graphs between GPU and Neural Engine
@@ -95,6 +96,7 @@ class CoreMl:
 
     def describe(self) -> Description:
         """Compute units in force, where Core ML plans each operation, and how the others did."""
+        self._guard.check_open()
         taken = next(attempt for attempt in self._attempts if attempt.units == self._units)
         return Description(
             backend="coreml",
@@ -218,14 +220,13 @@ def _check_package(path: Path, contract: ModelContract) -> None:
 def _compiled(path: Path, target: Path) -> Path:
     """Compile into the cache; another process may do the same meanwhile, one of the two stays."""
     import shutil
-    import tempfile
 
     import coremltools as ct
 
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compile-") as folder:
+    with TemporaryFolder(target.parent, ".compile-") as folder:
         made = Path(folder) / target.name
         try:
             ct.models.utils.compile_model(str(path), destination_path=str(made))

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from cdm_export.runtimes.backends import Backend
 from cdm_export.runtimes.bundle import Bundle, State
-from cdm_export.runtimes.cache import cache_dir
+from cdm_export.runtimes.cache import cache_dir, write_atomically
 from cdm_export.runtimes.engine_record import EngineRecord, Machine
 from cdm_export.runtimes.errors import BackendUnavailable, BundleError
 from cdm_export.runtimes.hashing import cached_sha256
 from cdm_export.runtimes.nvidia import gpu_or_none, system_name
+from cdm_export.runtimes.signing import FOREIGN, Kind, read_signed, signed_text
 
 PLAN, RECORD = "engine.plan", "engine.json"
 FAILED_SUFFIX = "-failed"
@@ -27,6 +28,8 @@ class FoundEngine:
     """The plan."""
     record: EngineRecord
     """What lies beside it."""
+    own: bool = True
+    """Whether this user built it on this machine; a foreign one is shown, and neither run nor believed."""
 
 
 def roots(bundle: Bundle) -> tuple[Path, Path]:
@@ -45,13 +48,14 @@ def folder_name(machine: Machine) -> str:
 
 
 def scan(bundle: Bundle) -> list[FoundEngine]:
-    """Every readable engine record of a bundle, oldest first; what cannot be read is no engine."""
+    """Every readable engine record of a bundle, foreign ones too, oldest first; what cannot be read is no engine."""
     found = []
     for record in (record for root in roots(bundle) for record in root.glob(f"*/*/{RECORD}")):
         if record.parents[1].name.startswith("."):
             continue  # being built
         try:
-            found.append((record.stat().st_mtime, FoundEngine(record.parent / PLAN, read_record(record.parent))))
+            folder = record.parent
+            found.append((record.stat().st_mtime, FoundEngine(folder / PLAN, read_record(folder), is_own(folder))))
         except (OSError, BundleError):
             continue
     found.sort(key=lambda pair: pair[0])
@@ -66,7 +70,7 @@ def find(bundle: Bundle, backend: Backend, precision: str) -> FoundEngine | None
     fitting = [
         engine
         for engine in scan(bundle)
-        if engine.record.precision == precision and _misfit(bundle, backend, engine.record) is None
+        if engine.own and engine.record.precision == precision and _misfit(bundle, backend, engine.record) is None
     ]
     return fitting[-1] if fitting else None
 
@@ -78,7 +82,8 @@ def rejected_here(bundle: Bundle, backend: Backend, state: State) -> set[str]:
     return {
         engine.record.precision
         for engine in scan(bundle)
-        if engine.record.state is state
+        if engine.own
+        and engine.record.state is state
         and _misfit(bundle, backend, engine.record.model_copy(update={"state": State.CANDIDATE})) is None
     }
 
@@ -93,7 +98,7 @@ def why_none(bundle: Bundle, backend: Backend, precision: str) -> BackendUnavail
         record = engine.record
         if record.machine.backend != backend.name or precision not in ("auto", record.precision):
             continue
-        misfit = _misfit(bundle, backend, record)
+        misfit = _misfit(bundle, backend, record) or (None if engine.own else FOREIGN)
         reasons.append(f"{record.precision} in {engine.path.parent}: {misfit or 'not tested on this device yet'}")
         if misfit is None:
             command = f"Test it: cdm-export verify {bundle.path} --backend {backend.name}"
@@ -102,10 +107,35 @@ def why_none(bundle: Bundle, backend: Backend, precision: str) -> BackendUnavail
 
 
 def read_record(folder: Path) -> EngineRecord:
-    """The record in an engine's folder. Raises BundleError when it is missing or not ours."""
+    """The record in an engine's folder, foreign or not. Raises BundleError when it is missing or not ours."""
+    return _read(folder)[0]
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this user wrote the record in an engine's folder on this machine: it lies in this user's cache, or
+    carries a MAC of ours. Raises as ``read_record``.
+    """
+    return _read(folder)[1] or folder.resolve().parents[2] == cache_dir().resolve()
+
+
+def write_record(folder: Path, record: EngineRecord) -> None:
+    """Put a record beside an engine that this process built or judged, with the MAC that makes it count here.
+
+    Raises BundleError where the cache cannot keep the secret that takes: nobody could tell it from a foreign one.
+    """
+    text = signed_text(Kind.ENGINE, record)
+    if text is None:
+        raise BundleError(
+            f"{folder}: an engine built here cannot be marked as such: {cache_dir()} cannot be written",
+            "Set $CDM_EXPORT_CACHE to a folder of yours that stays.",
+        )
+    write_atomically(folder / RECORD, text.encode())
+
+
+def _read(folder: Path) -> tuple[EngineRecord, bool]:
     path = folder / RECORD
     try:
-        return EngineRecord.model_validate_json(path.read_bytes())
+        return read_signed(Kind.ENGINE, path, EngineRecord)
     except OSError as error:
         raise BundleError(
             f"{path}: {error.strerror}: an engine without its record is not loaded", rebuild(path)
@@ -114,11 +144,13 @@ def read_record(folder: Path) -> EngineRecord:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path}: {where}: {first['msg']}", rebuild(path)) from error
+    except ValueError as error:
+        raise BundleError(f"{path} is no record of an engine: {error}", rebuild(path)) from error
 
 
 def check_engine(path: Path, record: EngineRecord, here: Machine) -> None:
     """Raise unless the engine may be handed to the library: BackendUnavailable when it was made for another machine,
-    BundleError when it failed, is truncated or was changed.
+    BundleError when it failed, is foreign, is truncated or was changed.
     """
     if record.state is State.FAILED:
         raise BundleError(
@@ -130,6 +162,12 @@ def check_engine(path: Path, record: EngineRecord, here: Machine) -> None:
             f"{'; '.join(differences)}",
             f"Build it here: cdm-export build {_bundle_of(path)} --target {record.machine.backend} "
             f"--precision {record.precision}",
+        )
+    if not is_own(path.parent):
+        raise BundleError(
+            f"{path} is {FOREIGN}: an engine is code, and its record nobody here vouches for",
+            f"Build it here: cdm-export build {_bundle_of(path)} --target {record.machine.backend} "
+            f"--precision {record.precision} --force",
         )
     try:
         size = path.stat().st_size

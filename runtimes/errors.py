@@ -4,6 +4,9 @@ Exit codes: 1 a gate failed or was inconclusive; 2 bad usage or bad input; 3 the
 A message says what happened and expected against got; ``next_step`` is the command to type or the thing to change.
 """
 
+import errno
+import os
+
 
 class CdmExportError(Exception):
     """Root of the tree. ``str(error)`` is the whole message, next step included."""
@@ -28,6 +31,10 @@ class CheckpointError(InputError):
 
 class BundleError(InputError):
     """A bundle is missing, changed since it was published, or from another schema."""
+
+
+class BundleChanged(BundleError):
+    """A bundle was replaced or written to between its check and its use: what was opened is not what was checked."""
 
 
 class ParityError(CdmExportError):
@@ -72,6 +79,21 @@ class BuildCanceled(CdmExportError):
 
 class RuntimeMisuse(CdmExportError):
     """A runtime was called from a second thread, after ``close()``, or with the wrong tensors."""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def from_os_error(error: OSError, what: str = "a file", elsewhere: str = "write to another place") -> InputError:
+    """The system's refusal in our words: which file, why, and what to do where there was no room.
+
+    ``what`` was being read or written, for errors that name no file; ``elsewhere``: how to choose another place.
+    """
+    name = what if error.filename is None or isinstance(error.filename, int) else os.fsdecode(error.filename)
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno not in _NO_ROOM:
+        return InputError(f"{name}: {reason}")
+    return InputError(f"{name} could not be written: {reason}", f"Free space there, or {elsewhere}.")
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

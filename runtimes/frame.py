@@ -1,10 +1,12 @@
 """What goes in and what comes out: a camera frame, and refined depth with its health."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.runtimes.arguments import is_number
 from cdm_export.runtimes.contract import Semantics, Size
 from cdm_export.runtimes.errors import InputError
 
@@ -23,6 +25,16 @@ class Frame:
     """``time.monotonic()`` at capture, seconds; None leaves ``health.age`` None."""
 
     def __post_init__(self) -> None:
+        for name, array in (("rgb", self.rgb), ("depth", self.depth), ("right", self.right)):
+            if not isinstance(array, np.ndarray) and (array is not None or name == "rgb"):
+                raise InputError(
+                    f"{name} must be a NumPy array, got {type(array).__name__}", f"Convert it: numpy.asarray({name})"
+                )
+        when = self.captured_at
+        if when is not None and (not (is_number(when) and math.isfinite(when))):
+            raise InputError(
+                f"captured_at must be a finite number of seconds, got {when!r:.40}", "Use time.monotonic()."
+            )
         for name, image in (("rgb", self.rgb), ("right", self.right)):
             if image is not None and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
                 raise InputError(
@@ -86,6 +98,9 @@ class Health:
     """Share of sensor pixels with a usable reading, 0..1; 0 for a covered lens; None without depth input."""
     age: float | None
     """Seconds from ``Frame.captured_at`` to the result; None when the frame does not say."""
+    outside_share: float | None = None
+    """Share of the sensor's readings (finite, above 0) that are nearer than 0.07 m or beyond ``max_depth``, 0..1: above
+    0.5 the depth is probably in another unit. None where the model reads no depth, and without any reading."""
 
 
 @dataclass(frozen=True)

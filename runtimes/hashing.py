@@ -3,18 +3,19 @@
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
+from typing import BinaryIO
 
+from cdm_export.runtimes.bounded_json import parse_json
 from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.file_identity import FileIdentity
 
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's content, read in 1 MiB pieces."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return _sha256(file)
 
 
 def cached_sha256(path: Path) -> str:
@@ -23,15 +24,33 @@ def cached_sha256(path: Path) -> str:
     ctime is part of the key because mtime can be set back by whoever changes the file. A cache that cannot be read or
     written is no error: the file is hashed.
     """
-    status = path.stat()
-    key = f"{status.st_dev}-{status.st_ino}"
-    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    entry = cache_dir() / "sha256" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(entry.read_text())
-        if known["stamp"] == stamp:
-            return str(known["sha256"])
-    digest = sha256_of(path)
-    with contextlib.suppress(OSError):
-        write_atomically(entry, json.dumps({"stamp": stamp, "sha256": digest}).encode())
-    return digest
+    return identified_sha256(path)[0]
+
+
+def identified_sha256(path: Path, cached: bool = True) -> tuple[str, FileIdentity]:
+    """The sha256 and the very file it is of, whatever its name means a moment later; ``cached`` as ``cached_sha256``.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        identity = FileIdentity.of(os.fstat(file.fileno()))
+        entry = cache_dir() / "sha256" / f"{identity.device}-{identity.inode}.json"
+        stamp = [identity.size, identity.modified_ns, identity.changed_ns]
+        if cached:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                known = parse_json(entry.read_bytes())
+                if known["stamp"] == stamp:
+                    return str(known["sha256"]), identity
+        digest = _sha256(file)
+        after = FileIdentity.of(os.fstat(file.fileno()))
+    if cached and after == identity:  # else it was written to meanwhile, and is not the same when it is looked at again
+        with contextlib.suppress(OSError):
+            write_atomically(entry, json.dumps({"stamp": stamp, "sha256": digest}).encode())
+    return digest, identity
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()

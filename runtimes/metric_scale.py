@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.runtimes.arguments import check_meters
 from cdm_export.runtimes.contract import DEFAULT_FAR, Semantics
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import DepthResult, Frame
@@ -55,10 +56,12 @@ class KnownRange:
     needs_depth = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.near < self.far < float("inf"):
+        check_meters("near", self.near)
+        check_meters("far", self.far)
+        if not self.near < self.far:
             raise InputError(
-                f"a known range goes from near to far, both above 0 meters; got {self.near:g} to {self.far:g}",
-                "For example --meters 0.5:10.",
+                f"a known range goes from near to far; got {self.near:g} to {self.far:g}",
+                "For example 0.5 to 10: KnownRange(0.5, 10), on the command line --meters 0.5:10.",
             )
 
     def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
@@ -84,6 +87,10 @@ class SensorAlignment:
     """Meters. Depth beyond this is invalid."""
 
     needs_depth = True
+
+    def __post_init__(self) -> None:
+        check_meters("max_depth", self.max_depth)
+        check_meters("far", self.far)
 
     def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
         """See ``ToMeters``."""

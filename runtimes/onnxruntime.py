@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from cdm_export.runtimes.hashing import cached_sha256
 from cdm_export.runtimes.host import cpu_name, usable_cpus
 from cdm_export.runtimes.nvidia import find_gpu
 from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.telemetry import import_onnxruntime
+from cdm_export.runtimes.temporary import TemporaryFolder
 
 PROVIDERS = {
     "onnxruntime": "CPUExecutionProvider",
@@ -39,7 +40,7 @@ class OnnxRuntime:
         backend: Backend,
         precision: str,
         threads: int,
-        profile: "tempfile.TemporaryDirectory[str] | None" = None,
+        profile: TemporaryFolder | None = None,
     ) -> None:
         """``profile``: where the session writes what its first call does, when it was opened to."""
         self.contract = contract
@@ -67,8 +68,8 @@ class OnnxRuntime:
 
         For INT8, after the first call: the kernels of all products, from the session's own profile of that call.
         """
-        import onnxruntime
-
+        self._guard.check_open()
+        onnxruntime = import_onnxruntime()
         executed: dict[str, Any] = {"providers": self._session.get_providers()}
         if (assigned := nodes_by_provider(self._session)) is not None:
             executed["nodes_by_provider"] = assigned
@@ -99,8 +100,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     Raises BackendUnavailable when the provider is missing or would not run the whole graph, BundleError when the file
     is not a graph ONNX Runtime accepts or its inputs and outputs are not the contract's.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     wanted = PROVIDERS[backend.name]
     available = onnxruntime.get_available_providers()
     if wanted not in available:
@@ -119,7 +119,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     disabled = []
     profile = None
     if precision in INTEGER:
-        profile = tempfile.TemporaryDirectory(prefix="cdm-export-")  # goes with the runtime, whatever becomes of it
+        profile = TemporaryFolder()  # goes with the runtime, whatever becomes of it
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(profile.name) / "profile")
         # It joins product and bias before integer products are looked for, and then none is found (seen in 1.31: all

@@ -17,6 +17,7 @@ from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable, BundleError
 from cdm_export.runtimes.host import usable_cpus
 from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.telemetry import import_openvino
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 """Precision -> INFERENCE_PRECISION_HINT: what is not quantized in the graph, nor typed in it."""
@@ -49,8 +50,8 @@ class OpenVino:
         """Devices, the hint in force, nodes by runtime precision and products by precision and kernel, as the
         executable graph has them.
         """
-        import openvino
-
+        self._guard.check_open()
+        openvino = import_openvino()
         compiled = self._compiled
         nodes = _executed(compiled)
         executed = Counter(node["runtimePrecision"] for node in nodes if "runtimePrecision" in node)
@@ -82,8 +83,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     Raises BackendUnavailable when OpenVINO has no CPU plugin here or does not honour the hint, BundleError when it
     refuses the file.
     """
-    import openvino
-
+    openvino = import_openvino()
     core = openvino.Core()
     if "CPU" not in core.available_devices:
         raise BackendUnavailable(f"OpenVINO {openvino.__version__} has no CPU device here: {core.available_devices}")

@@ -1,5 +1,6 @@
 """Frame in, depth out: the same processing around every backend, so that parity measures the backend alone."""
 
+import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,8 +13,12 @@ from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
 from cdm_export.runtimes.processing import at_camera_size, output, preprocess, stacked
-from cdm_export.runtimes.processing.depth import usable
+from cdm_export.runtimes.processing.depth import NEAREST, outside_share, usable
 from cdm_export.runtimes.runtime import Description, DeviceClock, Runtime
+
+_LOG = logging.getLogger("cdm_export")
+_MOST_OUTSIDE = 0.5
+"""Share of readings outside the range above which the depth is probably in another unit."""
 
 
 class DepthPipeline:
@@ -27,6 +32,7 @@ class DepthPipeline:
         self.contract = contract or runtime.contract
         """The runtime's contract, possibly with another ``max_depth`` or ``far``."""
         self._images: list[NDArray[Any] | None] = [None] * self.contract.batch
+        self._warned = False
 
     def __call__(self, frame: Frame) -> DepthResult:
         """Refine one frame. Raises InputError when it does not fit the contract."""
@@ -37,6 +43,14 @@ class DepthPipeline:
 
         Raises InputError for another number of frames, or one that does not fit the contract.
         """
+        if not isinstance(frames, Sequence) or not all(isinstance(frame, Frame) for frame in frames):
+            kinds = (
+                [type(frame).__name__ for frame in frames] if isinstance(frames, Sequence) else type(frames).__name__
+            )
+            raise InputError(
+                f"frames are cdm_export.Frame objects, got {', '.join(kinds) if isinstance(kinds, list) else kinds}",
+                "Make one: cdm_export.Frame(rgb=..., depth=...)",
+            )
         if len(frames) != self.contract.batch:
             raise InputError(
                 f"this artifact takes {self.contract.batch} frame(s) at once, got {len(frames)}",
@@ -68,9 +82,12 @@ class DepthPipeline:
         self, frame: Frame, raw: NDArray[np.float32], values: NDArray[np.float32], valid: NDArray[np.bool_],
         timing: Timing,
     ) -> DepthResult:  # fmt: skip
-        sensor_share = None
+        sensor_share = outside = None
         if frame.depth is not None:
             sensor_share = _share(usable(frame.depth, self.contract.max_depth))
+            if self.contract.depth_input is not None:
+                outside = outside_share(frame.depth, self.contract.max_depth)
+                self._warn_once(outside)
         return DepthResult(
             values=values,
             valid=valid,
@@ -82,8 +99,21 @@ class DepthPipeline:
                 valid_share=_share(valid),
                 sensor_share=sensor_share,
                 age=None if frame.captured_at is None else time.monotonic() - frame.captured_at,
+                outside_share=outside,
             ),
         )
+
+    def _warn_once(self, outside: float | None) -> None:
+        """Say in the log that depth is probably not meters: a control loop goes on, and its log is read once."""
+        if outside is not None and outside > _MOST_OUTSIDE and not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "%.0f %% of the sensor's readings are nearer than %g m or beyond max_depth, %g m: is the depth in "
+                "meters? See DepthResult.health.outside_share; said once per pipeline",
+                100 * outside,
+                NEAREST,
+                self.contract.max_depth,
+            )
 
     def warm_up(self) -> None:
         """One call on empty frames, so that the first real one is not the slow one. Raises InputError, and leaves the

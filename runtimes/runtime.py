@@ -51,7 +51,7 @@ class Runtime(Protocol):
         ...
 
     def describe(self) -> Description:
-        """What is loaded, where it runs and what really executes."""
+        """What is loaded, where it runs and what really executes. Raises RuntimeMisuse after close."""
         ...
 
     def close(self) -> None:
@@ -87,20 +87,28 @@ class CallGuard:
         """Refuse every later call."""
         self._closed = True
 
-    def check(self, inputs: Tensors) -> None:
-        """Raise RuntimeMisuse unless the call is legal: owner thread, open, names, shapes, types."""
+    def check_open(self) -> None:
+        """Raise RuntimeMisuse after ``close``."""
         if self._closed:
             raise RuntimeMisuse("this runtime was closed", "Open the bundle again.")
+
+    def check(self, inputs: Tensors) -> None:
+        """Raise RuntimeMisuse unless the call is legal: owner thread, open, names, shapes, types."""
+        self.check_open()
         if threading.get_ident() != self._owner:
             raise RuntimeMisuse(
                 "a runtime belongs to the thread that opened it, and was called from another",
                 "Open one runtime per thread, or hand frames to the owning thread.",
             )
         expected = {spec.name: spec for spec in self._contract.inputs}
+        if not isinstance(inputs, Mapping):
+            raise RuntimeMisuse(f"inputs are arrays by name, got {type(inputs).__name__}")
         if set(inputs) != set(expected):
             raise RuntimeMisuse(f"inputs are {sorted(inputs)}, expected {sorted(expected)}")
         for name, array in inputs.items():
             spec = expected[name]
+            if not isinstance(array, np.ndarray):
+                raise RuntimeMisuse(f"input '{name}' must be a NumPy array, got {type(array).__name__}")
             if array.dtype != spec.dtype or array.shape != spec.shape:
                 raise RuntimeMisuse(
                     f"input '{name}' is {array.dtype} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}"

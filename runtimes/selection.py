@@ -1,4 +1,4 @@
-"""Which backend and artifact ``auto`` means: only what passed, the fastest measured here first."""
+"""Which backend and artifact ``auto`` means: what passed; reduced precision only where it is faster beyond doubt."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend, who_run
 from cdm_export.runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
 from cdm_export.runtimes.contract import execution_name
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
+from cdm_export.runtimes.fastest import Candidate, fastest
+from cdm_export.runtimes.signing import FOREIGN
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
 
     Asked for by name, an artifact must not have failed; ``auto`` also wants a passed verdict and the bundle's own
     interface. Unless both are asked for by name, reduced precision is taken only where it was verified on this machine.
+
+    Between what is left ``fastest`` decides: FP32 unless ``bench`` has shown here that something else is faster beyond
+    doubt; ``verify``, which measures one after another, never makes ``auto`` leave FP32. An engine that was built and
+    self-tested on this device was asked for by building it, and goes before what runs the artifacts themselves.
+    Results that came with the bundle from another machine count for nothing.
+
     Raises InputError for unknown names, ParityError when all that could run has failed, BackendUnavailable when nothing
     is installed.
     """
@@ -88,15 +96,17 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
     if backend != "auto" and wanted[0].format == "checkpoint":
         return Choice(wanted[0], None, "fp32", None, False)
     locals_ = local_results.load(bundle, batch)
+    speeds = local_results.load_speeds(bundle, batch)
     failed: list[str] = []
     unbuilt = False
-    options: list[tuple[float, Choice]] = []
+    options: list[Candidate[Choice]] = []
     for candidate in wanted:
         for artifact, executed in executions(bundle, candidate, batch):
             if precision not in ("auto", executed):
                 continue
             if precision == "auto" and artifact.interface is not None:
                 continue  # what its inputs lose is no part of its gate: only by name
+            engine = None
             if candidate.engine:
                 engine = engines.find(bundle, candidate, executed)
                 if engine is None:
@@ -115,10 +125,19 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
                 continue
             if backend == "auto" and not _eligible(choice):
                 continue
-            measured = local.p50_ms if local and local.p50_ms is not None else float("inf")
-            options.append((measured, choice))
+            key = (candidate.name, executed)
+            options.append(
+                Candidate(
+                    choice,
+                    key=key,
+                    engine=engine is not None,
+                    p50_ms=local.p50_ms if local else None,
+                    won=engine is not None and engine.record.speed is not None and engine.record.speed.faster,
+                    ratios=speeds[key].by_path if key in speeds else {},
+                )
+            )
     if options:
-        return min(options, key=lambda option: option[0])[1]  # ties: the order of BACKENDS
+        return fastest(options).what
     if failed:
         raise ParityError(
             f"{bundle.path}: everything that could run here failed its parity gate: {'; '.join(failed)}",
@@ -140,8 +159,10 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
             f"Build one: cdm-export build {bundle.path} --target tensorrt --precision {precision}",
         )
     if precision not in ("auto", "fp32"):
+        came = [one for one in local_results.foreign(bundle) if f" {precision}" in one.what]
         raise BackendUnavailable(
-            f"{bundle.path}: no backend here has passed the {precision} gate yet",
+            f"{bundle.path}: no backend here has passed the {precision} gate yet"
+            + (f"; {came[0].path} is {FOREIGN}" if came else ""),
             f"Let it: cdm-export verify {bundle.path} --precision {precision}",
         )
     raise BackendUnavailable(

@@ -99,6 +99,7 @@ class TensorRt:
 
     def describe(self) -> Description:
         """The engine's evidence, and how it is launched."""
+        self._guard.check_open()
         evidence, version = self._record.layer_report, str(self._trt.__version__)
         return Description(
             backend=self._backend.name,

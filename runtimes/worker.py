@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import ModelContract, Record
 from cdm_export.runtimes.isolated import report, run_isolated, serve
 from cdm_export.runtimes.measure import Measurement, measure
@@ -62,7 +63,8 @@ def _work(text: str) -> Outcome:
         first = first or inputs
         raw = runtime(inputs)[job.contract.outputs[0].name]
         for place, output in enumerate(job.outputs[start : start + batch]):
-            np.save(output, raw[place : place + 1], allow_pickle=False)
+            with naming(Path(output)):
+                np.save(output, raw[place : place + 1], allow_pickle=False)
             report({"frame": job.frames[start + place]})
     latency = measure({job.backend: lambda: runtime(first)})[job.backend] if job.timed and first else None
     return Outcome(description=asdict(runtime.describe()), latency=latency)

@@ -7,20 +7,26 @@ from pathlib import Path
 from cdm_export.bench.environment import conditions, environment
 from cdm_export.bench.interleaved import Finished, Interleaved, RunPlan, run_interleaved
 from cdm_export.bench.power import PowerMeter
+from cdm_export.bench.remember import remember
 from cdm_export.bench.result import BenchResult, Entry
 from cdm_export.bench.statistics import mean_interval, paired_ratio
 from cdm_export.bench.worker import BenchJob
 from cdm_export.progress import Progress
-from cdm_export.runtimes import local_results
-from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend
+from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend, why_absent
 from cdm_export.runtimes.bundle import Artifact, Bundle, Provenance
 from cdm_export.runtimes.contract import Size, execution_name
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
 from cdm_export.runtimes.isolated import Child
+from cdm_export.runtimes.machine_load import LoadWatch
+from cdm_export.runtimes.opening import check_reader, reference_path
+from cdm_export.runtimes.replaced import once_more_when_replaced
 from cdm_export.runtimes.selection import Choice, check_precision, choose, executions
 
 _BASELINE = ("onnxruntime", "fp32")
 """What ratios refer to where it runs; else the first that does."""
+
+_LONGEST = 24 * 3600.0
+"""Seconds of timing, and of a pause."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,38 @@ class BenchRequest:
     """Pause before every timed frame: a camera's rhythm, or a rest against throttling."""
 
 
+@once_more_when_replaced
 def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
     """Time everything in turns.
 
-    Interrupted (KeyboardInterrupt) after a full round, what was timed so far is returned, marked incomplete; before,
-    the interrupt is raised. Raises BundleError, InputError, BackendUnavailable (nothing to run).
+    What was learned is kept for ``report`` and for ``auto``. A bundle that is replaced meanwhile is timed again from
+    the beginning, once. Interrupted (KeyboardInterrupt) after a full round, what was timed so far is returned, marked
+    incomplete; before, the interrupt is raised. Raises BundleError, InputError, BackendUnavailable (nothing to run).
     """
     if request.frames is not None and request.frames < 1:
         raise InputError(f"--frames must be at least 1, got {request.frames}")
     if not (request.seconds > 0 and request.idle_ms >= 0):
         raise InputError(f"--seconds must be above 0 and --idle not negative, got {request.seconds}, {request.idle_ms}")
+    if not (request.seconds <= _LONGEST and request.idle_ms <= 1e3 * _LONGEST):
+        raise InputError(f"--seconds and --idle are at most a day, got {request.seconds} s, {request.idle_ms} ms")
     bundle = Bundle.open(request.bundle)
+    if request.checkpoint is not None:
+        if request.backend != "auto":
+            check_reader(get_backend(request.backend), request.checkpoint)
+        reference_path(bundle, request.checkpoint)
     frames = tuple(str(bundle.file(golden.file)) for golden in bundle.manifest.golden)
     choices, skipped = _choices(bundle, request)
     candidates = {_name(choice, threads): (choice, threads) for choice in choices for threads in request.threads}
-    before = conditions()
-    with PowerMeter() as meter:
+    before, watch = conditions(), LoadWatch()
+    with PowerMeter() as meter, bundle.steady():
         raced = run_interleaved(
             {name: partial(_start, name, bundle, request, frames, *one) for name, one in candidates.items()},
             RunPlan(request.frames, request.seconds, request.idle_ms),
             progress,
         )
-    after = conditions()
+    after, load = conditions(), watch.load()
+    if load.busy:
+        progress.warn(str(load))
     failed: dict[str, str] = {}
     for name, error in raced.failed.items():
         if isinstance(error, BackendUnavailable) and request.backend != "auto":
@@ -97,9 +113,10 @@ def bench_bundle(request: BenchRequest, progress: Progress) -> BenchResult:
         ),
         skipped=skipped,
         failed=failed,
+        warnings=(str(load),) if load.busy else (),
         environment={**environment(), "before": before, "after": after},
     )
-    _remember(bundle, result, progress)
+    remember(bundle, result, progress)
     return result
 
 
@@ -116,17 +133,20 @@ def _choices(bundle: Bundle, request: BenchRequest) -> tuple[list[Choice], dict[
             continue
         if backend.verifies_only and request.backend != backend.name:
             continue  # its speed says nothing
+        absent = why_absent(backend)
         for artifact, precision in _runnable(bundle, backend):
             if request.precision not in ("auto", precision):
                 continue
             name = f"{backend.name} {execution_name(precision, artifact.batch)}"
-            if not backend.installed:
+            if not backend.installed and request.backend == "auto":
                 skipped[name] = f"not installed; add it with: {backend.install}"
                 continue
             try:
+                if absent is not None:
+                    raise absent  # no process is started for what is known not to run here
                 choices.append(choose(bundle, backend.name, precision, artifact.batch))
             except (ParityError, BackendUnavailable) as error:
-                if request.backend != "auto" and request.precision != "auto":
+                if request.backend != "auto" and (request.precision != "auto" or error is absent):
                     raise
                 skipped[name] = error.message
     return choices, skipped
@@ -149,7 +169,7 @@ def _start(
         precision=choice.precision,
         batch=choice.batch,
         threads=threads,
-        checkpoint=str(request.checkpoint) if request.checkpoint else None,
+        checkpoint=str(request.checkpoint) if request.checkpoint and choice.artifact is None else None,
         frames=frames,
     )
     return Child("cdm_export.bench.worker", job, name)
@@ -188,14 +208,3 @@ def _weights(provenance: Provenance) -> str:
     if provenance.random_weights is not None:
         return f"seeded random weights (seed {provenance.random_weights.seed})"
     return f"{provenance.checkpoint}, sha256 {provenance.sha256[:16]}"
-
-
-def _remember(bundle: Bundle, result: BenchResult, progress: Progress) -> None:
-    """Keep the result for ``report``, and give ``auto`` the latencies of what was verified here."""
-    if local_results.save_bench(bundle, result.model_dump_json(indent=1)) is None:
-        progress.note("the result could not be stored: neither the bundle nor the cache can be written")
-    known = {batch: local_results.load(bundle, batch) for batch in bundle.manifest.batches}
-    for entry in result.entries:
-        local = known[entry.batch].get((entry.backend, entry.precision))
-        if local is not None and not entry.threads:
-            local_results.save(bundle, local.model_copy(update={"p50_ms": entry.stages["inference"].p50}))

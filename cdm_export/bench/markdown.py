@@ -12,6 +12,8 @@ def to_markdown(result: BenchResult) -> str:
     lines = [f"**{result.model}**, camera {result.camera}, network {result.network}, {result.weights}", ""]
     if not result.complete:
         lines += ["**Interrupted: fewer rounds than asked for.**", ""]
+    for warning in result.warnings:
+        lines += [f"**Warning: {warning}.**", ""]
     lines += [HEAD.format(baseline=result.baseline), "|---|---|---|---|---|---|---|---|---|---|"]
     for entry in result.entries:
         total, (ratio, low, high) = entry.stages["total"], entry.ratio

@@ -12,6 +12,7 @@ from cdm_export.runtimes.bundle import Verdict
 from cdm_export.runtimes.contract import Record, execution_name
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.measure import Measurement
+from cdm_export.runtimes.signing import Kind, read_signed
 
 STAGES = ("preprocess", "inference", "postprocess")
 """Of every call; together they are its ``total``."""
@@ -109,6 +110,8 @@ class BenchResult(Record):
     """What cannot run here or failed its gate, and why."""
     failed: dict[str, str]
     """What died, and how."""
+    warnings: tuple[str, ...] = ()
+    """What puts the figures in doubt."""
     environment: dict[str, Any]
     """Machine, libraries, revision; clocks, temperature and load before and after; power where a Jetson tells it."""
 
@@ -116,13 +119,13 @@ class BenchResult(Record):
 def load_result(path: Path) -> BenchResult:
     """Read a result. Raises InputError for a file that is none, or of another schema."""
     try:
-        return BenchResult.model_validate_json(path.read_bytes())
+        return read_signed(Kind.BENCH, path, BenchResult)[0]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+    except ValueError as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
         raise InputError(
-            f"{path} is no result of this version's bench: {where}: {first['msg']}",
+            f"{path} is no result of this version's bench: {where}{first['msg']}",
             "Make one with: cdm-export bench BUNDLE -o NAME.json",
         ) from error

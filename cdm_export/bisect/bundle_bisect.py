@@ -1,6 +1,5 @@
 """Two executions of a bundle, compared stage by stage on one frame."""
 
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from cdm_export.runtimes.graph_precision import PrecisionPlan
 from cdm_export.runtimes.nvidia import find_gpu
 from cdm_export.runtimes.opening import reference_path
 from cdm_export.runtimes.selection import executions, interface_of
+from cdm_export.runtimes.temporary import TemporaryFolder
 
 
 def bisect_bundle(
@@ -60,7 +60,7 @@ def bisect_bundle(
     contract = bundle.manifest.contract
     sections = get_variant(contract.model).sections
     output, tolerance = contract.outputs[0].name, GATES[candidate[1]].p99
-    with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
+    with TemporaryFolder() as temporary:
         first, second = (
             _probe(bundle, pair, frame, _subfolder(temporary, role), checkpoint, threads)
             for role, pair in (("reference", reference), ("candidate", candidate))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdm_export.bisect.measures import Measure, measure
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import ModelContract, Record
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.isolated import run_isolated, serve
@@ -105,7 +106,8 @@ def _work(text: str) -> Shown:
     files = {}
     for index, stage in enumerate(job.stages):
         files[stage] = str(Path(job.folder) / f"{index:03d}.npy")
-        np.save(files[stage], seen[values[stage]].float().numpy(), allow_pickle=False)
+        with naming(Path(files[stage])):
+            np.save(files[stage], seen[values[stage]].float().numpy(), allow_pickle=False)
     return Shown(shapes={stage: shapes[stage] for stage in job.stages}, files=files)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cdm_export.bisect.onnx_worker import ShowJob, show
 from cdm_export.bisect.probe import Shapes, exposing
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
 from cdm_export.runtimes.errors import BundleError, InputError
 
@@ -102,7 +103,8 @@ def write_exposing(artifact: Path, contract: ModelContract, target: Path) -> lis
     for entry in model.metadata_props:
         if entry.key == CONTRACT_KEY:
             entry.value = contract.model_dump_json()
-    onnx.save(model, target)
+    with naming(target):
+        onnx.save(model, target)
     return [_linked(artifact, location, target.parent) for location in sorted(_locations(model))]
 
 

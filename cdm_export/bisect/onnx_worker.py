@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cdm_export.runtimes.backends import get_backend, load_runtime
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import ModelContract, Record
 from cdm_export.runtimes.isolated import run_isolated, serve
 from cdm_export.tensorrt.debug_engine import engine_exposing
@@ -54,7 +55,8 @@ def _work(text: str) -> Shown:
     files = {}
     for index, (name, array) in enumerate(runtime(inputs).items()):
         files[name] = str(Path(job.folder) / f"{index:03d}.npy")
-        np.save(files[name], array, allow_pickle=False)
+        with naming(Path(files[name])):
+            np.save(files[name], array, allow_pickle=False)
     return Shown(files=files)
 
 

@@ -13,6 +13,7 @@ from cdm_export.runtimes.contract import Record
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 
 class StageReport(Record):
@@ -91,6 +92,7 @@ class BisectReport(Record):
         """Growth of the error, stage by stage."""
         from rich.box import SIMPLE
         from rich.table import Table
+        from rich.text import Text
 
         title = f"{self.candidate} against {self.reference}, frame '{self.frame}'"
         table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
@@ -106,18 +108,20 @@ class BisectReport(Record):
                 table.add_section()
                 table.add_row(section, style="bold")
             table.add_row(stage.name, *_row(stage.measure), self._mark(stage))
-        mark = "" if self.output.inside else "[red]outside"
+        mark = Text("" if self.output.inside else "outside", "red")
         table.add_row(f"{self.stages[-1].name}, shown alone", *_row(self.output), mark)
         return table
 
-    def _mark(self, stage: StageReport) -> str:
+    def _mark(self, stage: StageReport) -> "Text":
+        from rich.text import Text
+
         if stage.name == self.first:
-            return "[bold red]<- first"
+            return Text("<- first", "bold red")
         if stage.name in self.origins:
-            return "[red]<- origin"
+            return Text("<- origin", "red")
         if stage.measure is None:
-            return "[dim]not run"
-        return "" if stage.measure.inside else "[red]outside"
+            return Text("not run", "dim")
+        return Text("" if stage.measure.inside else "outside", "red")
 
 
 def describe_measure(measure: Measure) -> str:

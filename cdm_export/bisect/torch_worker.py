@@ -8,6 +8,7 @@ import numpy as np
 
 from cdm_export.precision.original_path import original_path
 from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import ModelContract, Record
 from cdm_export.runtimes.errors import ParityError
 from cdm_export.runtimes.graph_precision import PrecisionPlan
@@ -117,7 +118,8 @@ def _shown(job: ShowJob, stages: tuple[str, ...]) -> Shown:
         else:
             raise ParityError(f"'{name}' ran {len(seen[name])} times or hands on more than one tensor: it is no stage")
         shapes[name], files[name] = array.shape, str(Path(job.folder) / f"{index:03d}.npy")
-        np.save(files[name], array, allow_pickle=False)
+        with naming(Path(files[name])):
+            np.save(files[name], array, allow_pickle=False)
     return Shown(shapes=shapes, files=files)
 
 

@@ -4,15 +4,20 @@ Exit codes: 0 done; 1 a gate failed or was inconclusive; 2 bad usage or bad inpu
 interrupted.
 """
 
-import signal
+import os
 import sys
-from types import FrameType
+from contextlib import suppress
+from pathlib import Path
 
 import typer
 
 from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run, verify
 from cdm_export.cli.console import report_error
-from cdm_export.runtimes.errors import CdmExportError, InputError
+from cdm_export.cli.terminal import prepare_streams, say
+from cdm_export.runtimes.errors import CdmExportError, InputError, from_os_error
+from cdm_export.runtimes.stopping import INTERRUPTED, stop_by_exception
+from cdm_export.runtimes.telemetry import switch_off
+from cdm_export.runtimes.temporary import clear_abandoned_temporary
 
 app = typer.Typer(
     name="cdm-export",
@@ -39,33 +44,56 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
     if version:
         import cdm_export
 
-        print(f"cdm-export {cdm_export.__version__}")
+        say(f"cdm-export {cdm_export.__version__}")
         raise typer.Exit
 
 
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code; no traceback ever reaches a user for an error of theirs."""
     as_json = "--json" in arguments
-
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt  # so that temporary files go away on SIGTERM as on Ctrl-C
-
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), terminate)
+    prepare_streams()
+    switch_off()
     try:
-        app(args=arguments, standalone_mode=True)
+        stop_by_exception()
+        clear_abandoned_temporary()
+        _check_empty(arguments)
+        try:
+            app(args=arguments, standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # what does not fit there fails here, not after everything
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except CdmExportError as error:
         report_error(error, as_json)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; that is its right
+        _drop_output()  # its reader has gone; that is its right
         return 0
     except OSError as error:  # a full disk, a folder where a file is wanted
-        report_error(InputError(f"{error.filename or 'output'}: {error.strerror or error}"), as_json)
+        _drop_output()
+        report_error(from_os_error(error, "output"), as_json)
         return InputError.exit_code
     return 0
+
+
+def _check_empty(arguments: list[str]) -> None:
+    """An empty argument is a variable that was not set: taken for a path it would mean the current folder."""
+    for place, argument in enumerate(arguments):
+        if argument and not (argument.startswith("--") and argument.endswith("=")):
+            continue
+        option = argument.rstrip("=") or next((one for one in arguments[place - 1 : place] if one[:1] == "-"), "")
+        raise InputError(
+            f"{option} is given nothing" if option else "an argument is empty",
+            "Is a variable in the command not set? Leave the argument out, or give it a value.",
+        )
+
+
+def _drop_output() -> None:
+    """Where standard output takes no more, what is left of it goes nowhere, instead of failing again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

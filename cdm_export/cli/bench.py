@@ -7,6 +7,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import BackendName, BundleArgument, CheckpointOption, Json, PrecisionName, Quiet
+from cdm_export.cli.terminal import say, terminal
 from cdm_export.runtimes.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,9 +44,12 @@ def command(
     from cdm_export.bench.compare import compare_results
     from cdm_export.bench.markdown import to_markdown
     from cdm_export.runtimes.cache import write_atomically
+    from cdm_export.runtimes.output_paths import check_output_paths
 
     if out is not None and out.suffix not in (".json", ".md"):
         raise InputError(f"-o {out}: results are written as .json or .md", f"For example -o {out.stem or 'bench'}.json")
+    if out is not None:
+        check_output_paths((out,), (bundle, checkpoint, compare))
     old = load_result(compare) if compare is not None else None
     request = BenchRequest(bundle, backend, precision, checkpoint, _threads(threads), frames, seconds, idle)
     with progress(not quiet and not as_json) as shown:
@@ -68,8 +72,8 @@ def command(
         if comparison is not None:
             _print_comparison(comparison)
         if out is not None:
-            print(f"written: {out}")
-        print(f"next: cdm-export report {bundle}")
+            say(f"written: {out}")
+        say(f"next: cdm-export report {bundle}")
     if not result.complete:
         raise typer.Exit(130)
     if result.failed:
@@ -87,14 +91,13 @@ def _threads(text: str) -> tuple[int, ...]:
 
 
 def _print(result: "BenchResult") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from cdm_export.bench.markdown import device_lines, parity_words, what_did_not_run
     from cdm_export.bench.result import per_frame_note
 
-    console = Console(highlight=False)
-    console.print(f"{result.model}, camera {result.camera}, network {result.network}, {result.weights}", markup=False)
+    console = terminal()
+    console.print(f"{result.model}, camera {result.camera}, network {result.network}, {result.weights}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("ms", no_wrap=True)
     for title in ("p50", "p90", "p99", "max", "frames/s", "ratio", "95 %"):
@@ -109,9 +112,9 @@ def _print(result: "BenchResult") -> None:
             f"{low:.2f}-{high:.2f}",
         )
     console.print(table)
-    console.print(f"ratio: against {result.baseline}, round by round", markup=False)
+    console.print(f"ratio: against {result.baseline}, round by round")
     if note := per_frame_note(result.entries):
-        console.print(note, markup=False)
+        console.print(note)
     for entry in result.entries:
         memory = entry.peak_rss_mb if entry.rss_anon_mb is None else entry.rss_anon_mb
         console.print(
@@ -120,7 +123,7 @@ def _print(result: "BenchResult") -> None:
             markup=False,
         )
     for line in (*device_lines(result), *what_did_not_run(result)):
-        console.print(line, markup=False)
+        console.print(line)
     if not result.complete:
         console.print("interrupted: fewer rounds than asked for", style="yellow")
 
@@ -128,11 +131,11 @@ def _print(result: "BenchResult") -> None:
 def _print_comparison(comparison: "Comparison") -> None:
     for change in comparison.changes:
         ratio, low, high = change.ratio
-        print(
+        say(
             f"{change.name}: {change.old_p50:.4g} -> {change.new_p50:.4g} ms, x {ratio:.3f} ({low:.3f}..{high:.3f}): "
             f"{change.word}"
         )
     for name, where in comparison.only.items():
-        print(f"{name}: only in the {where} result")
+        say(f"{name}: only in the {where} result")
     for line in comparison.conditions:
-        print(f"conditions differ: {line}")
+        say(f"conditions differ: {line}")

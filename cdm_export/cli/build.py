@@ -7,6 +7,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import BundleArgument, Json, Quiet, run_inputs
+from cdm_export.cli.terminal import say
 
 if TYPE_CHECKING:
     from cdm_export.tensorrt.build import BuildReport
@@ -47,7 +48,7 @@ def command(
     ] = None,
     workspace: Annotated[
         int | None,
-        typer.Option("--workspace", min=64, help="Most scratch memory in MiB; 1024 where memory is shared."),
+        typer.Option("--workspace", min=64, max=2**20, help="Most scratch memory in MiB; 1024 where memory is shared."),
     ] = None,
     optimization_level: Annotated[
         int,
@@ -75,16 +76,16 @@ def command(
     from cdm_export.tensorrt.describe import layer_report_lines
 
     for outcome in report.outcomes:
-        print(f"{outcome.attempt}: {outcome.outcome} ({outcome.detail})")
+        say(f"{outcome.attempt}: {outcome.outcome} ({outcome.detail})")
     record = report.engine.record
     for line in layer_report_lines(record):
-        print(f"  {line}")
-    print(f"engine: {report.engine.path}")
+        say(f"  {line}")
+    say(f"engine: {report.engine.path}")
     if record.self_test is None:
-        print(f"next, on the device: cdm-export verify {bundle} --backend {target.value}")
+        say(f"next, on the device: cdm-export verify {bundle} --backend {target.value}")
     else:
         contract = Bundle.open(bundle).manifest.contract
-        print(f"next: cdm-export run {bundle} --backend {target.value} {run_inputs(contract)} -o depth.npy")
+        say(f"next: cdm-export run {bundle} --backend {target.value} {run_inputs(contract)} -o depth.npy")
 
 
 def _summary(report: "BuildReport") -> dict[str, Any]:

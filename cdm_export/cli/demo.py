@@ -7,6 +7,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import Json, Quiet
+from cdm_export.cli.terminal import say
 
 
 def command(
@@ -35,9 +36,9 @@ def command(
         )
     elif not quiet:
         if warning:
-            print(warning)
+            say(warning)
         for parity in demo.parities:
-            print(f"{parity.backend} {parity.precision}: {parity.verdict}")
-        print(f"ran {demo.choice} in {demo.refined.result.timing.total:.0f} ms")
+            say(f"{parity.backend} {parity.precision}: {parity.verdict}")
+        say(f"ran {demo.choice} in {demo.refined.result.timing.total:.0f} ms")
         for path in demo.refined.files:
-            print(f"  {path}")
+            say(f"  {path}")

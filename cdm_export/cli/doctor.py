@@ -1,12 +1,13 @@
 """``cdm-export doctor``."""
 
 from cdm_export.cli.console import print_json
-from cdm_export.cli.options import Json
+from cdm_export.cli.options import Json, Quiet
+from cdm_export.cli.terminal import terminal
 
 _MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]not here[/]", "problem": "[bold red]problem[/]"}
 
 
-def command(as_json: Json = False) -> None:
+def command(as_json: Json = False, quiet: Quiet = False) -> None:
     """What this machine can build and run, and the exact command that adds the rest."""
     from cdm_export.doctor.machine import examine
 
@@ -14,7 +15,8 @@ def command(as_json: Json = False) -> None:
     if as_json:
         print_json([vars(finding) for finding in results])
         return
-    from rich.console import Console
+    if quiet:
+        return
     from rich.markup import escape
     from rich.table import Table
 
@@ -25,4 +27,4 @@ def command(as_json: Json = False) -> None:
     for finding in results:
         detail = escape(finding.detail) + (f"\n[cyan]{escape(finding.command)}[/]" if finding.command else "")
         table.add_row(finding.subject, _MARKS[finding.status], detail)
-    Console(highlight=False).print(table)
+    terminal(markup=True).print(table)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from cdm_export.cli.console import print_json, progress
-from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, run_inputs
+from cdm_export.cli.options import DepthScale, Fit, Json, Quiet, given_scale, run_inputs
+from cdm_export.cli.terminal import say
+from cdm_export.runtimes.checkpoint_path import with_key
 from cdm_export.runtimes.contract import COMPRESSED, QUANTIZED, Precision, Size
 from cdm_export.runtimes.coreml_target import NEWEST, get_target
 from cdm_export.runtimes.errors import InputError, ParityError
@@ -32,10 +34,15 @@ def command(
         Path | None, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth, .ckpt or .safetensors")
     ] = None,
     *,
+    context: typer.Context,
     camera: Annotated[str, typer.Option("--camera", help="Size of the camera's frames, e.g. 640x480.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Bundle to make, e.g. d435.bundle.")],
     model: Annotated[
         str | None, typer.Option("--model", help="See cdm-export models; read off the checkpoint where that can be.")
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option("--weights-key", metavar="KEY", help="Of a checkpoint with several sets of weights, e.g. ema."),
     ] = None,
     random_weights: Annotated[
         int | None,
@@ -72,7 +79,7 @@ def command(
     ] = False,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", metavar="N", min=2, help="FP32 and FP16 graphs for N frames at once too."),
+        typer.Option("--batch", metavar="N", min=2, max=4096, help="FP32 and FP16 graphs for N frames at once too."),
     ] = None,
     frames: Annotated[
         str, typer.Option("--frames", help="Frames to verify on: folder, frames.json, synthetic:N[:SEED] or sample.")
@@ -83,9 +90,15 @@ def command(
         ChannelOrderChoice | None,
         typer.Option("--channel-order", help="Of CDM: bgr as the reference runs its weights, rgb without its swap."),
     ] = None,
-    max_depth: Annotated[float, typer.Option("--max-depth", help="Meters; sensor readings beyond are missing.")] = 6.0,
+    max_depth: Annotated[
+        float | None, typer.Option("--max-depth", help="Meters; sensor readings beyond are missing; 6 by default.")
+    ] = None,
     far: Annotated[
         float | None, typer.Option("--far", help="Meters; depth beyond is invalid; 25, or all the model was made for.")
+    ] = None,
+    head_range: Annotated[
+        float | None,
+        typer.Option("--head-range", metavar="METERS", help="Range that a metric Depth Anything was fine-tuned for."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle, atomically.")] = False,
     as_json: Json = False,
@@ -103,16 +116,17 @@ def command(
     request = ExportRequest(
         out=out,
         camera=size,
-        checkpoint=checkpoint,
+        checkpoint=_weights(checkpoint, weights_key),
         random_weights=random_weights,
         model=model,
         frames=frames,
-        depth_scale=depth_scale,
+        depth_scale=given_scale(context, depth_scale),
         fit=fit,
         input_size=input_size,
         channel_order=channel_order.value if channel_order else None,
         max_depth=max_depth,
         far=far,
+        head_range=head_range,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         batch=batch or 1,
         overwrite=overwrite,
@@ -125,14 +139,14 @@ def command(
         print_json(_summary(bundle, parities))
     elif not quiet:
         for parity in parities:
-            print(f"{parity.name}: {parity.verdict}")
+            say(f"{parity.name}: {parity.verdict}")
         for dropped in bundle.manifest.dropped:
-            print(f"not published: {dropped.name}: {dropped.reason}")
+            say(f"not published: {dropped.name}: {dropped.reason}")
         for artifact in bundle.manifest.artifacts:
             if artifact.interface is not None:
-                print(f"{artifact.name}: its 8-bit image alone moves the depth: {artifact.interface.loss}")
-        print(f"published {bundle.path}")
-        print(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
+                say(f"{artifact.name}: its 8-bit image alone moves the depth: {artifact.interface.loss}")
+        say(f"published {bundle.path}")
+        say(f"next: cdm-export run {bundle.path} {run_inputs(bundle.manifest.contract)} -o depth.npy")
     if missed := [dropped for dropped in bundle.manifest.dropped if dropped.failed]:
         raise ParityError(
             f"published without {missed[0].name}: {missed[0].reason}",
@@ -145,6 +159,15 @@ def command(
             f"published, but what failed will not run: {'; '.join(failed)}",
             f"Where the error begins: {where}" if first.batch == 1 else "Run it one frame at a time, which passed.",
         )
+
+
+def _weights(checkpoint: Path | None, key: str | None) -> Path | None:
+    """The checkpoint, with the key of the weights in it that were asked for."""
+    if not key:
+        return checkpoint
+    if checkpoint is None:
+        raise InputError("--weights-key chooses among the weights of a checkpoint, and none is given", "Leave it out.")
+    return with_key(checkpoint, key)
 
 
 def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> "Int8Request | None":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdm_export.cli.console import print_json
-from cdm_export.cli.options import BundleArgument, Json
+from cdm_export.cli.options import BundleArgument, Json, Quiet
+from cdm_export.cli.terminal import terminal
 from cdm_export.runtimes.contract import ModelContract, Semantics
 
 if TYPE_CHECKING:
@@ -21,16 +22,19 @@ def command(
     bundle: BundleArgument,
     full: Annotated[bool, typer.Option("--full", help="Check the sha256 of every file.")] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """What is inside a bundle: contract, artifacts, verdicts, provenance; nothing is run."""
     from cdm_export.runtimes import engines, local_results
     from cdm_export.runtimes.bundle import Bundle
     from cdm_export.runtimes.contract import Size
+    from cdm_export.runtimes.signing import FOREIGN
     from cdm_export.tensorrt.describe import layer_report_lines
 
     opened = Bundle.open(bundle, full=full)
     manifest = opened.manifest
     here = [local for batch in manifest.batches for local in local_results.load(opened, batch).values()]
+    foreign = local_results.foreign(opened)
     built = engines.scan(opened)
     if as_json:
         print_json(
@@ -39,15 +43,20 @@ def command(
                 "integrity": _integrity(full),
                 "manifest": manifest.model_dump(mode="json"),
                 "verified_here": [local.model_dump(mode="json") for local in here],
-                "engines": [{"path": str(engine.path), **engine.record.model_dump(mode="json")} for engine in built],
+                "foreign": [{"path": str(one.path), "what": one.what} for one in foreign],
+                "engines": [
+                    {"path": str(engine.path), "own": engine.own, **engine.record.model_dump(mode="json")}
+                    for engine in built
+                ],
             }
         )
         return
-    from rich.console import Console
+    if quiet:
+        return
     from rich.table import Table
 
     contract, provenance = manifest.contract, manifest.provenance
-    console = Console(highlight=False)
+    console = terminal()
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{bundle} (identity {opened.identity}, schema {manifest.schema_version})"),
         ("integrity", _integrity(full)),
@@ -68,14 +77,15 @@ def command(
         overview.add_row(*row)
     console.print(overview)
     for spec in (*contract.inputs, *contract.outputs):
-        console.print(f"  {spec.name}: {spec.dtype} {list(spec.shape)}, {spec.unit}", markup=False)
+        console.print(f"  {spec.name}: {spec.dtype} {list(spec.shape)}, {spec.unit}")
     for artifact in manifest.artifacts:
         size = sum(record.size for record in artifact.files) / 1e6
         producers = ", ".join(f"{name} {version}" for name, version in artifact.producers.items())
         opset = f"{'opset' if artifact.format == 'onnx' else 'specification'} {artifact.opset}"
         batch = f", {artifact.batch} frames at once" if artifact.batch > 1 else ""
-        console.print(f"[bold]{artifact.name}[/] {artifact.state.value}{batch}, {opset}, {size:,.1f} MB")
-        console.print(f"  made with {producers}", markup=False)
+        console.print(artifact.name, style="bold", end="")
+        console.print(f" {artifact.state.value}{batch}, {opset}, {size:,.1f} MB")
+        console.print(f"  made with {producers}")
         if artifact.name == "onnx/fp32":
             _print_rewrites(console, artifact.rewrites)
         if artifact.graph:
@@ -84,20 +94,24 @@ def command(
             _print_quantization(console, artifact.quantization)
         if artifact.interface:
             inputs = ", ".join(f"{spec.name} {spec.dtype} ({spec.unit})" for spec in artifact.interface.contract.inputs)
-            console.print(f"  fed with {inputs}", markup=False)
-            console.print(f"  its 8-bit image alone moves the depth: {artifact.interface.loss}", markup=False)
+            console.print(f"  fed with {inputs}")
+            console.print(f"  its 8-bit image alone moves the depth: {artifact.interface.loss}")
         for verdict in artifact.verdicts:
-            console.print(f"  {verdict.backend}: {verdict} where it was made", markup=False)
+            console.print(f"  {verdict.backend}: {verdict} where it was made")
     for dropped in manifest.dropped:
-        console.print(f"[bold]{dropped.name}[/] {'failed' if dropped.failed else 'dropped'}: {dropped.reason}")
+        console.print(dropped.name, style="bold", end="")
+        console.print(f" {'failed' if dropped.failed else 'dropped'}: {dropped.reason}")
     for local in here:
         latency = f", {local.p50_ms:.0f} ms" if local.p50_ms is not None else ""
-        console.print(f"  {local.backend} {local.label}: {local.verdict} on this machine{latency}", markup=False)
+        console.print(f"  {local.backend} {local.label}: {local.verdict} on this machine{latency}")
 
-    for engine in built:
-        console.print(f"[bold]engine[/] {engine.path.parent}", soft_wrap=True)
+    for one in foreign:
+        console.print(f"  {one.path.relative_to(opened.path)}: {one.what}; {FOREIGN}", soft_wrap=True)
+    for engine in (engine for engine in built if engine.own):
+        console.print("engine", style="bold", end="")
+        console.print(f" {engine.path.parent}", soft_wrap=True)
         for line in layer_report_lines(engine.record):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            console.print(f"  {line}", soft_wrap=True)
 
 
 _ONNX_COMPUTE_OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax", "LayerNormalization")
@@ -109,10 +123,10 @@ def _print_rewrites(console: "Console", rewrites: "dict[str, Rewrite]") -> None:
     named = ", ".join(f"{name} ({rewrite.modules})" for name, rewrite in applied.items()) or "none"
     macs = sum(rewrite.macs for rewrite in rewrites.values()) / 1e9
     nodes = sum(rewrite.nodes for rewrite in rewrites.values())
-    console.print(f"  exact rewrites: {named}: {macs:.2f} G multiply-adds and {nodes} nodes less", markup=False)
+    console.print(f"  exact rewrites: {named}: {macs:.2f} G multiply-adds and {nodes} nodes less")
     for name, rewrite in rewrites.items():
         if rewrite.skipped:
-            console.print(f"  not applied: {name}: {rewrite.skipped}", markup=False)
+            console.print(f"  not applied: {name}: {rewrite.skipped}")
 
 
 def _print_graph(console: "Console", graph: "GraphAudit", precision_plan: "PrecisionPlan | None") -> None:
@@ -127,17 +141,17 @@ def _print_graph(console: "Console", graph: "GraphAudit", precision_plan: "Preci
     )
     weights = ", ".join(f"{size:,.1f} MB {kind}" for kind, size in graph.weights_mb.items())
     counts = ", ".join(f"{count} {kind}" for kind, count in by_type.most_common())
-    console.print(f"  nodes: {counts}; weights: {weights}", markup=False)
-    console.print(f"  {products}", markup=False)
+    console.print(f"  nodes: {counts}; weights: {weights}")
+    console.print(f"  {products}")
     if precision_plan is None:
         return
     for reason, islands in groupby(precision_plan.islands, key=lambda island: island.reason):
         names = [island.module for island in islands]
         shown = names[0] if len(names) == 1 else f"{len(names)} modules, {names[0]} ... {names[-1]}"
-        console.print(f"  FP32: {shown}: {reason}", markup=False)
+        console.print(f"  FP32: {shown}: {reason}")
     for block, why in precision_plan.residuals.items():
-        console.print(f"  FP32 residual: {block}: {why}", markup=False)
-    console.print("  casts: " + "; ".join(f"{count} {why}" for why, count in graph.casts.items()), markup=False)
+        console.print(f"  FP32 residual: {block}: {why}")
+    console.print("  casts: " + "; ".join(f"{count} {why}" for why, count in graph.casts.items()))
 
 
 def _print_quantization(console: "Console", quantization: "Quantization") -> None:
@@ -151,7 +165,7 @@ def _print_quantization(console: "Console", quantization: "Quantization") -> Non
         *([str(quantization.speed)] if quantization.speed else []),
     ]
     for line in lines:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
 
 
 def _range(contract: ModelContract) -> str:

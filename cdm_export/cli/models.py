@@ -1,10 +1,11 @@
 """``cdm-export models``."""
 
 from cdm_export.cli.console import print_json
-from cdm_export.cli.options import Json
+from cdm_export.cli.options import Json, Quiet
+from cdm_export.cli.terminal import terminal
 
 
-def command(as_json: Json = False) -> None:
+def command(as_json: Json = False, quiet: Quiet = False) -> None:
     """Families and variants that can be exported."""
     from cdm_export.reference_model.registry import VARIANTS
 
@@ -22,7 +23,8 @@ def command(as_json: Json = False) -> None:
             ]
         )
         return
-    from rich.console import Console
+    if quiet:
+        return
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -30,4 +32,4 @@ def command(as_json: Json = False) -> None:
         table.add_column(heading, overflow="fold", no_wrap=heading == "model")
     for variant in VARIANTS.values():
         table.add_row(variant.name, f"{variant.million_parameters:.0f} M", variant.summary, variant.weights)
-    Console().print(table)
+    terminal().print(table)

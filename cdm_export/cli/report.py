@@ -7,6 +7,7 @@ import typer
 
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import BundleArgument, Json, Quiet
+from cdm_export.cli.terminal import say
 
 
 def command(
@@ -32,4 +33,4 @@ def command(
     if as_json:
         print_json({"report": str(written)})
     elif not quiet:
-        print(f"written: {written}")
+        say(f"written: {written}")

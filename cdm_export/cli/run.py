@@ -1,6 +1,5 @@
 """``cdm-export run``."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,16 +16,24 @@ from cdm_export.cli.options import (
     PrecisionName,
     Quiet,
     Threads,
+    given_scale,
 )
+from cdm_export.cli.terminal import say
 from cdm_export.runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.replaced import once_more_when_replaced
 
 if TYPE_CHECKING:
     from cdm_export.runtimes.contract import ModelContract
     from cdm_export.runtimes.metric_scale import ToMeters
     from cdm_export.runtimes.sources import FrameSource
 
+_WARNED_OF = 3
+"""Frames whose depth looks wrong that are named one by one."""
 
+
+@once_more_when_replaced
 def command(
+    context: typer.Context,
     bundle: BundleArgument,
     *,
     source: Annotated[
@@ -69,15 +76,21 @@ def command(
 
     Relative depth has no meters: then it is the values, their range in 16 bits, and a picture without a scale.
     """
-    from cdm_export.predict.frames import check_output, refine_source, weights_warning
+    from cdm_export.predict.frames import check_frame, check_output, refine_source, weights_warning
     from cdm_export.predict.pictures import COLORS
+    from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
+    from cdm_export.runtimes.arguments import check_meters
     from cdm_export.runtimes.bundle import Bundle
-    from cdm_export.runtimes.opening import open_choice
+    from cdm_export.runtimes.opening import check_reader, open_choice
     from cdm_export.runtimes.selection import choose
 
     opened = Bundle.open(bundle)
     contract = opened.manifest.contract
     choice = choose(opened, backend, precision)
+    check_reader(choice.backend, checkpoint)
+    for option, value in (("--max-depth", max_depth), ("--far", far)):
+        if value is not None:
+            check_meters(option.removeprefix("--").replace("-", "_"), value)
     if colors not in COLORS:
         raise InputError(f"unknown color map '{colors}'. {did_you_mean(colors, list(COLORS))}")
     to_meters = _to_meters(meters, contract, max_depth, far)
@@ -87,11 +100,19 @@ def command(
             f"{contract.model} does not read the depth image {depth}",
             "Align to it with --meters sensor, or leave it out.",
         )
+    check_max_depth(contract, max_depth, reads_depth)
+    check_far(contract, far, scaled_by_sensor=to_meters is not None and to_meters.needs_depth)
+    compared = contract.metric and (depth is not None or not _one_file(source))
+    check_depth_scale(contract, given_scale(context, depth_scale), reads_depth or compared)
     frames = _source(source, depth, depth_scale, contract, fit, reads_depth)
     check_output(out, frames, bundle)
+    if frames.files and (strict or len(frames) == 1):
+        limit = contract.max_depth if max_depth is None else max_depth
+        check_frame(frames.load(0), contract.model_copy(update={"max_depth": limit}), to_meters)
     warning = weights_warning(opened.manifest)
     bad: dict[str, str] = {}
     refined = []
+    doubted = 0
     with progress(not quiet and not as_json) as shown:
         shown.stage(f"opening with {choice}")
         with open_choice(
@@ -101,6 +122,8 @@ def command(
                 shown.note(warning)
             for unpaired in frames.unpaired:
                 shown.note(f"{unpaired} has no partner and is left out")
+            for left_out in frames.left_out:
+                shown.note(left_out)
             shown.stage(f"running {len(frames)} frame(s)", len(frames))
 
             def on_bad(name: str, error: InputError) -> None:
@@ -121,9 +144,16 @@ def command(
                 colors=colors,
             ):
                 refined.append(item)
-                for text in item.warnings:
+                for text in item.warnings if doubted < _WARNED_OF else ():
+                    shown.warn(text)
+                doubted += bool(item.warnings)
+                for text in (*item.remarks, *item.notes):
                     shown.note(text)
                 shown.step()
+            if doubted > _WARNED_OF:
+                shown.warn(
+                    f"{doubted} of {len(frames)} frames have depth that looks wrong, the first {_WARNED_OF} above"
+                )
             description = pipeline.describe()
     if as_json:
         print_json(
@@ -136,18 +166,25 @@ def command(
             }
         )
     elif not quiet:
-        print(str(choice))
+        say(str(choice))
         for item in refined:
             timing, health = item.result.timing, item.result.health
-            print(
-                f"{item.name}: {health.valid_share:.1%} valid, {timing.total:.0f} ms -> "
+            say(
+                f"{item.name}: {health.valid_share:.1%} valid, "
+                + (f"{health.sensor_share or 0:.1%} with sensor depth, " if reads_depth else "")
+                + f"{timing.total:.0f} ms -> "
                 + ", ".join(map(str, item.files))
                 + (f" ({item.result.scaled})" if item.result.scaled else "")
             )
     if bad:
         if not as_json:
-            print(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}", file=sys.stderr)
+            say(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}", error=True)
         raise typer.Exit(InputError.exit_code)
+
+
+def _one_file(source: str) -> bool:
+    """Whether it is an image, as opposed to a source of several frames."""
+    return Path(source).is_file() and Path(source).suffix.lower() != ".json"
 
 
 def _to_meters(
@@ -178,7 +215,7 @@ def _source(
     from cdm_export.runtimes.sources.single import SingleSource
 
     camera = Size(*contract.camera)
-    if depth is not None or (Path(source).is_file() and Path(source).suffix.lower() != ".json"):
+    if depth is not None or _one_file(source):
         if depth is None and reads_depth:
             why = "refines sensor depth" if contract.depth_input else "is to be aligned to sensor depth"
             raise InputError(f"{contract.model} {why}: {source} has no depth image", "Give it with --depth DEPTH.")

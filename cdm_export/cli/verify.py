@@ -1,6 +1,5 @@
 """``cdm-export verify``."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from cdm_export.cli.options import (
     Quiet,
     Threads,
 )
+from cdm_export.cli.terminal import say, terminal
 from cdm_export.runtimes.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,19 +65,20 @@ def command(
                 "parity": [parity.model_dump(mode="json") for parity in verification.parities],
                 "skipped": verification.skipped,
                 "crashed": verification.crashed,
+                "warnings": verification.warnings,
             }
         )
     elif not quiet:
-        print(f"compared with: {verification.reference}")
+        say(f"compared with: {verification.reference}")
         for parity in verification.parities:
             at_once = f" for {parity.batch} frames" if parity.batch > 1 else ""
             latency = f"; {parity.latency.p50:.0f} ms{at_once}" if parity.latency else ""
             optional = "" if (parity.backend, parity.label) in verification.required else "; optional"
-            print(f"{parity.name}: {parity.verdict}{latency}{optional}")
+            say(f"{parity.name}: {parity.verdict}{latency}{optional}")
         for name, why in verification.skipped.items():
-            print(f"{name}: not run ({why})")
+            say(f"{name}: not run ({why})")
         for why in verification.crashed.values():
-            print(f"failed: {why}")
+            say(f"failed: {why}")
     if not verification.passed:
         raise typer.Exit(1)
 
@@ -92,10 +93,11 @@ def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet:
     from cdm_export.parity.verify import bisect_pairs, first_frame
     from cdm_export.runtimes.bundle import Bundle
     from cdm_export.runtimes.cache import cache_dir
+    from cdm_export.runtimes.temporary import TemporaryFolder
 
     opened = Bundle.open(request.bundle)
     candidate, reference = bisect_pairs(opened, request, against)
-    with tempfile.TemporaryDirectory(prefix="cdm-export-") as folder, progress(not quiet and not as_json) as shown:
+    with TemporaryFolder() as folder, progress(not quiet and not as_json) as shown, opened.steady():
         frame = first_frame(opened, candidate, request, Path(folder), shown)
         report = bisect_bundle(
             opened, candidate, reference, frame, shown, checkpoint=request.checkpoint, threads=request.threads
@@ -104,12 +106,10 @@ def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet:
     if as_json:
         print_json({**report.model_dump(mode="json"), "files": [str(path) for path in written]})
     elif not quiet:
-        from rich.console import Console
-
-        console = Console(highlight=False)
+        console = terminal()
         console.print(report.table(), width=None if console.is_terminal else _WIDTH)
-        print(report.summary)
+        say(report.summary)
         for path in written:
-            print(f"  {path}")
+            say(f"  {path}")
     if not report.passed:
         raise typer.Exit(1)

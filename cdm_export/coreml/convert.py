@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdm_export.reference_model.variant import NETWORK
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract, TensorSpec
 from cdm_export.runtimes.coreml_target import TARGETS, CoremlTarget
 from cdm_export.runtimes.errors import InputError
@@ -134,7 +135,7 @@ def describe(model: Any, contract: ModelContract, description: str, license: str
 
 def save(model: Any, path: Path) -> tuple[str, ...]:
     """Write a package; returns its files, relative to its folder's parent."""
-    with quiet():
+    with quiet(), naming(path):
         model.save(str(path))
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # names for another runtime's debugger
     inside = sorted(path.rglob("*"))

@@ -121,11 +121,10 @@ def _backends() -> list[CheckResult]:
 
 
 def _has_provider(backend: str) -> bool:
-    import onnxruntime
-
     from cdm_export.runtimes.onnxruntime import PROVIDERS
+    from cdm_export.runtimes.telemetry import import_onnxruntime
 
-    return PROVIDERS[backend] in onnxruntime.get_available_providers()
+    return PROVIDERS[backend] in import_onnxruntime().get_available_providers()
 
 
 def missing_to_export() -> list[str]:

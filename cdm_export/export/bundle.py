@@ -20,18 +20,22 @@ from cdm_export.onnx.worker import Made, MadeGraph, MakeJob, make_onnx
 from cdm_export.parity.check_backend import BackendParity, check_backend, check_outputs
 from cdm_export.parity.golden import ReferenceFrame, golden_records, prepare_frames
 from cdm_export.parity.image_input import image_frames
+from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
 from cdm_export.progress import Progress
 from cdm_export.quantize.artifacts import Int8Request, add_int8, check_source
 from cdm_export.reference_model.config import PATCH, ChannelOrder
-from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.registry import get_variant, with_head_range
 from cdm_export.reference_model.variant import Variant
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.backends import BACKENDS, Backend
 from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
+from cdm_export.runtimes.checkpoint_path import split_checkpoint
 from cdm_export.runtimes.contract import IMAGE, ModelContract, Size
 from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from cdm_export.runtimes.graph_precision import LowPrecision
-from cdm_export.runtimes.sources import FrameSource, MirroredSource, open_source
+from cdm_export.runtimes.output_paths import check_replaced_path
+from cdm_export.runtimes.processing.size import check_camera
+from cdm_export.runtimes.sources import DEFAULT_DEPTH_SCALE, FrameSource, MirroredSource, open_source
 
 _REFERENCE = "eager float32 PyTorch"
 
@@ -45,15 +49,16 @@ class ExportRequest:
     camera: Size
     """Size of the camera's frames."""
     checkpoint: Path | None = None
-    """Checkpoint file; or ``random_weights``; or neither, for a model whose weights ship with the package."""
+    """Checkpoint file, ``FILE#KEY`` for one of its sets of weights; or ``random_weights``; or neither, for a model
+    whose weights ship with the package."""
     random_weights: int | None = None
     """Seed of random weights; or ``checkpoint``."""
     model: str | None = None
     """Registry name; None to read it off the checkpoint."""
     frames: str = "sample"
     """Source of the frames parity is measured on."""
-    depth_scale: float = 1000.0
-    """Sensor units per meter of those frames."""
+    depth_scale: float | None = None
+    """Sensor units per meter of those frames; None for millimeters."""
     fit: bool = False
     """Crop and resize frames of another size."""
     input_size: int | None = None
@@ -61,10 +66,12 @@ class ExportRequest:
     channel_order: ChannelOrder | None = None
     """Of CDM ``bgr`` as the reference implementation runs its weights, ``rgb`` without its channel swap; None for the
     variant's own."""
-    max_depth: float = 6.0
-    """Meters; sensor readings beyond are missing."""
+    max_depth: float | None = None
+    """Meters; sensor readings beyond are missing; None for 6. Only for models that read sensor depth."""
     far: float | None = None
     """Meters; depth beyond is invalid; None for the variant's own."""
+    head_range: float | None = None
+    """Meters that the largest output of a metric head means; None for the variant's own."""
     low_precisions: tuple[LowPrecision, ...] = ("fp16",)
     """Graphs to make beside FP32; ``bf16`` has opset 22 and is a candidate until something with BF16 has run it."""
     batch: int = 1
@@ -85,9 +92,9 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     into. Raises InputError, CheckpointError (bad input) and BackendUnavailable (no backend to verify with) as well.
     """
     publish.check_target(request.out, request.overwrite)
-    for given in (request.checkpoint, Path(request.frames)):
-        if given is not None and given.exists() and given.resolve().is_relative_to(request.out.resolve()):
-            raise InputError(f"{given} lies inside {request.out}, which would be replaced", "Choose another -o.")
+    calibration_path = Path(request.int8.calibration) if request.int8 is not None else None
+    weights = split_checkpoint(request.checkpoint)[0] if request.checkpoint is not None else None
+    check_replaced_path(request.out, (weights, Path(request.frames), calibration_path))
     if not any(_verifies(backend) and backend.installed for backend in BACKENDS.values()):
         raise BackendUnavailable(
             "no backend is installed to verify the export with", "Add them: pip install 'cdm-export[cpu]'"
@@ -108,6 +115,8 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         variant = get_variant(detect_model(request.checkpoint))
     else:
         variant = get_variant(request.model)
+    if request.head_range is not None:
+        variant = with_head_range(variant, request.head_range)
     contract = _contract(request, variant)
     source = _check_source(_open(request.frames, request, contract), request, progress)
     calibration = None
@@ -192,7 +201,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         kept = {folder / record.path for record in manifest.files()}
         for surplus in set((folder / "golden").iterdir()) - kept:
             surplus.unlink()
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         publish.publish(folder, request.out, request.overwrite)
     return Bundle.open(request.out), checked
 
@@ -249,19 +258,21 @@ def _check_numbers(request: ExportRequest) -> None:
         raise InputError("give either a checkpoint or --random-weights SEED")
     if request.input_size is not None and not 14 <= request.input_size <= 4096:
         raise InputError(f"--input-size must be from 14 to 4096 pixels, got {request.input_size}")
-    for name, value in (("--max-depth", request.max_depth), ("--far", request.far)):
+    for name, value in (
+        ("--max-depth", request.max_depth), ("--far", request.far), ("--head-range", request.head_range)
+    ):  # fmt: skip
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name} must be a positive number of meters, got {value}")
     if request.checkpoint is None and request.model is None:
         raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
-    if request.checkpoint is not None and not request.checkpoint.exists():
+    if request.checkpoint is not None and not split_checkpoint(request.checkpoint)[0].exists():
         raise CheckpointError(f"{request.checkpoint}: no such file")
 
 
 def _open(name: str, request: ExportRequest, contract: ModelContract) -> FrameSource:
     return open_source(
         name,
-        depth_scale=request.depth_scale,
+        depth_scale=DEFAULT_DEPTH_SCALE if request.depth_scale is None else request.depth_scale,
         camera=request.camera,
         fit=request.fit,
         needs_depth=contract.depth_input is not None,
@@ -293,4 +304,11 @@ def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
             f"--channel-order {order}: {variant.name} is run with {' or '.join(variant.channel_orders)} only",
             "Leave it out.",
         )
-    return variant.contract(variant.name, request.camera, input_size, order, request.max_depth, request.far)
+    check_camera(request.camera, input_size)
+    max_depth = 6.0 if request.max_depth is None else request.max_depth
+    contract = variant.contract(variant.name, request.camera, input_size, order, max_depth, request.far)
+    reads_depth = contract.depth_input is not None
+    check_max_depth(contract, request.max_depth, reads_depth)
+    check_far(contract, request.far)
+    check_depth_scale(contract, request.depth_scale, reads_depth)
+    return contract

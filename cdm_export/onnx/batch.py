@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_export.onnx.convert import OPSET, export_onnx
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import ModelContract
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def _share_weights(target: Path, source: Path) -> None:
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 tensor.ClearField("external_data")
     own.unlink()
-    onnx.save(model, target)
+    with naming(target):
+        onnx.save(model, target)
     onnx.checker.check_model(target)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdm_export.onnx.node_names import name_after_modules
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def export_onnx(
     )
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path, external_data=external_data or weights >= _EXTERNAL_FROM)
+    with naming(path):
+        program.save(path, external_data=external_data or weights >= _EXTERNAL_FROM)
     onnx.checker.check_model(path)
     return versions
 

@@ -7,6 +7,7 @@ in FP32 between casts is not fused. Delete when no supported TensorRT has a wron
 from pathlib import Path
 
 from cdm_export.onnx.node_names import module_of
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 
 REASON = "attention in FP32 is not fused"
@@ -61,5 +62,6 @@ def write_with_fp32_attention(source: Path, target: Path, cores: list[str]) -> N
     del graph.node[:]
     graph.node.extend(ordered)
     del graph.value_info[:]  # types have changed
-    onnx.save(onnx.shape_inference.infer_shapes(model, data_prop=True), target)
+    with naming(target):
+        onnx.save(onnx.shape_inference.infer_shapes(model, data_prop=True), target)
     onnx.checker.check_model(target)

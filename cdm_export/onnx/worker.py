@@ -20,6 +20,8 @@ from cdm_export.progress import Progress, relay
 from cdm_export.reference_model.registry import get_variant
 from cdm_export.reference_model.variant import NETWORK, Variant
 from cdm_export.runtimes.bundle import Artifact, Provenance, State, Verdict
+from cdm_export.runtimes.cache import naming
+from cdm_export.runtimes.checkpoint_path import with_key
 from cdm_export.runtimes.contract import ModelContract, Precision, Record, execution_name
 from cdm_export.runtimes.graph_precision import GraphAudit, LowPrecision, PrecisionPlan, Rewrite
 from cdm_export.runtimes.isolated import report, run_isolated, serve
@@ -209,7 +211,9 @@ def _low(
     for index, frame in enumerate(job.frames):
         with RoundedProducts():
             raw = run_reference(exportable, job.contract, inputs_of(frame, job.contract))
-        np.save(Path(job.outputs) / f"torch-{precision}-{index}.npy", raw[job.contract.outputs[0].name])
+        target = Path(job.outputs) / f"torch-{precision}-{index}.npy"
+        with naming(target):
+            np.save(target, raw[job.contract.outputs[0].name])
         report({"step": frame})
     report({"stage": f"export to ONNX, {precision}", "steps": 0})
     path = Path(job.folder) / f"{precision}.onnx"
@@ -273,8 +277,10 @@ def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
         report({"note": note})
     if checkpoint.ignored:
         report({"note": f"foreign Python objects in the file were not loaded: {', '.join(checkpoint.ignored)}"})
+    # The choice among several sets of weights is kept, so that ``verify --checkpoint`` makes it again.
+    chosen = with_key(path, checkpoint.key if checkpoint.asked or checkpoint.others else "")
     return network, Provenance(
-        checkpoint=path.name, sha256=checkpoint.sha256, random_weights=None, license=variant.license
+        checkpoint=chosen.name, sha256=checkpoint.sha256, random_weights=None, license=variant.license
     )
 
 

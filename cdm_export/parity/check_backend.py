@@ -1,6 +1,5 @@
 """One backend over reference frames, in a process of its own, compared frame by frame."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from cdm_export.runtimes.bundle import Verdict
 from cdm_export.runtimes.contract import ModelContract, Record, execution_name
 from cdm_export.runtimes.measure import Measurement
 from cdm_export.runtimes.processing import preprocess
+from cdm_export.runtimes.temporary import TemporaryFolder
 from cdm_export.runtimes.worker import Job, run_job
 
 
@@ -65,7 +65,7 @@ def check_backend(
     named ``BACKEND-PRECISION-INDEX.npy``. Raises what the backend raises; a gate that fails is not an error here but a
     verdict.
     """
-    with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
+    with TemporaryFolder() as temporary:
         folder = Path(temporary)
         label = execution_name(precision, contract.batch)
         outputs = [(keep or folder) / f"{backend}-{label}-{index}.npy" for index in range(len(references))]

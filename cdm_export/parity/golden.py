@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from cdm_export.progress import Progress
 from cdm_export.publish import record
 from cdm_export.runtimes.bundle import Golden
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.processing import postprocess, preprocess
-from cdm_export.runtimes.sources import FrameSource, SourceFrame, check_depth
+from cdm_export.runtimes.sources import FrameSource, SourceFrame, require_readings
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -36,16 +37,16 @@ def prepare_frames(
 ) -> list[ReferenceFrame]:
     """Every frame of a source with its network inputs; the reference's outputs are added where the reference runs.
 
-    Where the model reads depth, a suspicious depth scale becomes a note. Raises InputError for a frame that cannot be
-    used, or that has no reading the model needs.
+    Where the model reads depth, a suspicious depth scale becomes a warning. Raises InputError for a frame that cannot
+    be used, or none of whose readings is in range.
     """
     progress.stage(f"preparing {len(source)} frame(s)", len(source))
     folder.mkdir()
     frames = []
     for index, name in enumerate(source.names):
         frame = source.load(index)
-        for warning in check_depth(frame, contract.max_depth) if contract.depth_input else ():
-            progress.note(warning)
+        for warning in require_readings(frame, contract.max_depth) if contract.depth_input else ():
+            progress.warn(warning)
         path = folder / f"{index:03d}.npz"
         save_frame(path, frame, preprocess(frame.frame, contract))
         frames.append(ReferenceFrame(name, path))
@@ -98,5 +99,5 @@ def raw_frame(arrays: Arrays) -> Frame:
 
 def save_arrays(path: Path, arrays: Arrays) -> None:
     """Write a reference frame's arrays by name."""
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -12,14 +12,17 @@ from cdm_export.parity.golden import ReferenceFrame, prepare_frames, save_output
 from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
 from cdm_export.runtimes import local_results
-from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend
+from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend, why_absent
 from cdm_export.runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
 from cdm_export.runtimes.contract import ModelContract, execution_name
 from cdm_export.runtimes.engines import find, why_none
 from cdm_export.runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
+from cdm_export.runtimes.machine_load import LoadWatch, MachineLoad
 from cdm_export.runtimes.opening import executable, reference_path
+from cdm_export.runtimes.replaced import once_more_when_replaced
 from cdm_export.runtimes.selection import check_precision, choose, executions, interface_of
 from cdm_export.runtimes.sources import MirroredSource, open_source
+from cdm_export.runtimes.temporary import TemporaryFolder
 from cdm_export.runtimes.worker import Job, run_job
 
 
@@ -60,6 +63,8 @@ class Verification:
     required: tuple[tuple[str, str], ...]
     """Backend and label of those that have to pass: what was published, or asked for by name. A library's own
     reduced precision on a published graph is an offer: a failure is remembered, and ``auto`` leaves it alone."""
+    warnings: tuple[str, ...] = ()
+    """What puts latencies in doubt."""
 
     @property
     def passed(self) -> bool:
@@ -68,16 +73,19 @@ class Verification:
         return not self.crashed and bool(required) and all(one.verdict.passed for one in required)
 
 
+@once_more_when_replaced
 def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     """Hash everything, run every backend that can run here, compare, and remember the verdicts for ``auto``.
 
-    Raises BundleError (changed files), InputError (frames, names, checkpoint), BackendUnavailable (nothing to run).
+    A bundle that is replaced meanwhile is verified again from the beginning, once. Raises BundleError (changed files),
+    InputError (frames, names, checkpoint), BackendUnavailable (nothing to run).
     """
     wanted = [get_backend(request.backend)] if request.backend != "auto" else list(BACKENDS.values())
     progress.stage("hashes of all files")
     bundle = Bundle.open(request.bundle, full=True)
     check_precision(bundle, request.precision)
-    with tempfile.TemporaryDirectory(prefix="cdm-export-") as temporary:
+    loads: dict[str, MachineLoad] = {}
+    with TemporaryFolder() as temporary, bundle.steady():
 
         @cache
         def references_of(interface: GraphInterface) -> _References:
@@ -89,6 +97,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
         skipped: dict[str, str] = {}
         crashed: dict[str, str] = {}
         for backend in wanted:
+            absent = why_absent(backend)
             for artifact, precision in _runnable(bundle, backend, request):
                 label = execution_name(precision, artifact.batch if artifact else 1)
                 name = f"{backend.name} {label}"
@@ -104,13 +113,19 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 if artifact is None or artifact.precision == precision or request.precision != "auto":
                     required.append((backend.name, label))
                 try:
+                    if absent is not None:
+                        raise absent  # no process is started for what is known not to run here
                     own = references_of(bundle.manifest.interface(artifact))
-                    parities.append(_check(bundle, backend, artifact, precision, own, request, progress))
+                    parity, load = _check(bundle, backend, artifact, precision, own, request, progress)
+                    parities.append(parity)
+                    if load.busy and parity.latency is not None:
+                        loads[name] = load
                 except BackendUnavailable as error:
                     if request.backend != "auto" and (backend.name, label) in required:
                         raise
                     skipped[name] = error.message
                 except BackendCrashed as error:
+                    bundle.check_unchanged()
                     crashed[name] = error.message
                     died = _died(backend, references, error)
                     _remember(bundle, backend, artifact, precision, died, None, progress)
@@ -120,7 +135,25 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
             + "; ".join(f"{name}: {why}" for name, why in skipped.items()),
             "See: cdm-export doctor",
         )
-    return Verification(parities, skipped, crashed, references.description, tuple(required))
+    warnings = tuple(f"{name}: {load}" for name, load in loads.items())
+    for warning in warnings:
+        progress.warn(warning)
+    if unraced := [parity.name for parity in parities if _unraced(bundle, parity)]:
+        progress.note(
+            f"auto takes FP32 rather than {', '.join(unraced)} until a race has shown here that they are faster: "
+            f"cdm-export bench {bundle.path}"
+        )
+    return Verification(parities, skipped, crashed, references.description, tuple(required), warnings)
+
+
+def _unraced(bundle: Bundle, parity: BackendParity) -> bool:
+    """Whether ``auto`` might take what passed if somebody had timed it in turn with others."""
+    backend = BACKENDS[parity.backend]
+    if parity.precision == "fp32" or not parity.verdict.passed or backend.engine or backend.verifies_only:
+        return False
+    if interface_of(bundle, backend.name, parity.precision) != bundle.manifest.interface(None):
+        return False
+    return (backend.name, parity.precision) not in local_results.load_speeds(bundle, parity.batch)
 
 
 def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[tuple[Artifact | None, str]]:
@@ -173,26 +206,30 @@ def _check(
     references: _References,
     request: VerifyRequest,
     progress: Progress,
-) -> BackendParity:
-    if artifact is None:
-        path = reference_path(bundle, request.checkpoint)
-    else:
-        path = executable(bundle, backend, artifact, precision)
-    parity = check_backend(
-        backend.name,
-        path,
-        bundle.manifest.interface(artifact).contract.batched(artifact.batch if artifact else 1),
-        precision,
-        references.frames,
-        references.description,
-        progress,
-        threads=request.threads,
-        timed=artifact is not None and not backend.verifies_only,
-    )
+) -> tuple[BackendParity, MachineLoad]:
+    """Its parity, and what others did on the machine meanwhile."""
+    watch = LoadWatch()
+    with bundle.steady():
+        if artifact is None:
+            path = reference_path(bundle, request.checkpoint)
+        else:
+            path = executable(bundle, backend, artifact, precision)
+        parity = check_backend(
+            backend.name,
+            path,
+            bundle.manifest.interface(artifact).contract.batched(artifact.batch if artifact else 1),
+            precision,
+            references.frames,
+            references.description,
+            progress,
+            threads=request.threads,
+            timed=artifact is not None and not backend.verifies_only,
+        )
+    load = watch.load()
     if references.pytorch:
         p50 = parity.latency.p50 if parity.latency else None
-        _remember(bundle, backend, artifact, precision, parity.verdict, p50, progress)
-    return parity
+        _remember(bundle, backend, artifact, precision, parity.verdict, p50, progress, str(load))
+    return parity, load
 
 
 def _died(backend: Backend, references: _References, error: BackendCrashed) -> Verdict:
@@ -218,20 +255,12 @@ def _remember(
     verdict: Verdict,
     p50_ms: float | None,
     progress: Progress,
+    disturbed: str = "",
 ) -> None:
-    engine = find(bundle, backend, precision) if backend.engine else None
-    if artifact is None or (backend.engine and engine is None):
+    here = local_results.path_here(bundle, backend, precision, artifact.batch) if artifact else None
+    if here is None:
         return
-    local = local_results.LocalVerdict(
-        backend=backend.name,
-        precision=precision,
-        batch=artifact.batch,
-        artifact=engine.record.engine.sha256 if engine else artifact.identity,
-        host=local_results.host(backend),
-        version=backend.version or "unknown",
-        verdict=verdict,
-        p50_ms=p50_ms,
-    )
+    local = local_results.LocalVerdict(**dict(here), verdict=verdict, p50_ms=p50_ms, disturbed=disturbed)
     if local_results.save(bundle, local) is None:
         progress.note("the verdict could not be stored: neither the bundle nor the cache can be written")
 

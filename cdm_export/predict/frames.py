@@ -13,16 +13,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.predict.pictures import DEFAULT_COLORS, prediction_picture, refinement_picture, write_png
+from cdm_export.predict.pictures import DEFAULT_COLORS, encode_png, prediction_picture, refinement_picture
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.bundle import Manifest
-from cdm_export.runtimes.cache import write_atomically
+from cdm_export.runtimes.cache import write_together
+from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import InputError, ParityError
 from cdm_export.runtimes.frame import DepthResult
 from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.lock import random_name
 from cdm_export.runtimes.metric_scale import ToMeters
+from cdm_export.runtimes.output_paths import check_output_paths
 from cdm_export.runtimes.pipeline import DepthPipeline
-from cdm_export.runtimes.sources import FrameSource, SourceFrame, check_depth
+from cdm_export.runtimes.sources import FrameSource, SourceFrame, dropped_note, require_readings
 
 RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth means nothing"
 """On everything that seeded random weights made."""
@@ -53,7 +56,11 @@ class Refined:
     files: tuple[Path, ...]
     """What was written."""
     warnings: tuple[str, ...]
-    """What a person should know about the frame."""
+    """What can make the depth wrong: shown even where notes are not."""
+    remarks: tuple[str, ...] = ()
+    """How the files are to be read."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know about the frame."""
 
     def to_json(self) -> dict[str, Any]:
         """Figures of the frame, not its pixels."""
@@ -67,7 +74,8 @@ class Refined:
             "scaled": self.result.scaled,
             "health": vars(self.result.health),
             "timing_ms": vars(self.result.timing),
-            "warnings": list(self.warnings),
+            "warnings": [*self.warnings, *self.remarks],
+            "notes": list(self.notes),
         }
 
 
@@ -88,18 +96,14 @@ def check_output(out: Path, source: FrameSource, bundle: Path) -> None:
     if not single and out.exists() and not out.is_dir():
         raise InputError(f"-o {out} is a file of an unknown kind: expected .npy, .png or a folder")
     folder = out.parent if single else out
-    if folder.resolve().is_relative_to(bundle.resolve()):
-        raise InputError(f"-o {out} is inside the bundle, which is never changed", "Choose another -o.")
-    planned = [path.resolve() for name in source.names for path in outputs(out, name).values()]
-    inputs = {path.resolve() for path in source.files}
-    clash = next((path for path in planned if path in inputs), None)
-    if clash is not None:
-        raise InputError(f"-o {out} would write over the input {clash}", "Choose another -o.")
+    targets = [path for name in source.names for path in outputs(out, name).values()]
+    check_output_paths(targets, (*source.files, bundle))
+    planned = [path.resolve() for path in targets]
     if len(set(planned)) < len(planned):
         raise InputError(f"several frames would write the same file in {out}", "Rename the frames.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".cdm-export-writable"
+        probe = random_name(folder / "cdm-export", "writable")
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -141,11 +145,11 @@ def refine(
 
     ``out`` ending in ``.npy`` takes float32 meters, in ``.png`` 16-bit millimeters; any other is a folder and takes
     both and a picture. Of output without meters (``to_meters`` may give it some) ``.npy`` takes the values and ``.png``
-    their range in this frame. Raises InputError when sensor depth is wanted and no pixel has a reading, or when
-    ``to_meters`` finds no scale; ParityError when the network's output holds NaN or Inf; nothing is written then.
+    their range in this frame. All files are written or none. Raises InputError when sensor depth is wanted and no
+    reading is in range, or when ``to_meters`` finds no scale; ParityError when the network's output holds NaN or Inf;
+    nothing is written then.
     """
-    reads_depth = pipeline.contract.depth_input is not None or (to_meters is not None and to_meters.needs_depth)
-    warnings = check_depth(source, pipeline.contract.max_depth) if reads_depth else []
+    warnings, notes = check_frame(source, pipeline.contract, to_meters)
     result = pipeline(source.frame)
     if result.health.non_finite_share > 0:
         share = result.health.non_finite_share
@@ -158,20 +162,36 @@ def refine(
             result = to_meters(result, source.frame)
         except InputError as error:
             raise InputError(f"{source.name}: {error.message}", error.next_step) from error
-    files = outputs(out, source.name)
+    files, remarks = outputs(out, source.name), []
+    contents: dict[Path, bytes] = {}
     if ".npy" in files:
-        _write_npy(files[".npy"], result)
+        contents[files[".npy"]] = _npy(result)
     if ".png" in files and result.unit != "m":
-        low, high = _write_range(files[".png"], result)
-        warnings.append(f"0 to 65535 in {files['.png'].name} is {low:.4g} to {high:.4g} of this frame, without a unit")
+        contents[files[".png"]], low, high = _range(result)
+        remarks.append(f"0 to 65535 in {files['.png'].name} is {low:.4g} to {high:.4g} of this frame, without a unit")
     elif ".png" in files:
-        too_far = _write_millimeters(files[".png"], result)
+        contents[files[".png"]], too_far = _millimeters(result)
         if too_far:
-            warnings.append(f"{too_far} pixel(s) beyond 65.535 m are 0 in {files['.png'].name}: 16 bits hold no more")
+            remarks.append(f"{too_far} pixel(s) beyond 65.535 m are 0 in {files['.png'].name}: 16 bits hold no more")
     if ".view.png" in files:
         label = f"{source.name}: {caption}" + (f", {result.scaled}" if result.scaled else "")
-        write_png(files[".view.png"], _picture(pipeline, source, result, label, warning, colors))
-    return Refined(source.name, result, tuple(files.values()), tuple(warnings))
+        in_red = "\n".join(filter(None, (warning, *warnings)))
+        contents[files[".view.png"]] = encode_png(_picture(pipeline, source, result, label, in_red, colors))
+    write_together(contents)
+    return Refined(
+        source.name, result, tuple(files.values()), tuple(warnings), remarks=tuple(remarks), notes=tuple(notes)
+    )
+
+
+def check_frame(
+    source: SourceFrame, contract: ModelContract, to_meters: ToMeters | None = None
+) -> tuple[list[str], list[str]]:
+    """Warnings and notes about the frame's depth, where it is read. Raises InputError when no reading is in range."""
+    if contract.depth_input is None and (to_meters is None or not to_meters.needs_depth):
+        return [], []
+    warnings = require_readings(source, contract.max_depth)
+    dropped = "" if warnings else dropped_note(source, contract.max_depth)
+    return warnings, [dropped] if dropped else []
 
 
 def _picture(
@@ -185,31 +205,29 @@ def _picture(
     return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colors=colors)
 
 
-def _write_npy(path: Path, result: DepthResult) -> None:
+def _npy(result: DepthResult) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, result.values, allow_pickle=False)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _write_millimeters(path: Path, result: DepthResult) -> int:
-    """Write a 16-bit PNG; returns how many pixels were too far for it."""
+def _millimeters(result: DepthResult) -> tuple[bytes, int]:
+    """A 16-bit PNG, and how many pixels were too far for it."""
     millimeters = np.rint(result.depth_m.astype(np.float64) * 1000)
     too_far = millimeters > _PNG_LIMIT_MM
     image: NDArray[np.uint16] = np.where(too_far, 0, millimeters).astype(np.uint16)
-    _write_16_bits(path, image)
-    return int(too_far.sum())
+    return _png_of_16_bits(image), int(too_far.sum())
 
 
-def _write_range(path: Path, result: DepthResult) -> tuple[float, float]:
-    """Write the values' range in this frame, stretched over 16 bits; returns it."""
+def _range(result: DepthResult) -> tuple[bytes, float, float]:
+    """The values' range in this frame, stretched over 16 bits, and that range."""
     valid = result.values[result.valid].astype(np.float64)
     low, high = (float(valid.min()), float(valid.max())) if valid.size else (0.0, 0.0)
     share = (result.values.astype(np.float64) - low) / (high - low if high > low else 1.0)
-    _write_16_bits(path, np.where(result.valid, np.rint(65535 * share), 0).astype(np.uint16))
-    return low, high
+    return _png_of_16_bits(np.where(result.valid, np.rint(65535 * share), 0).astype(np.uint16)), low, high
 
 
-def _write_16_bits(path: Path, image: NDArray[np.uint16]) -> None:
+def _png_of_16_bits(image: NDArray[np.uint16]) -> bytes:
     written, data = cv2.imencode(".png", image)
     assert written
-    write_atomically(path, data.tobytes())
+    return data.tobytes()

@@ -29,7 +29,7 @@ COLORS = {
 """Color maps by name, for what a picture shows; differences are always in viridis."""
 DEFAULT_COLORS = "inferno"
 _RELATIVE = "relative inverse depth, no unit"
-_INK, _PAPER, _MISSING = (30, 30, 30), (250, 250, 250), (0, 0, 0)
+_INK, _PAPER, _MISSING, _ALARM = (30, 30, 30), (250, 250, 250), (0, 0, 0), (190, 20, 20)
 
 
 def depth_limits(*depths: NDArray[np.float32]) -> tuple[float, float]:
@@ -158,11 +158,16 @@ def error_picture(
     return _captioned(_grid(tiles), caption, "")
 
 
-def write_png(path: Path, rgb: Rgb) -> None:
-    """Write a picture whole or not at all."""
+def encode_png(rgb: Rgb) -> bytes:
+    """A picture as the bytes of its file."""
     written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     assert written
-    write_atomically(path, data.tobytes())
+    return data.tobytes()
+
+
+def write_png(path: Path, rgb: Rgb) -> None:
+    """Write a picture whole or not at all."""
+    write_atomically(path, encode_png(rgb))
 
 
 def _large_enough(image: NDArray[P]) -> NDArray[P]:
@@ -201,7 +206,15 @@ def _scale(height: int) -> float:
     return max(height / 480, 0.45)
 
 
+def drawable(text: str) -> str:
+    """``text`` with what does not print as an escape: OpenCV draws it as it is, and crashes on the surrogates that
+    stand for the bytes of a file name that is not UTF-8 (5.0).
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
 def _text(picture: Rgb, text: str, left: int, baseline: int, scale: float, color: Sequence[int] = _INK) -> None:
+    text = drawable(text)
     cv2.putText(picture, text, (left, baseline), _FONT, 0.5 * scale, color, max(1, round(scale)), cv2.LINE_AA)
 
 
@@ -234,14 +247,34 @@ def _grid(rows: Sequence[Sequence[Rgb]]) -> Rgb:
 
 
 def _captioned(picture: Rgb, caption: str, warning: str) -> Rgb:
-    """Caption, and a warning in red, under the picture; shrunk until they fit."""
-    lines = [(caption, _INK)] + ([(warning, (190, 20, 20))] if warning else [])
+    """Caption, and warnings in red, under the picture: the caption shrunk until it fits, every line of ``warning``
+    broken into as many as it needs.
+    """
     base = max(picture.shape[1] / 1500, 0.5)
+    lines = [(drawable(caption), _INK)]
+    for line in filter(None, warning.split("\n")):
+        lines += [(part, _ALARM) for part in _broken(drawable(line), picture.shape[1] - 20, base)]
     strips = []
     for text, color in lines:
-        (wide, _), _ = cv2.getTextSize(text, _FONT, 0.5 * base, max(1, round(base)))
-        scale = base * min(1.0, (picture.shape[1] - 20) / max(wide, 1))
+        scale = base * min(1.0, (picture.shape[1] - 20) / max(_width(text, base), 1))
         strip = np.full((round(30 * base), picture.shape[1], 3), _PAPER, np.uint8)
         _text(strip, text, 8, round(20 * base), scale, color)
         strips.append(strip)
     return np.concatenate((picture, *strips))
+
+
+def _width(text: str, scale: float) -> int:
+    (wide, _), _ = cv2.getTextSize(text, _FONT, 0.5 * scale, max(1, round(scale)))
+    return wide
+
+
+def _broken(text: str, width: int, scale: float) -> list[str]:
+    """``text`` in lines of at most ``width`` pixels, broken between words."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and _width(longer, scale) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

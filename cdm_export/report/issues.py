@@ -13,6 +13,7 @@ from cdm_export.runtimes.backends import BACKENDS
 from cdm_export.runtimes.bundle import Bundle, State
 from cdm_export.runtimes.engine_record import Machine
 from cdm_export.runtimes.nvidia import gpu_or_none
+from cdm_export.runtimes.signing import FOREIGN
 from cdm_export.tensorrt.known_issues import KNOWN_ISSUES
 from cdm_export.tensorrt.record import machine_of
 
@@ -31,7 +32,14 @@ class Issue:
 
 def known_issues(bundle: Bundle) -> list[Issue]:
     """Everything known of a bundle here, nearest to the bundle first."""
-    return [*_artifacts(bundle), *_verdicts_here(bundle), *_engines(bundle), *_tensorrt_here(bundle), *_machine()]
+    return [
+        *_artifacts(bundle),
+        *_verdicts_here(bundle),
+        *_foreign(bundle),
+        *_engines(bundle),
+        *_tensorrt_here(bundle),
+        *_machine(),
+    ]
 
 
 def tensorrt_faults(machine: Machine, precisions: set[str]) -> list[Issue]:
@@ -73,8 +81,15 @@ def _verdicts_here(bundle: Bundle) -> Iterator[Issue]:
                 yield Issue(f"{local.backend} {local.label}", fault, "auto leaves it alone.")
 
 
+def _foreign(bundle: Bundle) -> Iterator[Issue]:
+    for one in local_results.foreign(bundle):
+        name = one.path.relative_to(bundle.path).as_posix()
+        command = "build" if one.path.name == engines.PLAN else "verify"
+        yield Issue(name, f"{one.what}; {FOREIGN}", f"Make your own: cdm-export {command} {bundle.path}")
+
+
 def _engines(bundle: Bundle) -> Iterator[Issue]:
-    for record in (engine.record for engine in engines.scan(bundle)):
+    for record in (engine.record for engine in engines.scan(bundle) if engine.own):
         if record.state is State.FAILED:
             why = record.self_test.reason if record.self_test else "it does not run"
             yield Issue(f"engine {record.precision}, {record.machine}", f"failed its self-test: {why}")
@@ -86,7 +101,7 @@ def _tensorrt_here(bundle: Bundle) -> Iterator[Issue]:
     precisions: set[str] = {
         name for name in BACKENDS["tensorrt"].precisions if BACKENDS["tensorrt"].runs_for(name, made)
     }
-    machines = [engine.record.machine for engine in engines.scan(bundle)]
+    machines = [engine.record.machine for engine in engines.scan(bundle) if engine.own]
     if version := BACKENDS["tensorrt"].version:
         machines.append(machine_of("tensorrt", version, gpu_or_none()))
     yield from dict.fromkeys(issue for machine in machines for issue in tensorrt_faults(machine, precisions))

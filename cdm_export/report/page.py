@@ -19,6 +19,7 @@ from cdm_export.runtimes.bundle import Bundle, Verdict
 from cdm_export.runtimes.cache import cache_dir, write_atomically
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError
+from cdm_export.runtimes.output_paths import check_output_paths
 
 _WIDEST = 1400
 """Pixels; wider pictures are scaled down."""
@@ -49,6 +50,8 @@ class _Row:
     where: str
     p50_ms: float | None
     """Of one frame."""
+    disturbed: str = ""
+    """How busy the machine was with something else while that was measured."""
 
 
 def write_page(request: ReportRequest) -> Path:
@@ -60,8 +63,7 @@ def write_page(request: ReportRequest) -> Path:
     bundle = Bundle.open(request.bundle)
     if request.out.suffix != ".html":
         raise InputError(f"-o {request.out}: a report is written as .html", f"For example -o {request.out.stem}.html")
-    if request.out.resolve().is_relative_to(bundle.path.resolve()):
-        raise InputError(f"{request.out} lies inside the bundle, which is immutable", "Choose another -o.")
+    check_output_paths((request.out,), (bundle.path, request.bench, *request.beside))
     result = _bench(bundle, request.bench)
     rows = list(_verdicts(bundle))
     template = _environment().get_template("page.html.j2")
@@ -101,7 +103,7 @@ def write_page(request: ReportRequest) -> Path:
         artifacts=[_artifact(artifact) for artifact in manifest.artifacts],
         quantization=quantization,
         sensitive=list(quantization.sensitivity.items())[:_PARTS] if quantization else [],
-        engines=[engine.record for engine in engines.scan(bundle)],
+        engines=[engine.record for engine in engines.scan(bundle) if engine.own],
         megabytes=sum({record.path: record.size for one in manifest.artifacts for record in one.files}.values()) / 1e6,
     )
     write_atomically(request.out, text.encode())
@@ -145,9 +147,9 @@ def _verdicts(bundle: Bundle) -> Iterator[_Row]:
             yield _Row(f"{verdict.backend} {artifact.label}", verdict, "where it was made", None)
     for batch in bundle.manifest.batches:
         for local in local_results.load(bundle, batch).values():
-            yield _Row(
-                f"{local.backend} {local.label}", local.verdict, "on this machine", local.p50_ms if batch == 1 else None
-            )
+            p50_ms = local.p50_ms if batch == 1 else None
+            name = f"{local.backend} {local.label}"
+            yield _Row(name, local.verdict, "on this machine", p50_ms, local.disturbed)
 
 
 def _fastest(rows: list[_Row]) -> _Row | None:

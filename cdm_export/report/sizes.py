@@ -36,8 +36,16 @@ class SizeRow:
 def compare_sizes(bundles: Sequence[Bundle]) -> list[SizeRow]:
     """Depth of the golden frames that all bundles share, at pixels valid in both. Largest input first.
 
-    Raises InputError unless all were made from the same weights for the same camera and share a frame.
+    Raises InputError unless all were made from the same weights for the same camera and share a frame, and
+    no two are the same bundle.
     """
+    seen: dict[str, Bundle] = {}
+    for bundle in bundles:
+        if (twin := seen.setdefault(bundle.identity, bundle)) is not bundle:
+            raise InputError(
+                f"{bundle.path} and {twin.path} are the same bundle",
+                "--beside takes bundles of the same checkpoint and camera with another --input-size.",
+            )
     largest, *smaller = sorted(bundles, key=lambda bundle: -bundle.manifest.contract.input_size)
     depths = _depths(largest)
     rows = [_row(largest, None)]

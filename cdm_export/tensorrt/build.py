@@ -3,7 +3,6 @@
 An engine appears whole or not at all, beside the bundle or in the cache. One that failed is kept aside as failed.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,9 +16,9 @@ from cdm_export.progress import Progress
 from cdm_export.runtimes import engines, local_results
 from cdm_export.runtimes.backends import Backend, get_backend
 from cdm_export.runtimes.bundle import Artifact, Bundle, State, Verdict
-from cdm_export.runtimes.cache import cache_dir, write_atomically
+from cdm_export.runtimes.cache import cache_dir
 from cdm_export.runtimes.engine_record import EngineRecord, Source
-from cdm_export.runtimes.engines import FAILED_SUFFIX, PLAN, RECORD, FoundEngine
+from cdm_export.runtimes.engines import FAILED_SUFFIX, PLAN, FoundEngine
 from cdm_export.runtimes.errors import (
     BackendCrashed,
     BackendUnavailable,
@@ -29,8 +28,9 @@ from cdm_export.runtimes.errors import (
     InputError,
     ParityError,
 )
-from cdm_export.runtimes.lock import file_lock
+from cdm_export.runtimes.lock import file_lock, random_name
 from cdm_export.runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
+from cdm_export.runtimes.signing import can_sign
 from cdm_export.tensorrt.fallbacks import ATTENTION_BROKEN, Attempt, attempts
 from cdm_export.tensorrt.int8_selection import decide, decided, int8_candidate, undecided_engine, won_before
 from cdm_export.tensorrt.known_issues import concerning
@@ -178,7 +178,7 @@ class _Session:
         tried = FoundEngine(tried.path, record)
         if won:
             self._remember(tried)  # before the record says published: without a verdict nothing takes a candidate
-        write_atomically(tried.path.parent / RECORD, record.model_dump_json(indent=1).encode())
+        engines.write_record(tried.path.parent, record)
         self._outcomes.append(Outcome(str(candidate), record.state.value, description))
         return BuildReport(tried if won else report.engine, tuple(self._outcomes), parity if won else report.parity)
 
@@ -212,7 +212,8 @@ class _Session:
         with _partial(self._root, attempt.precision) as folder:
             job = self._job(attempt, attempt.artifact, folder)
             self._warn_of_memory(attempt.artifact, job.workspace)
-            outcome = self._build(attempt, job)
+            with self._bundle.steady():
+                outcome = self._build(attempt, job)
             self._attention_bytes = self._attention_bytes or outcome.attention_bytes
             built_from = self._float32() if outcome.typing == "legacy" else attempt.artifact
             source = Source(artifact=built_from.name, identity=built_from.identity)
@@ -301,7 +302,7 @@ class _Session:
         """Put the engine in its place: beside the usable ones, or aside when it failed."""
         name = record.precision + (FAILED_SUFFIX if record.state is State.FAILED else "")
         target = self._root / engines.folder_name(record.machine) / name
-        (folder / RECORD).write_text(record.model_dump_json(indent=1))
+        engines.write_record(folder, record)
         target.parent.mkdir(parents=True, exist_ok=True)
         publish.flush(folder)
         publish.put_in_place(folder, target)
@@ -362,8 +363,12 @@ def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu
 def _writable_root(bundle: Bundle) -> Path:
     """Where engines go: into the bundle, or the cache when it cannot be written. Raises InputError when neither can."""
     problems = []
+    if not can_sign():
+        raise InputError(
+            f"an engine could not be marked as built here: {cache_dir()} cannot be written", "Set $CDM_EXPORT_CACHE."
+        )
     for root in engines.roots(bundle):
-        probe = root / f".probe-{os.getpid()}"
+        probe = random_name(root / "engine", "probe")
         try:
             root.mkdir(parents=True, exist_ok=True)
             probe.touch()
@@ -390,9 +395,9 @@ def _locks(root: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def _partial(root: Path, precision: str) -> Iterator[Path]:
     """Folder to build in, gone on any way out unless it was put in its place; the lock's holder clears old ones."""
-    for left in root.glob(".partial-*"):
+    for left in root.glob(".*partial-*"):  # also those of versions that named them .partial-NUMBER
         shutil.rmtree(left, ignore_errors=True)
-    folder = root / f".partial-{os.getpid()}" / precision
+    folder = random_name(root / "engine", "partial") / precision
     folder.mkdir(parents=True)
     try:
         yield folder

@@ -8,7 +8,8 @@ from cdm_export import publish
 from cdm_export.runtimes.bundle import State
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.engine_record import BuildSettings, EngineRecord, Machine, Source
-from cdm_export.runtimes.engines import PLAN, RECORD
+from cdm_export.runtimes.engines import PLAN
+from cdm_export.runtimes.engines import write_record as write_beside
 from cdm_export.runtimes.nvidia import Gpu, system_name
 from cdm_export.tensorrt.worker import BuildJob, BuildOutcome
 
@@ -58,5 +59,5 @@ def write_record(
         self_test=None,
         measured_ms=None,
     )
-    (folder / RECORD).write_text(record.model_dump_json(indent=1))
+    write_beside(folder, record)
     return record

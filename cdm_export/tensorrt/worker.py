@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdm_export.runtimes import tensorrt_api as api
+from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.contract import Precision, Record
 from cdm_export.runtimes.engine_record import LayerReport
 from cdm_export.runtimes.errors import EngineBuildError
@@ -125,7 +126,8 @@ def _work(text: str) -> BuildOutcome:
         break_fusion=job.break_fusion,
     )
     built = build_engine(trt, plan, log, reporter.phase, reporter.step)
-    Path(job.plan).write_bytes(built.plan)
+    with naming(Path(job.plan)):
+        Path(job.plan).write_bytes(built.plan)
     layers, source = _layers(trt, job, built, log, "\n".join(tables))
     return BuildOutcome(
         version=str(trt.__version__),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,17 @@ def _variant(kind: Kind, size: str) -> Variant:
         seeded_range=_seeded_range(kind),
         islands=(_island(kind),),
         sections=_SECTIONS,
+        at_head_range=None if kind.max_depth is None else partial(_at_head_range, kind, size),
     )
+
+
+def _at_head_range(kind: Kind, size: str, meters: float) -> Variant:
+    """Weights fine-tuned with another ``--max-depth`` of the original's training script, which is the largest depth the
+    sigmoid can mean; the name keeps it, so that whoever builds the network from a manifest gets the same one.
+    """
+    title = f"Depth Anything V2 metric, with a head for up to {meters:g} m"
+    variant = _variant(replace(kind, title=title, max_depth=meters), size)
+    return replace(variant, name=f"{variant.name}@{meters:g}m", weights="the user's own", at_head_range=None)
 
 
 def _island(kind: Kind) -> Island:

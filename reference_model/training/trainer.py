@@ -5,7 +5,6 @@ random generator, and a run cut into pieces is the run.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from cdm_export.reference_model.training.shards import Shards
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.host import cpu_features
+from cdm_export.runtimes.lock import random_name
 from cdm_export.runtimes.sources.synthetic import View
 
 CHANNEL_ORDER: ChannelOrder = "bgr"
@@ -164,7 +164,7 @@ class Training:
             "seconds": self.seconds,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = random_name(path, "partial")
         torch.save(state, temporary)
         temporary.replace(path)
 

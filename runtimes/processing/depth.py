@@ -7,12 +7,25 @@ from numpy.typing import NDArray
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.processing.mask import masked
 
+NEAREST = 0.07
+"""Meters. No depth camera measures closer (Intel's D405 begins here): nearer readings are of another unit."""
+
 
 def usable(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.bool_]:
     """[H, W] bool: a reading that is finite, positive and not beyond ``max_depth`` meters."""
     with np.errstate(invalid="ignore"):
         mask: NDArray[np.bool_] = (depth > 0) & (depth <= max_depth)
     return mask
+
+
+def outside_share(depth: NDArray[np.float32], max_depth: float) -> float | None:
+    """Share, 0..1, of the readings in [H, W] meters (finite, above 0) that are nearer than ``NEAREST`` or beyond
+    ``max_depth`` meters; None without any reading.
+    """
+    with np.errstate(invalid="ignore"):
+        readings = np.count_nonzero((depth > 0) & (depth < np.inf))
+        inside = np.count_nonzero((depth >= np.float32(NEAREST)) & (depth <= max_depth))
+    return 1 - inside / readings if readings else None
 
 
 def inverse_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) -> NDArray[np.float32]:

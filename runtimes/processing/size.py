@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.contract import LARGEST_SIDE, Size
+from cdm_export.runtimes.errors import InputError
 
 MULTIPLE = 14
 """Sides of the network input are multiples of the ViT patch."""
@@ -24,3 +25,14 @@ def lower_bound_size(camera: Size, input_size: int) -> Size:
         return rounded if rounded >= input_size else int(np.ceil(scale * length / MULTIPLE) * MULTIPLE)
 
     return Size(side(camera.width), side(camera.height))
+
+
+def check_camera(camera: Size, input_size: int) -> None:
+    """Raises InputError for a camera so narrow that a side of its network input would exceed 16384 pixels."""
+    network = lower_bound_size(camera, input_size)
+    if max(network) > LARGEST_SIDE:
+        raise InputError(
+            f"a camera of {camera} makes a network input of {network}: expected no side above {LARGEST_SIDE}, so one "
+            f"side of the camera at most {LARGEST_SIDE // input_size} times the other at input size {input_size}",
+            "Give the size of the camera's frames, for example --camera 640x480.",
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.sources.base import FrameSource, SourceFrame, frames
-from cdm_export.runtimes.sources.depth_check import check_depth
+from cdm_export.runtimes.sources.depth_check import check_depth, dropped_note, require_readings
 from cdm_export.runtimes.sources.fit import AtCameraSize, fit_frame
 from cdm_export.runtimes.sources.folder import FolderSource
 from cdm_export.runtimes.sources.frames_json import FramesJsonSource
@@ -24,12 +24,14 @@ __all__ = [
     "MirroredSource",
     "SourceFrame",
     "check_depth",
+    "dropped_note",
     "fit_frame",
     "frames",
     "load_pair",
     "open_source",
     "read_color",
     "read_depth",
+    "require_readings",
     "sample_truth",
 ]
 
@@ -56,6 +58,8 @@ def open_source(
     single broken frame only raises when it is loaded.
     """
     require_scale(depth_scale)
+    if not text:
+        raise InputError("the name of the frames is empty", f"Give {_KINDS}.")
     if text == "sample":
         return AtCameraSize(SampleSource(), camera, fit=True) if camera else SampleSource()
     if text == "synthetic" or text.startswith("synthetic:"):

@@ -46,6 +46,10 @@ class FrameSource(Protocol):
     def unpaired(self) -> tuple[str, ...]:
         """Files that look like frames but belong to none: worth a warning."""
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Sentences about files that look like images and are not read, and why: worth a note."""
+
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> SourceFrame:

@@ -19,6 +19,7 @@ class AtCameraSize:
         self._source, self._camera, self._fit = source, camera, fit
         self.names = source.names
         self.unpaired = source.unpaired
+        self.left_out = source.left_out
         self.files = source.files
         self.description = f"{source.description}, {'fitted to' if fit else 'at'} {camera}"
 

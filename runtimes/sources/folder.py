@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.sources.base import SourceFrame
+from cdm_export.runtimes.sources.formats import unread_image
 from cdm_export.runtimes.sources.images import load_pair
 
 _COLOR = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -30,8 +31,9 @@ class FolderSource:
         alone += [depth[stem] for stem in depth.keys() - stems]
         self.unpaired = tuple(sorted((path.relative_to(folder).as_posix() for path in alone), key=natural_key))
         """Files with a color or depth name whose counterpart is missing, relative to the folder."""
+        self.left_out = _left_out(folder, {*color.values(), *depth.values()})
         if not stems:
-            raise _nothing_pairs(folder, self.unpaired) if needs_depth else _no_image(folder)
+            raise _nothing_pairs(folder, self) if needs_depth else _no_image(folder, self)
         self.names = tuple(stems)
         self.description = f"folder {folder.resolve().name} ({len(stems)} frames)"
         self._pairs = [(color[stem], depth.get(stem)) for stem in stems]
@@ -98,15 +100,51 @@ def _add(found: dict[str, Path], stem: str, path: Path) -> None:
     found[stem] = path
 
 
-def _nothing_pairs(folder: Path, unpaired: tuple[str, ...]) -> InputError:
+def _left_out(folder: Path, used: set[Path]) -> tuple[str, ...]:
+    """A sentence for every format that is not read, one for images whose names are not those of frames."""
+    beside = [
+        path
+        for where in (folder, *sorted({path.parent for path in used} - {folder}))
+        for path in _files(where)
+        if path not in used
+    ]
+    formats: dict[str, list[Path]] = {}
+    others = []
+    for path in beside:
+        unread = unread_image(path)
+        if unread is not None:
+            formats.setdefault(unread.name, []).append(path)
+        elif path.suffix.lower() in _COLOR:
+            others.append(path)
+    sentences = []
+    for name, paths in formats.items():
+        unread = unread_image(paths[0])
+        assert unread is not None
+        sentences.append(f"left out: {_some(paths)}, {name}, which is not read. {unread.advice(paths[0])}")
+    if others:
+        sentences.append(f"left out: {_some(others)}, not named as the color or depth of a frame")
+    return tuple(sentences)
+
+
+def _some(paths: list[Path]) -> str:
+    shown = ", ".join(path.name for path in sorted(paths, key=lambda path: natural_key(path.name))[:6])
+    return shown + (f" and {len(paths) - 6} more" if len(paths) > 6 else "")
+
+
+def _nothing_pairs(folder: Path, source: FolderSource) -> InputError:
+    unpaired = source.unpaired
     shown = ", ".join(unpaired[:6]) + (f" and {len(unpaired) - 6} more" if len(unpaired) > 6 else "")
     return InputError(
         f"no frame in {folder}: "
-        + (f"nothing pairs among {shown}" if unpaired else "it holds no file named as a frame"),
+        + (f"nothing pairs among {shown}" if unpaired else "it holds no file named as a frame")
+        + "".join(f"; {sentence}" for sentence in source.left_out),
         "Expected STEM.color.png with STEM.depth.png (or .npy), or rgb/ and depth/ with equal stems; "
         "any other naming can be listed in a frames.json.",
     )
 
 
-def _no_image(folder: Path) -> InputError:
-    return InputError(f"no frame in {folder}: it holds no image ({', '.join(sorted(_COLOR))})")
+def _no_image(folder: Path, source: FolderSource) -> InputError:
+    return InputError(
+        f"no frame in {folder}: it holds no image ({', '.join(sorted(_COLOR))})"
+        + "".join(f"; {sentence}" for sentence in source.left_out)
+    )

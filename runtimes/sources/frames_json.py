@@ -41,6 +41,7 @@ class FramesJsonSource:
     """Frames of a ``frames.json``; a depth scale in the file goes before the one given on the command line."""
 
     unpaired: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __init__(self, path: Path, depth_scale: float) -> None:
         """Reads the list, not the images. Raises InputError with the place in the file for anything out of schema."""

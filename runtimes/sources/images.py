@@ -3,10 +3,7 @@
 Files are decoded from memory, since OpenCV cannot open every path that has letters beyond ASCII.
 """
 
-import difflib
-import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +14,79 @@ from numpy.typing import NDArray
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.sources.base import SourceFrame
-from cdm_export.runtimes.sources.containers import damage
+from cdm_export.runtimes.sources.decode import decode
+from cdm_export.runtimes.sources.files import read_bytes
+from cdm_export.runtimes.sources.npy import load_npy
 
 _DEPTH_FORMATS = "expected a single-channel 16-bit PNG or TIFF, a float32 TIFF in meters, or .npy in meters"
 _NOT_A_PICTURE = "Save the sensor's own numbers, before any color map."
+_FEWEST_BITS = 15
+"""Of 16 that the largest value of a color image needs: a camera of 10, 12 or 14 bits leaves the upper ones empty."""
 
 
 def read_color(path: Path, upright: bool = False) -> NDArray[np.uint8]:
     """Color image as uint8 [H, W, 3] in true RGB order.
 
-    Gray becomes three equal channels, alpha is dropped, 16 bits become 8. An EXIF rotation is ignored, because a depth
-    image beside it is not rotated, unless ``upright`` is set. Raises InputError for a file that is missing, damaged, or
-    no image.
+    Gray becomes three equal channels, alpha is dropped, 16 bits become 8. A rotation noted in the file (EXIF, TIFF) is
+    ignored, because a depth image beside it is not rotated, unless ``upright`` is set. Raises InputError for a file
+    that is missing, damaged, or no image; for floating point; for 16 bits of which the upper ones are empty, which
+    would arrive nearly black; and for a single channel of 16 bits, which is a depth image.
     """
-    bgr = _decode(path, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    turning = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | turning)
+    if bgr.dtype != np.uint8:
+        _refuse_unless_16_bits(path, bgr)
+        bgr = decode(path, cv2.IMREAD_COLOR | turning)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _refuse_unless_16_bits(path: Path, bgr: NDArray[Any]) -> None:
+    if bgr.dtype != np.uint16:
+        raise InputError(
+            f"{path.name} is not a color image of 8 or 16 bits: its elements are {bgr.dtype}",
+            "Save it with 8 bits per channel. If it is a depth image, give it with --depth.",
+        )
+    if decode(path, cv2.IMREAD_UNCHANGED).ndim == 2:
+        raise InputError(
+            f"{path.name} has a single channel of 16 bits: that is a depth image, expected a color image",
+            "Give the color image with --input, and this one with --depth. "
+            f"If it is a gray picture, save it with 8 bits: {_to_8_bits(path, int(bgr.max()))}",
+        )
+    largest = int(bgr.max())
+    if 0 < largest < 1 << (_FEWEST_BITS - 1):
+        raise InputError(
+            f"{path.name} holds 16 bits per channel, but its largest value is {largest} of 65535: that is how "
+            f"{_likely_bits(largest)}-bit images are stored, and it would arrive nearly black",
+            f"Save it with 8 bits: {_to_8_bits(path, largest)}",
+        )
+
+
+def _likely_bits(largest: int) -> int:
+    return next((bits for bits in (8, 10, 12, 14) if largest < 1 << bits), 16)
+
+
+def _to_8_bits(path: Path, largest: int) -> str:
+    shift = max(0, _likely_bits(largest) - 8)
+    return (
+        f"python -c \"import cv2; cv2.imwrite('{path.stem}.8bit.png', "
+        f"(cv2.imread('{path.name}', -1) >> {shift}).astype('uint8'))\""
+    )
 
 
 def read_depth(path: Path, depth_scale: float) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Depth image as stored, and as float32 meters; both [H, W].
 
-    Integers are sensor units, ``depth_scale`` of them to the meter; floating point (``.npy``, TIFF) is meters already
-    and ``depth_scale`` does not apply. 0, negative, NaN and Inf mean no reading and are kept. Raises InputError
-    for a file that is missing or damaged, has several channels, or 8 bits, and for a scale that is not positive.
+    Integers are sensor units, ``depth_scale`` of them to the meter; floating point (``.npy``, TIFF, PFM) is meters
+    already and ``depth_scale`` does not apply. ``.npy`` may have a third axis of length 1. 0, negative, NaN and Inf
+    mean no reading and are kept. Raises InputError for a file that is missing or damaged, has several channels, or 8
+    bits, of a format that is not read, and for a scale that is not positive.
     """
     require_scale(depth_scale)
-    raw = _load_npy(path) if path.suffix.lower() == ".npy" else _decode(path, cv2.IMREAD_UNCHANGED)
+    if path.suffix.lower() == ".npy":
+        raw = _without_third_axis(load_npy(path))
+    else:
+        _refuse_scaled_pfm(path)
+        raw = decode(path, cv2.IMREAD_UNCHANGED)
     if raw.ndim != 2:
         what = f"{raw.shape[2]} channels" if raw.ndim == 3 else f"shape {list(raw.shape)}"
         raise InputError(f"{path.name} is not a depth image: it has {what}; {_DEPTH_FORMATS}", _NOT_A_PICTURE)
@@ -56,6 +100,34 @@ def read_depth(path: Path, depth_scale: float) -> tuple[NDArray[Any], NDArray[np
     with np.errstate(over="ignore"):  # A float64 beyond float32 becomes Inf, which is no reading.
         meters = raw.astype(np.float32)
     return raw, meters / np.float32(effective_scale(raw, depth_scale))
+
+
+def _without_third_axis(array: NDArray[Any]) -> NDArray[Any]:
+    """[H, W, 1] and [1, H, W] -> [H, W]: which axis is not the image's is plain."""
+    if array.ndim != 3:
+        return array
+    singles = [axis for axis in (0, 2) if array.shape[axis] == 1]
+    return array.squeeze(axis=singles[0]) if len(singles) == 1 else array
+
+
+def _refuse_scaled_pfm(path: Path) -> None:
+    """The third line of a PFM is a number whose sign is the order of bytes. Its size is a scale, by which some programs
+    multiply and others, OpenCV among them, divide; Middlebury's files carry one that is to be ignored."""
+    data = read_bytes(path)[:200]
+    words = data.split()
+    if data[:2] not in (b"Pf", b"PF") or len(words) < 4:
+        return
+    try:
+        scale = abs(float(words[3]))
+    except ValueError:
+        return  # OpenCV refuses it
+    if scale != 1:
+        raise InputError(
+            f"{path.name} is a PFM whose scale line is {scale:g}: programs multiply by it, divide by it or ignore it, "
+            "so what its numbers mean is not known",
+            'Save the meters as .npy: python -c "import cv2, numpy; '
+            f"numpy.save('{path.stem}.npy', cv2.imread('{path.name}', -1) * {scale:g})\" gives the stored numbers.",
+        )
 
 
 def require_scale(depth_scale: float) -> None:
@@ -73,7 +145,7 @@ def effective_scale(raw: NDArray[Any], depth_scale: float) -> float:
 
 
 def load_pair(name: str, color: Path, depth: Path | None, depth_scale: float) -> SourceFrame:
-    """One frame from its files; ``depth`` may be None: then color is turned upright as its EXIF rotation says.
+    """One frame from its files; ``depth`` may be None: then color is turned upright as a rotation in its file says.
 
     Raises InputError naming the frame and what is wrong.
     """
@@ -85,57 +157,3 @@ def load_pair(name: str, color: Path, depth: Path | None, depth_scale: float) ->
         return SourceFrame(name, Frame(rgb, meters), raw, effective_scale(raw, depth_scale))
     except InputError as error:
         raise InputError(f"{name}: {error.message}", error.next_step) from error
-
-
-def _decode(path: Path, flags: int) -> NDArray[Any]:
-    data = _read(path)
-    reason = damage(data)
-    image: NDArray[Any] | None = None
-    if not reason:
-        logging: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5; OpenCV 4 has these two at the top.
-        level = logging.getLogLevel()
-        logging.setLogLevel(0)  # Silent: the user gets our message, once.
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error as error:  # Empty, or larger than OpenCV agrees to decode.
-            reason = " ".join(str(error.err).split())
-        finally:
-            logging.setLogLevel(level)
-    if image is None:
-        raise InputError(
-            f"{path.name} cannot be read as an image: {reason or 'the format is unknown or the file is damaged'}",
-            "Check that the file was copied completely, and opens in an image viewer.",
-        )
-    return image
-
-
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise InputError(
-            f"{path.name} is a folder: expected an image file", "Give the file, or the folder as --frames."
-        )
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}", _near_names(path)) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{str(path)!r} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _near_names(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"The folder {path.parent} does not exist."
-    names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-    return "Did you mean " + " or ".join(f"'{name}'" for name in close) + "?" if close else ""
-
-
-def _load_npy(path: Path) -> NDArray[Any]:
-    data = _read(path)
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path.name} is not a numpy array of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path.name} is an archive of arrays: expected one array saved by numpy.save")
-    return array

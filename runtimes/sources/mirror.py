@@ -27,6 +27,7 @@ class MirroredSource:
         self._made = made[: max(0, count - len(source))]
         self.names = source.names + tuple(f"{source.names[index]}-{ending}" for index, ending in self._made)
         self.unpaired = source.unpaired
+        self.left_out = source.left_out
         self.files = source.files
         self.description = source.description + (f" and {len(self._made)} mirror image(s)" if self._made else "")
 

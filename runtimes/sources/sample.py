@@ -31,6 +31,7 @@ class SampleSource:
     names = ("motorcycle",)
     description = "sample (Middlebury 2014 Motorcycle, simulated depth camera)"
     unpaired: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:

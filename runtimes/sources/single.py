@@ -12,6 +12,7 @@ class SingleSource:
     """The frame somebody named on the command line."""
 
     unpaired: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __init__(self, color: Path, depth: Path | None, depth_scale: float) -> None:
         self._color, self._depth, self._depth_scale = color, depth, depth_scale

@@ -33,6 +33,7 @@ class SyntheticSource:
     """
 
     unpaired: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
     def __init__(self, count: int, seed: int = 0, size: Size = DEFAULT_SIZE) -> None:

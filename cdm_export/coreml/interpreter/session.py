@@ -34,6 +34,7 @@ class CoremlReference:
 
     def describe(self) -> Description:
         """Operations by type, and how they are computed."""
+        self._guard.check_open()
         counts: dict[str, int] = {}
         for operation in self.program.operations:
             kind = f"{operation.kind} {operation.outputs[0].dtype}"
@@ -54,7 +55,7 @@ class CoremlReference:
     def close(self) -> None:
         """Drop the program."""
         self._guard.close()
-        del self.program
+        self.__dict__.pop("program", None)  # calling again is harmless
 
 
 def open_package(path: Path, contract: ModelContract, precision: str, threads: int) -> CoremlReference:
