@@ -23,9 +23,11 @@ settings.register_profile("reproducible", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("reproducible")  # a change is judged by the same examples every time; at home they roam
 
+# In a background job, or under nohup, they are ignored; processes that tests start, and interrupt, inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in a shell's background job. Processes that tests start, and interrupt, would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REQUIRED = "CDM_EXPORT_REQUIRE"
 """Environment variable: libraries, separated by commas, without which the run is an error and not a row of skips."""

@@ -8,7 +8,8 @@ pytest.importorskip("coremltools")
 
 from cdm_export.bisect import bisect_bundle
 from cdm_export.parity.golden import ReferenceFrame
-from cdm_export.parity.verify import VerifyRequest, verify_bundle
+from cdm_export.parity.request import VerifyRequest
+from cdm_export.parity.verify import verify_bundle
 from cdm_export.progress import Silent
 from cdm_export.runtimes.backends import BACKENDS, load_runtime
 from cdm_export.runtimes.bundle import Bundle

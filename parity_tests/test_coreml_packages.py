@@ -19,7 +19,8 @@ from cdm_export.coreml.convert import coreml_rules, import_coremltools
 from cdm_export.coreml.interpreter.execute import execute
 from cdm_export.coreml.interpreter.program import load_program
 from cdm_export.parity.golden import load_reference
-from cdm_export.parity.verify import VerifyRequest, verify_bundle
+from cdm_export.parity.request import VerifyRequest
+from cdm_export.parity.verify import verify_bundle
 from cdm_export.progress import Silent
 from cdm_export.reference_model.registry import get_variant
 from cdm_export.runtimes import coreml
@@ -29,6 +30,7 @@ from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
 from cdm_export.runtimes.coreml_target import TARGETS
 from cdm_export.runtimes.errors import BackendUnavailable, InputError
 from cdm_export.runtimes.graph_precision import IslandKind
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.selection import choose
 from parity_tests.conftest import cli
 from parity_tests.coreml_bundle import COMPRESSED, OUTPUT, package
@@ -161,7 +163,7 @@ def test_coremltools_missing(coreml_bundle, monkeypatch):
         monkeypatch.setitem(BACKENDS, name, backend)
         with pytest.raises(BackendUnavailable, match="not installed here") as raised:
             load_runtime(backend, package(coreml_bundle), contract(coreml_bundle), "fp32")
-        assert raised.value.next_step == "Add it with: pip install 'cdm-export[coreml]'"
+        assert raised.value.next_step == f"Add it with: {install('coreml')}"
     with pytest.raises(BackendUnavailable, match="--target coreml needs"):
         check_coreml(CoremlRequest("macos15"), ("fp16",), False)
 

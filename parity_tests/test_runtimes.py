@@ -1,5 +1,6 @@
 """Every backend keeps the same promises."""
 
+import re
 import shutil
 import threading
 
@@ -11,6 +12,7 @@ from cdm_export.runtimes.backends import BACKENDS, get_backend, load_runtime
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import BackendUnavailable, BundleError, InputError, RuntimeMisuse
+from cdm_export.runtimes.install import install
 
 HERE = ("torch", "openvino", "onnxruntime")
 
@@ -126,7 +128,7 @@ def test_library_that_is_not_installed(small_bundle, monkeypatch):
 
     absent = dataclasses.replace(BACKENDS["openvino"], library="no_such_library")
     bundle = Bundle.open(small_bundle)
-    with pytest.raises(BackendUnavailable, match=r"pip install 'cdm-export\[cpu\]'"):
+    with pytest.raises(BackendUnavailable, match=re.escape(install("cpu"))):
         load_runtime(absent, bundle.path, bundle.manifest.contract, "fp32")
 
 

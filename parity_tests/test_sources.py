@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.sources import (
     SourceFrame,
     check_depth,
@@ -228,4 +229,4 @@ class TestSample:
 
     def test_without_scikit_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "skimage.data", None)
-        assert "pip install 'cdm-export[export]'" in refusal(lambda: open_source("sample").load(0))
+        assert install("export") in refusal(lambda: open_source("sample").load(0))

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from cdm_export.runtimes.contract import COMPRESSED, IMAGE, QUANTIZED, ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from cdm_export.runtimes.host import usable_cpus, version_of
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.nvidia import find_gpu
 from cdm_export.runtimes.runtime import Runtime
 
@@ -29,8 +30,8 @@ class Backend:
     """Module with ``load(path, contract, precision, threads)``."""
     library: str
     """Python package it needs, by import name."""
-    install: str
-    """Command that adds the library."""
+    extra: str
+    """Extra of this package that brings the library; or, with a space in it, the command that does."""
     device: str
     """``cpu``, ``cuda`` or ``apple``."""
     format: str
@@ -44,6 +45,11 @@ class Backend:
     """Distributions whose version is the library's, where they have another name than ``library``."""
     verifies_only: bool = False
     """Whether ``auto`` leaves it alone: it says what an artifact means, and is no way to run one."""
+
+    @property
+    def install(self) -> str:
+        """Command that adds the library."""
+        return self.extra if " " in self.extra else install(self.extra)
 
     @property
     def installed(self) -> bool:
@@ -74,30 +80,29 @@ _INSTALL_TENSORRT = "sudo apt-get install python3-libnvinfer  # JetPack; elsewhe
 _PACKAGES = _as_typed("fp32", "fp16", IMAGE, *COMPRESSED, QUANTIZED)
 _OPENVINO = {**_as_typed("fp32", "int8"), "bf16": ("bf16", "fp32"), "int8-bf16": ("int8",)}
 """BF16 is best typed into the graph, with FP32 islands; of the FP32 graph it is a hint that spares nothing."""
-_INSTALL_COREML = "pip install 'cdm-export[coreml]'"
 
 _HERE = __name__.rpartition(".")[0]
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        Backend("torch", "cdm_export.reference_model.torch_runtime", "torch", "pip install 'cdm-export[export]'", "cpu",
+        Backend("torch", "cdm_export.reference_model.torch_runtime", "torch", "export", "cpu",
                 "checkpoint", _as_typed("fp32")),
         Backend("tensorrt", f"{_HERE}.tensorrt", "tensorrt", _INSTALL_TENSORRT, "cuda", "onnx", _TENSORRT,
                 engine=True, distributions=("tensorrt_cu13", "tensorrt_cu12")),
         Backend("tensorrt-rtx", f"{_HERE}.tensorrt", "tensorrt_rtx_bindings",
-                "pip install 'cdm-export[tensorrt-rtx]'", "cuda", "onnx", _TENSORRT,
+                "tensorrt-rtx", "cuda", "onnx", _TENSORRT,
                 engine=True, distributions=("tensorrt_rtx_cu13_bindings", "tensorrt_rtx")),
-        Backend("coreml", f"{_HERE}.coreml", "coremltools", _INSTALL_COREML, "apple", "coreml", _PACKAGES),
-        Backend("openvino", f"{_HERE}.openvino", "openvino", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
+        Backend("coreml", f"{_HERE}.coreml", "coremltools", "coreml", "apple", "coreml", _PACKAGES),
+        Backend("openvino", f"{_HERE}.openvino", "openvino", "cpu", "cpu", "onnx",
                 _OPENVINO),
-        Backend("onnxruntime", f"{_HERE}.onnxruntime", "onnxruntime", "pip install 'cdm-export[cpu]'", "cpu", "onnx",
+        Backend("onnxruntime", f"{_HERE}.onnxruntime", "onnxruntime", "cpu", "cpu", "onnx",
                 {**_ONNXRUNTIME, **_as_typed("int8", "int8-fp16")}),
-        Backend("onnxruntime-cuda", f"{_HERE}.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+        Backend("onnxruntime-cuda", f"{_HERE}.onnxruntime", "onnxruntime", "gpu", "cuda",
                 "onnx", _ONNXRUNTIME),
-        Backend("onnxruntime-tensorrt", f"{_HERE}.onnxruntime", "onnxruntime", "pip install 'cdm-export[gpu]'", "cuda",
+        Backend("onnxruntime-tensorrt", f"{_HERE}.onnxruntime", "onnxruntime", "gpu", "cuda",
                 "onnx", _ONNXRUNTIME),
-        Backend("coreml-reference", "cdm_export.coreml.interpreter.runtime", "coremltools", _INSTALL_COREML, "cpu",
+        Backend("coreml-reference", "cdm_export.coreml.interpreter.runtime", "coremltools", "coreml", "cpu",
                 "coreml", _PACKAGES, verifies_only=True),
     )
 }  # fmt: skip

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from cdm_export.runtimes.errors import BackendUnavailable, EngineRunError
+from cdm_export.runtimes.install import install
 
-_INSTALL = "Add it: pip install 'cdm-export[jetpack6]' (JetPack 6), 'cdm-export[jetpack7]' or 'cdm-export[tensorrt]'."
 _DOCTOR = "Does the driver support this CUDA? See: cdm-export doctor"
 _NON_BLOCKING = 1
 _MAPPED = 2
@@ -23,6 +23,11 @@ _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _CAPTURE_THREAD_LOCAL = 1
 _SONAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _DLLS = ("cudart64_13.dll", "cudart64_12.dll")
+
+
+def _install() -> str:
+    """For a Jetson its JetPack's CUDA, elsewhere the newest."""
+    return f"Add it: {install('jetpack6')} (JetPack 6); the extra jetpack7 for JetPack 7, tensorrt elsewhere."
 
 
 class Cudart(Protocol):
@@ -146,7 +151,7 @@ def require_cuda() -> Cudart:
             return opener()
         except Exception as error:  # a package of another CUDA major fails in its own ways
             reasons.append(str(error))
-    raise BackendUnavailable(f"neither cuda-python nor libcudart can be loaded ({'; '.join(reasons)})", _INSTALL)
+    raise BackendUnavailable(f"neither cuda-python nor libcudart can be loaded ({'; '.join(reasons)})", _install())
 
 
 class Cuda:

@@ -8,6 +8,7 @@ from cdm_export.runtimes.bundle import Artifact, Bundle, GraphInterface, State, 
 from cdm_export.runtimes.contract import execution_name
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError, did_you_mean
 from cdm_export.runtimes.fastest import Candidate, fastest
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.signing import FOREIGN
 
 
@@ -165,9 +166,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto", batch
             + (f"; {came[0].path} is {FOREIGN}" if came else ""),
             f"Let it: cdm-export verify {bundle.path} --precision {precision}",
         )
-    raise BackendUnavailable(
-        f"{bundle.path}: no backend for it is installed here", "Add one with: pip install 'cdm-export[cpu]'"
-    )
+    raise BackendUnavailable(f"{bundle.path}: no backend for it is installed here", f"Add one with: {install('cpu')}")
 
 
 def _eligible(choice: Choice) -> bool:

@@ -23,6 +23,7 @@ from cdm_export.runtimes.contract import QUANTIZED
 from cdm_export.runtimes.coreml_target import TARGETS
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, did_you_mean
 from cdm_export.runtimes.graph_precision import PrecisionPlan
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.nvidia import find_gpu
 from cdm_export.runtimes.opening import reference_path
 from cdm_export.runtimes.selection import executions, interface_of
@@ -54,9 +55,7 @@ def bisect_bundle(
     if strategy not in STRATEGIES:
         raise InputError(f"unknown strategy '{strategy}'. {did_you_mean(strategy, list(STRATEGIES))}")
     if find_spec("onnx") is None:
-        raise BackendUnavailable(
-            "looking into a graph needs the package 'onnx'", "Add it with: pip install 'cdm-export[export]'"
-        )
+        raise BackendUnavailable("looking into a graph needs the package 'onnx'", f"Add it with: {install('export')}")
     contract = bundle.manifest.contract
     sections = get_variant(contract.model).sections
     output, tolerance = contract.outputs[0].name, GATES[candidate[1]].p99

@@ -21,7 +21,7 @@ from cdm_export.cli.terminal import say, terminal
 from cdm_export.runtimes.errors import InputError
 
 if TYPE_CHECKING:
-    from cdm_export.parity.verify import VerifyRequest
+    from cdm_export.parity.request import VerifyRequest
 
 
 def command(
@@ -46,7 +46,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Parity gate on every backend that can run here; exit code 1 when one fails."""
-    from cdm_export.parity.verify import VerifyRequest, verify_bundle
+    from cdm_export.parity.request import VerifyRequest
+    from cdm_export.parity.verify import verify_bundle
 
     request = VerifyRequest(bundle, backend, frames, depth_scale, fit, checkpoint, threads, precision)
     if bisect:
@@ -90,7 +91,7 @@ _WIDTH = 120
 def _bisect(request: "VerifyRequest", against: str | None, as_json: bool, quiet: bool) -> None:
     """Growth of the error along the network on the first frame: table, sentence, picture; exit code 1 when outside."""
     from cdm_export.bisect import bisect_bundle, write_report
-    from cdm_export.parity.verify import bisect_pairs, first_frame
+    from cdm_export.bisect.request import bisect_pairs, first_frame
     from cdm_export.runtimes.bundle import Bundle
     from cdm_export.runtimes.cache import cache_dir
     from cdm_export.runtimes.temporary import TemporaryFolder

@@ -8,10 +8,9 @@ from cdm_export.doctor.nvidia import nvidia_checks
 from cdm_export.runtimes.backends import BACKENDS
 from cdm_export.runtimes.cache import cache_dir
 from cdm_export.runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.nvidia import available_memory
 
-INSTALL_EXPORT = "pip install 'cdm-export[export,cpu]'"
-"""Command that adds everything exporting needs."""
 REDUCED_PRECISION = "reduced precision"
 """Subject of the check of what the CPU computes faster than float32."""
 _FAST = {
@@ -134,7 +133,7 @@ def missing_to_export() -> list[str]:
 
 def _export() -> CheckResult:
     if missing := missing_to_export():
-        return CheckResult("export", "missing", f"exporting also needs {', '.join(missing)}", INSTALL_EXPORT)
+        return CheckResult("export", "missing", f"exporting also needs {', '.join(missing)}", install("export", "cpu"))
     return CheckResult("export", "ok", ", ".join(f"{name} {version_of(name)}" for name in _EXPORT))
 
 
@@ -146,7 +145,7 @@ def _conflicts() -> list[CheckResult]:
                 "onnxruntime",
                 "problem",
                 "onnxruntime and onnxruntime-gpu are both installed: whichever came last wins, file by file",
-                "pip uninstall onnxruntime onnxruntime-gpu && pip install 'cdm-export[gpu]'",
+                f"pip uninstall onnxruntime onnxruntime-gpu && {install('gpu')}",
             )
         ]
     return []

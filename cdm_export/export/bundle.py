@@ -13,7 +13,7 @@ from pathlib import Path
 import cdm_export
 from cdm_export import publish
 from cdm_export.coreml.artifacts import CoremlRequest, add_coreml, check_coreml
-from cdm_export.doctor.machine import INSTALL_EXPORT, missing_to_export
+from cdm_export.doctor.machine import missing_to_export
 from cdm_export.export.detect_model import detect_model
 from cdm_export.export.parity_report import require_passed, write_reports
 from cdm_export.onnx.worker import Made, MadeGraph, MakeJob, make_onnx
@@ -33,6 +33,7 @@ from cdm_export.runtimes.checkpoint_path import split_checkpoint
 from cdm_export.runtimes.contract import IMAGE, ModelContract, Size
 from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from cdm_export.runtimes.graph_precision import LowPrecision
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.output_paths import check_replaced_path
 from cdm_export.runtimes.processing.size import check_camera
 from cdm_export.runtimes.sources import DEFAULT_DEPTH_SCALE, FrameSource, MirroredSource, open_source
@@ -96,12 +97,10 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     weights = split_checkpoint(request.checkpoint)[0] if request.checkpoint is not None else None
     check_replaced_path(request.out, (weights, Path(request.frames), calibration_path))
     if not any(_verifies(backend) and backend.installed for backend in BACKENDS.values()):
-        raise BackendUnavailable(
-            "no backend is installed to verify the export with", "Add them: pip install 'cdm-export[cpu]'"
-        )
+        raise BackendUnavailable("no backend is installed to verify the export with", f"Add them: {install('cpu')}")
     if missing := missing_to_export():
         raise BackendUnavailable(
-            f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {INSTALL_EXPORT}"
+            f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {install('export', 'cpu')}"
         )
     if request.coreml is not None:
         check_coreml(request.coreml, request.low_precisions, request.int8 is not None)

@@ -5,47 +5,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from cdm_export.parity.check_backend import BackendParity, check_backend
-from cdm_export.parity.golden import ReferenceFrame, prepare_frames, save_output
-from cdm_export.parity.image_input import fit_frame
+from cdm_export.parity.references import References, references_of
+from cdm_export.parity.request import VerifyRequest
 from cdm_export.progress import Progress
 from cdm_export.runtimes import local_results
 from cdm_export.runtimes.backends import BACKENDS, Backend, get_backend, why_absent
 from cdm_export.runtimes.bundle import Artifact, Bundle, GraphInterface, State, Verdict
-from cdm_export.runtimes.contract import ModelContract, execution_name
+from cdm_export.runtimes.contract import execution_name
 from cdm_export.runtimes.engines import find, why_none
-from cdm_export.runtimes.errors import BackendCrashed, BackendUnavailable, InputError, ParityError
+from cdm_export.runtimes.errors import BackendCrashed, BackendUnavailable
 from cdm_export.runtimes.machine_load import LoadWatch, MachineLoad
 from cdm_export.runtimes.opening import executable, reference_path
 from cdm_export.runtimes.replaced import once_more_when_replaced
 from cdm_export.runtimes.selection import check_precision, choose, executions, interface_of
-from cdm_export.runtimes.sources import MirroredSource, open_source
 from cdm_export.runtimes.temporary import TemporaryFolder
-from cdm_export.runtimes.worker import Job, run_job
-
-
-@dataclass(frozen=True)
-class VerifyRequest:
-    """What to verify."""
-
-    bundle: Path
-    """Bundle to verify; all its files are hashed."""
-    backend: str = "auto"
-    """One backend, or ``auto`` for every one that can run here."""
-    frames: str | None = None
-    """Frame source; None for the bundle's golden frames."""
-    depth_scale: float = 1000.0
-    """Sensor units per meter of those frames."""
-    fit: bool = False
-    """Crop and resize frames of another size."""
-    checkpoint: Path | None = None
-    """Compare with PyTorch on this checkpoint (its sha256 must be the bundle's)."""
-    threads: int = 0
-    """Compute threads; 0 for all."""
-    precision: str = "auto"
-    """One precision, or ``auto`` for every one that can run here."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +62,10 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
     with TemporaryFolder() as temporary, bundle.steady():
 
         @cache
-        def references_of(interface: GraphInterface) -> _References:
-            return _references(bundle, interface, request, Path(tempfile.mkdtemp(dir=temporary)), progress)
+        def references(interface: GraphInterface) -> References:
+            return references_of(bundle, interface, request, Path(tempfile.mkdtemp(dir=temporary)), progress)
 
-        references = references_of(bundle.manifest.interface(None))
+        shared = references(bundle.manifest.interface(None))
         parities: list[BackendParity] = []
         required: list[tuple[str, str]] = []
         skipped: dict[str, str] = {}
@@ -101,21 +75,21 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
             for artifact, precision in _runnable(bundle, backend, request):
                 label = execution_name(precision, artifact.batch if artifact else 1)
                 name = f"{backend.name} {label}"
-                if references.made_by == backend.name and label == "fp32":
+                if shared.made_by == backend.name and label == "fp32":
                     skipped[name] = "it is the reference here; compared with itself it would always pass"
                     continue
                 if artifact is not None and artifact.state is State.FAILED and request.precision == "auto":
                     skipped[name] = "it failed its gate where the bundle was made"
                     continue
-                if artifact is not None and artifact.batch > len(references.frames):
-                    skipped[name] = f"it takes {artifact.batch} different frames, there are {len(references.frames)}"
+                if artifact is not None and artifact.batch > len(shared.frames):
+                    skipped[name] = f"it takes {artifact.batch} different frames, there are {len(shared.frames)}"
                     continue
                 if artifact is None or artifact.precision == precision or request.precision != "auto":
                     required.append((backend.name, label))
                 try:
                     if absent is not None:
                         raise absent  # no process is started for what is known not to run here
-                    own = references_of(bundle.manifest.interface(artifact))
+                    own = references(bundle.manifest.interface(artifact))
                     parity, load = _check(bundle, backend, artifact, precision, own, request, progress)
                     parities.append(parity)
                     if load.busy and parity.latency is not None:
@@ -127,7 +101,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
                 except BackendCrashed as error:
                     bundle.check_unchanged()
                     crashed[name] = error.message
-                    died = _died(backend, references, error)
+                    died = _died(backend, shared, error)
                     _remember(bundle, backend, artifact, precision, died, None, progress)
     if not parities and not crashed:
         raise BackendUnavailable(
@@ -143,7 +117,7 @@ def verify_bundle(request: VerifyRequest, progress: Progress) -> Verification:
             f"auto takes FP32 rather than {', '.join(unraced)} until a race has shown here that they are faster: "
             f"cdm-export bench {bundle.path}"
         )
-    return Verification(parities, skipped, crashed, references.description, tuple(required), warnings)
+    return Verification(parities, skipped, crashed, shared.description, tuple(required), warnings)
 
 
 def _unraced(bundle: Bundle, parity: BackendParity) -> bool:
@@ -184,26 +158,12 @@ def _runnable(bundle: Bundle, backend: Backend, request: VerifyRequest) -> list[
     return [*wanted]
 
 
-@dataclass(frozen=True)
-class _References:
-    frames: list[ReferenceFrame]
-    description: str
-    """What made them, in description."""
-    made_by: str | None = None
-    """Backend that made them just now; None for those stored in the bundle."""
-
-    @property
-    def pytorch(self) -> bool:
-        """Whether PyTorch made them, here or where the bundle was made; only then is a verdict worth remembering."""
-        return self.made_by in (None, "torch")
-
-
 def _check(
     bundle: Bundle,
     backend: Backend,
     artifact: Artifact | None,
     precision: str,
-    references: _References,
+    references: References,
     request: VerifyRequest,
     progress: Progress,
 ) -> tuple[BackendParity, MachineLoad]:
@@ -232,7 +192,7 @@ def _check(
     return parity, load
 
 
-def _died(backend: Backend, references: _References, error: BackendCrashed) -> Verdict:
+def _died(backend: Backend, references: References, error: BackendCrashed) -> Verdict:
     """A backend that dies has failed, and ``auto`` must not pick it."""
     return Verdict(
         backend=backend.name,
@@ -263,124 +223,3 @@ def _remember(
     local = local_results.LocalVerdict(**dict(here), verdict=verdict, p50_ms=p50_ms, disturbed=disturbed)
     if local_results.save(bundle, local) is None:
         progress.note("the verdict could not be stored: neither the bundle nor the cache can be written")
-
-
-def _references(
-    bundle: Bundle, interface: GraphInterface, request: VerifyRequest, folder: Path, progress: Progress
-) -> _References:
-    """Frames of an interface with their reference output, and what made it."""
-    golden = _golden(bundle, interface)
-    if request.frames is None and request.checkpoint is None:
-        return _References(golden, "PyTorch outputs stored in the bundle")
-    if request.frames is None:
-        return _computed(bundle, interface, request, golden, folder, progress)
-    prepared = _prepared(bundle, interface.contract, request, folder, progress)
-    return _computed(bundle, interface, request, prepared, folder, progress)
-
-
-def _prepared(
-    bundle: Bundle, contract: ModelContract, request: VerifyRequest, folder: Path, progress: Progress
-) -> list[ReferenceFrame]:
-    assert request.frames is not None
-    source = open_source(
-        request.frames,
-        depth_scale=request.depth_scale,
-        camera=contract.camera,
-        fit=request.fit,
-        needs_depth=contract.depth_input is not None,
-    )
-    if len(source) == 0:
-        raise InputError(f"'{request.frames}' holds no frames")
-    filled = MirroredSource(source, bundle.manifest.batches[-1])
-    if len(filled) > len(source):
-        progress.note(f"a batch of {bundle.manifest.batches[-1]} is verified on {filled.description}")
-    return prepare_frames(filled, contract, folder / "frames", progress)
-
-
-def first_frame(
-    bundle: Bundle, candidate: tuple[str, str], request: VerifyRequest, folder: Path, progress: Progress
-) -> ReferenceFrame:
-    """The first golden frame as ``candidate`` is fed, or the first of the request's source, prepared in ``folder``."""
-    interface = interface_of(bundle, *candidate)
-    if request.frames is None:
-        return _golden(bundle, interface)[0]
-    return _prepared(bundle, interface.contract, request, folder, progress)[0]
-
-
-def bisect_pairs(
-    bundle: Bundle, request: VerifyRequest, against: str | None
-) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Candidate and reference of a bisect, each backend and precision.
-
-    By default the candidate is ONNX Runtime on the bundle's FP16 graph, or its FP32 graph where there is none; the
-    reference is PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime.
-    """
-    backend = "onnxruntime" if request.backend == "auto" else request.backend
-    made = {artifact.precision for artifact in bundle.manifest.artifacts}
-    precision = ("fp16" if "fp16" in made else "fp32") if request.precision == "auto" else request.precision
-    if against is not None:
-        name, separator, typed = against.partition(":")
-        if not separator:
-            raise InputError(f"--against wants BACKEND:PRECISION, got '{against}'", "For example --against torch:fp32")
-        return (backend, precision), (name, typed)
-    weights = request.checkpoint is not None or bundle.manifest.provenance.random_weights is not None
-    return (backend, precision), ("torch" if weights else "onnxruntime", "fp32")
-
-
-def _golden(bundle: Bundle, interface: GraphInterface) -> list[ReferenceFrame]:
-    return [ReferenceFrame(item.name, bundle.file(item.file)) for item in interface.golden]
-
-
-def _computed(
-    bundle: Bundle,
-    interface: GraphInterface,
-    request: VerifyRequest,
-    frames: list[ReferenceFrame],
-    folder: Path,
-    progress: Progress,
-) -> _References:
-    """Reference outputs made now: PyTorch where the weights are at hand, else ``fp32.onnx`` on ONNX Runtime.
-
-    Either is fed floats, whatever the interface.
-    """
-    contract, provenance = bundle.manifest.contract, bundle.manifest.provenance
-    at_hand = request.checkpoint is not None or provenance.random_weights is not None
-    if at_hand and BACKENDS["torch"].installed:
-        backend, path = BACKENDS["torch"], reference_path(bundle, request.checkpoint)
-        description = "eager float32 PyTorch"
-    elif request.checkpoint is not None:
-        raise BackendUnavailable(
-            "--checkpoint compares with PyTorch, which is not installed", BACKENDS["torch"].install
-        )
-    else:
-        choice = choose(bundle, "onnxruntime", "fp32")
-        assert choice.artifact is not None
-        backend, path = choice.backend, bundle.artifact_file(choice.artifact)
-        stored = "PyTorch outputs stored in the bundle"
-        golden = check_backend(
-            backend.name, path, contract, "fp32", _golden(bundle, bundle.manifest.interface(None)), stored, progress
-        )
-        if not golden.verdict.passed:
-            raise ParityError(
-                f"ONNX Runtime cannot be the reference here, it disagrees with PyTorch itself: {golden.verdict}",
-                f"Look closer with: cdm-export verify {bundle.path} --backend onnxruntime",
-            )
-        description = f"fp32.onnx on ONNX Runtime (itself against PyTorch on the golden frames: {golden.verdict})"
-    progress.stage(f"reference: {description}", len(frames))
-    outputs = [folder / f"reference-{index:03d}.npy" for index in range(len(frames))]
-    job = Job(
-        backend=backend.name,
-        path=str(path),
-        contract=contract,
-        precision="fp32",
-        threads=request.threads,
-        frames=tuple(str(fit_frame(frame, contract, folder).path) for frame in frames),
-        outputs=tuple(str(output) for output in outputs),
-    )
-    run_job(job, progress.step)
-    references = []
-    for index, (frame, output) in enumerate(zip(frames, outputs, strict=True)):
-        path = folder / f"reference-{index:03d}.npz"
-        save_output(path, frame.path, interface.contract, np.load(output, allow_pickle=False))
-        references.append(ReferenceFrame(frame.name, path))
-    return _References(references, description, backend.name)

@@ -19,6 +19,7 @@ from cdm_export.runtimes.bundle import Bundle, Verdict
 from cdm_export.runtimes.cache import cache_dir, write_atomically
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.output_paths import check_output_paths
 
 _WIDEST = 1400
@@ -116,7 +117,7 @@ def _environment() -> Any:
     except ImportError:
         raise BackendUnavailable(
             "a report needs the package 'jinja2', which is not installed here",
-            "Add it with: pip install 'cdm-export[report]'",
+            f"Add it with: {install('report')}",
         ) from None
     return jinja2.Environment(
         loader=jinja2.PackageLoader("cdm_export.report", ""),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.sources.base import SourceFrame
 from cdm_export.runtimes.sources.fit import fit_nearest
 from cdm_export.runtimes.sources.sensor_noise import simulate_sensor
@@ -61,7 +62,7 @@ def _scene() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     except ImportError as error:
         raise InputError(
             f"the sample frame comes with scikit-image, which is not installed ({error})",
-            "pip install 'cdm-export[export]', or use synthetic:1 instead.",
+            f"{install('export')}, or use synthetic:1 instead.",
         ) from error
     load: Any = stereo_motorcycle  # Has no type hints.
     left, _, disparity = load()

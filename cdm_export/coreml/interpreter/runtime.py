@@ -6,6 +6,7 @@ from pathlib import Path
 from cdm_export.runtimes.backends import Backend
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable
+from cdm_export.runtimes.install import install
 from cdm_export.runtimes.runtime import Runtime
 
 
@@ -18,7 +19,7 @@ def load(path: Path, contract: ModelContract, backend: Backend, precision: str, 
     if find_spec("torch") is None:
         raise BackendUnavailable(
             f"backend '{backend.name}' computes with PyTorch, which is not installed here",
-            "Add it with: pip install 'cdm-export[export,coreml]'",
+            f"Add it with: {install('export', 'coreml')}",
         )
     from cdm_export.coreml.interpreter.session import open_package
 
