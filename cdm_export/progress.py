@@ -1,9 +1,10 @@
 """How long work tells a person where it is; the library never prints."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from cdm_export.runtimes.isolated import Message
+if TYPE_CHECKING:
+    from cdm_export.runtimes.isolated import Message
 
 
 class Progress(Protocol):
@@ -48,10 +49,10 @@ class Silent:
         self.warnings.append(text)
 
 
-def relay(progress: Progress) -> Callable[[Message], None]:
+def relay(progress: Progress) -> "Callable[[Message], None]":
     """What ``run_isolated`` does with reports of ``stage`` and ``steps``, ``step``, ``note`` and ``warn``."""
 
-    def on_message(message: Message) -> None:
+    def on_message(message: "Message") -> None:
         if "stage" in message:
             progress.stage(str(message["stage"]), int(message["steps"]))
         elif "note" in message:

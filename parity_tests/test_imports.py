@@ -2,8 +2,14 @@
 
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
+
+from cdm_export.cli.commands import COMMANDS
+
+ROOT = Path(__file__).parents[1]
 
 HEAVY = (
     "torch",
@@ -31,11 +37,43 @@ def test_nothing_heavy_is_loaded(module):
     assert done.stdout.split() == []
 
 
-def test_help_loads_nothing_heavy():
-    code = (
-        "import sys\nsys.argv = ['cdm-export', '--help']\nfrom cdm_export.__main__ import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        f"print('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
-    )
+LATE = (*HEAVY, "numpy", "cv2", "pydantic")
+"""What the package and its list of commands do without until it is used."""
+
+
+def loaded(code: str) -> list[str]:
+    """Which of ``LATE`` are loaded after ``code``, in a process of its own."""
+    code += f"\nimport sys; print('LOADED', *[name for name in {LATE!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.rsplit("LOADED", 1)[1].split() == []
+    return done.stdout.rsplit("LOADED", 1)[1].split()
+
+
+def test_importing_the_package_is_instant():
+    assert loaded("import cdm_export") == []
+    assert loaded("import cdm_export; cdm_export.Frame") == ["numpy", "pydantic"], "loaded when it is used"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_is_instant(arguments):
+    assert loaded(f"from cdm_export.cli import run_command\nrun_command({arguments!r})") == []
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["exprot"]])
+def test_so_is_what_runs_no_command(arguments):
+    """But for pydantic, which typer takes to read options with."""
+    names = loaded(f"from cdm_export.cli import run_command\nrun_command({arguments!r})")
+    assert set(names) <= {"pydantic"}
+
+
+def test_the_list_of_commands_says_what_their_own_help_says():
+    for name, sentence in COMMANDS.items():
+        text = import_module(f"cdm_export.cli.{name}").command.__doc__
+        assert " ".join(text.split("\n\n")[0].split()) == sentence, name
+    modules = {path.stem for path in (ROOT / "cdm_export" / "cli").glob("*.py")}
+    assert set(COMMANDS) <= modules
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_loads_nothing_heavy(command):
+    names = loaded(f"from cdm_export.cli import run_command\nassert run_command([{command!r}, '--help']) == 0")
+    assert not set(names) & set(HEAVY)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from cdm_export.cli import bench, build, demo, doctor, export, inspect, models, report, run, verify
+from cdm_export.cli.commands import Commands
 from cdm_export.cli.console import report_error
 from cdm_export.cli.terminal import prepare_streams, say
 from cdm_export.runtimes.errors import CdmExportError, InputError, from_os_error
@@ -21,22 +21,13 @@ from cdm_export.runtimes.temporary import clear_abandoned_temporary
 
 app = typer.Typer(
     name="cdm-export",
+    cls=Commands,
     help="Depth models from PyTorch to verified bundles, and from bundles to metric depth.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("export")(export.command)
-app.command("build")(build.command)
-app.command("run")(run.command)
-app.command("verify")(verify.command)
-app.command("bench")(bench.command)
-app.command("report")(report.command)
-app.command("inspect")(inspect.command)
-app.command("models")(models.command)
-app.command("doctor")(doctor.command)
-app.command("demo")(demo.command)
 
 
 @app.callback(invoke_without_command=True)

@@ -104,7 +104,9 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Checkpoint -> verified bundle. Nothing is published unless FP32 passes its gate on every backend; a reduced
+    """Checkpoint -> verified bundle.
+
+    Nothing is published unless FP32 passes its gate on every backend; a reduced
     precision that misses its own is marked failed, never run, and the exit code is 1.
     """
     targets = _chosen("--target", target, ("onnx", "coreml"))
