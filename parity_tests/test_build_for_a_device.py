@@ -80,7 +80,7 @@ def test_every_fallback_is_tried_and_every_failure_kept_aside(jetson, tmp_path):
     folder = bundle.path / "engines" / f"trt-10.3.0-sm87-cuda12.6-{_system()}-Orin"
     assert sorted(path.name for path in folder.iterdir()) == ["fp16-attn32-failed", "fp16-failed", "fp32-failed"]
     record = json.loads((folder / "fp16-failed" / "engine.json").read_text())
-    assert record["state"] == "failed" and record["settings"]["workaround"] == "fusion-breaker"
+    assert record["state"] == "failed" and record["settings"]["remedy"] == "fusion-breaker"
     assert record["machine"]["gpu"]["integrated"] and record["settings"]["workspace"] == 1 << 30
     assert [path.name for path in (tmp_path / "cache" / "timing").iterdir()] == ["10.3.0-sm8.7-cuda12.6-Orin.cache"]
     run = cli(

@@ -139,7 +139,9 @@ def test_nor_what_takes_long(watched, small_bundle, tmp_path, command):
     shutil.copytree(small_bundle, copy)
     names = {"SMALL": str(copy), "OUT": str(tmp_path / "out"), "OUT.bundle": str(tmp_path / "out.bundle")}
     done = watched.run("-m", "cdm_export", *(names.get(argument, argument) for argument in command))
-    assert done.returncode in ((0, 1, 3) if command[0] == "build" else (0,)), done.stderr
+    # Seeded weights may miss a gate of half precision, and an engine may fail: neither is the point here.
+    accepted = {"export": (0, 1), "build": (0, 1, 3)}.get(command[0], (0,))
+    assert done.returncode in accepted, done.stderr
     watched.silent()
 
 
