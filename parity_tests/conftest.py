@@ -1,10 +1,12 @@
 """Shared pieces: a miniature CDM that runs in milliseconds, frames, an exported bundle, a cache of its own."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,16 +105,37 @@ def pair(tmp_path: Path, frame: Callable[[Size], Frame]) -> tuple[Path, Path]:
 
 
 def cli(
-    *arguments: object, timeout: float = 600, environment: Mapping[str, str] | None = None
+    *arguments: object,
+    timeout: float = 600,
+    environment: Mapping[str, str] | None = None,
+    process: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, as a user runs it; ``environment`` adds variables."""
-    return subprocess.run(
-        [sys.executable, "-m", "cdm_export", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **(environment or {})},
-    )
+    """The command line, as a user runs it: exit code, standard output and standard error.
+
+    In this process, which spares the seconds that an interpreter and its imports take; in one of its own with
+    ``process``, or with ``environment``, which adds variables.
+    """
+    words = [str(argument) for argument in arguments]
+    if process or environment:
+        return subprocess.run(
+            [sys.executable, "-m", "cdm_export", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(environment or {})},
+        )
+    from cdm_export.cli import run_command
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setenv("COLUMNS", "80")  # as without a terminal
+            code = run_command(words)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -4,6 +4,7 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 
 from cdm_export.runtimes.frame import Frame
 from parity_tests.conftest import cli, refused
@@ -40,11 +41,25 @@ def test_doctor():
 
 
 def test_unknown_command_and_version():
-    done = cli("exprot")
-    assert done.returncode == 2 and "export" in done.stderr
+    refused(cli("exprot"), 2, "there is no command 'exprot'. Did you mean 'export'?")
     assert cli("--version").stdout.startswith("cdm-export 0.")
     bare = cli()
     assert bare.returncode == 2 and "Usage" in bare.stdout and "verify" in bare.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--json"), "Missing argument"),
+        (("export", "--json", "--no-such-option"), "No such option"),
+        (("exprot", "--json"), "Did you mean 'export'"),
+        (("verify", "b", "--threads", "many", "--json"), "--threads"),
+    ],
+)
+def test_usage_errors_with_json_are_json(arguments, said):
+    done = cli(*arguments)
+    document = json.loads(done.stdout)
+    assert done.returncode == document["exit_code"] == 2 and said in document["error"], document
 
 
 def test_errors_with_json_are_json(tmp_path):

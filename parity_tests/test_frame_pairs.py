@@ -24,7 +24,7 @@ MODEL = "depth-anything-v2-vits"
 class OneFrame:
     """A source of one frame."""
 
-    names, description, files, unpaired = ("a",), "one", (), ()
+    names, description, files, unpaired, left_out = ("a",), "one", (), (), ()
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame

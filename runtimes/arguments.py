@@ -1,6 +1,5 @@
 """What Python callers give, checked before anything is done with it: our errors, and advice in names of arguments."""
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
+from cdm_export.runtimes.contract import MOST_METERS
 from cdm_export.runtimes.errors import CdmExportError, InputError
 
 _FLAG = re.compile(r"--(backend|precision|batch|threads|max-depth|far|checkpoint) (\S+?)(?=[.,;:]?(?:\s|$))")
@@ -36,11 +36,11 @@ def check_count(name: str, value: Any, least: int) -> None:
 
 
 def check_meters(name: str, value: Any) -> None:
-    """Raise InputError unless ``value`` is a number of meters above 0, and finite."""
+    """Raise InputError unless ``value`` is a number of meters above 0 and no larger than any depth."""
     if not is_number(value):
         raise InputError(f"{name} must be a number of meters, got {_kind(value)}")
-    if not (value > 0 and math.isfinite(value)):
-        raise InputError(f"{name} must be above 0 meters and finite, got {value}")
+    if not 0 < value <= MOST_METERS:  # NaN is neither
+        raise InputError(f"{name} must be above 0 and at most {MOST_METERS:.0f} meters, got {value}")
 
 
 def is_number(value: object) -> bool:

@@ -17,6 +17,8 @@ CONTRACT_KEY = "cdm_export.contract"
 """Key of the contract, as JSON, in an artifact's own metadata."""
 DEFAULT_FAR = 25.0
 """Meters. A pixel farther than this is invalid; the reference implementation's widest clip."""
+MOST_METERS = 100_000.0
+"""No depth is farther: a limit beyond it is a slip, and its inverse would leave float32's digits."""
 LARGEST_SIDE = 16384
 """Pixels of an image, and elements of any axis of a tensor."""
 
@@ -146,9 +148,9 @@ class ModelContract(Record):
     """How sensor depth becomes a network input (``processing/depth.py``); None when the model takes none."""
     output_resize: Literal["nearest", "bilinear", "bilinear_corners"] = "nearest"
     """Resize of the network output to camera size (``processing/output.py``)."""
-    max_depth: float = Field(default=6.0, gt=0, allow_inf_nan=False)
+    max_depth: float = Field(default=6.0, gt=0, le=MOST_METERS, allow_inf_nan=False)
     """Meters. Sensor readings beyond this are treated as missing."""
-    far: float = Field(default=DEFAULT_FAR, gt=0, allow_inf_nan=False)
+    far: float = Field(default=DEFAULT_FAR, gt=0, le=MOST_METERS, allow_inf_nan=False)
     """Meters. Depth beyond this is invalid; without meaning for output that is not metric."""
 
     @property

@@ -49,7 +49,9 @@ def run_command(arguments: list[str]) -> int:
         clear_abandoned_temporary()
         _check_empty(arguments)
         try:
-            app(args=arguments, standalone_mode=True)
+            # Not standalone, the parser's own errors come here: with --json they are a document like all others.
+            code = app(args=arguments, standalone_mode=not as_json)
+            return code if isinstance(code, int) else 0
         finally:
             sys.stdout.flush()  # what does not fit there fails here, not after everything
     except SystemExit as end:
@@ -57,6 +59,8 @@ def run_command(arguments: list[str]) -> int:
     except CdmExportError as error:
         report_error(error, as_json)
         return error.exit_code
+    except typer.Abort:
+        return INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -66,7 +70,11 @@ def run_command(arguments: list[str]) -> int:
         _drop_output()
         report_error(from_os_error(error, "output"), as_json)
         return InputError.exit_code
-    return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of the parser: Typer brings a copy of Click, and so its classes
+            raise
+        report_error(InputError(error.format_message(), "See: cdm-export --help"), as_json)
+        return InputError.exit_code
 
 
 def _check_empty(arguments: list[str]) -> None:

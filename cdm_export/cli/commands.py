@@ -7,6 +7,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from cdm_export.runtimes.errors import InputError, did_you_mean
+
 COMMANDS = {
     "export": "Checkpoint -> verified bundle.",
     "build": "Engine for this device, tested on the golden frames; for RTX on any machine, also without a GPU.",
@@ -42,6 +44,12 @@ class Commands(TyperGroup):
             import_module(f"cdm_export.cli.{cmd_name}").command
         )
         return get_command(alone)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that ``args`` begin with. Raises InputError, naming the closest, for an unknown one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise InputError(f"there is no command '{args[0]}'. {did_you_mean(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The list of all commands, which loads none of them."""

@@ -161,6 +161,7 @@ def _print_quantization(console: "Console", quantization: "Quantization") -> Non
     lines = [
         f"int8: {len(quantization.steps)} products; ranges from {frames} frame(s) of {quantization.source}, "
         f"{quantization.observer}, {smoothed}",
+        *(f"parts chosen by: {judgment}" for judgment in quantization.judgments),
         *(f"not int8: {part}: {reason}" for part, reason in quantization.excluded.items()),
         *([str(quantization.speed)] if quantization.speed else []),
     ]

@@ -101,9 +101,10 @@ def check_output(out: Path, source: FrameSource, bundle: Path) -> None:
     planned = [path.resolve() for path in targets]
     if len(set(planned)) < len(planned):
         raise InputError(f"several frames would write the same file in {out}", "Rename the frames.")
+    # Nothing is made before the first frame is written: a command that ends before leaves no empty folder.
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = random_name(folder / "cdm-export", "writable")
+        probe = random_name(there / "cdm-export", "writable")
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -3,7 +3,6 @@
 Files are decoded from memory, since OpenCV cannot open every path that has letters beyond ASCII.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +130,10 @@ def _refuse_scaled_pfm(path: Path) -> None:
 
 
 def require_scale(depth_scale: float) -> None:
-    """Raises InputError unless ``depth_scale`` can be sensor units per meter: finite and positive."""
-    if not (math.isfinite(depth_scale) and depth_scale > 0):
+    """Raises InputError unless ``depth_scale`` can be sensor units per meter: positive, micrometers at finest."""
+    if not 0 < depth_scale <= 1e6:  # NaN is neither
         raise InputError(
-            f"the depth scale must be a positive number of sensor units per meter, got {depth_scale}",
+            f"the depth scale must be a positive number of sensor units per meter, up to 1e6, got {depth_scale}",
             "1000 for millimeters, 5000 for TUM RGB-D, 10000 for tenths of a millimeter.",
         )
 
