@@ -23,6 +23,7 @@ from cdm_export.parity.image_input import image_frames
 from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
 from cdm_export.progress import Progress
 from cdm_export.quantize.artifacts import Int8Request, add_int8, check_source
+from cdm_export.quantize.frame_figures import warn_of_unlike_frames
 from cdm_export.reference_model.config import PATCH, ChannelOrder
 from cdm_export.reference_model.registry import get_variant, with_head_range
 from cdm_export.reference_model.variant import Variant
@@ -30,7 +31,7 @@ from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.backends import BACKENDS, Backend
 from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
 from cdm_export.runtimes.checkpoint_path import split_checkpoint
-from cdm_export.runtimes.contract import IMAGE, ModelContract, Size
+from cdm_export.runtimes.contract import IMAGE, MOST_METERS, ModelContract, Size
 from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from cdm_export.runtimes.graph_precision import LowPrecision
 from cdm_export.runtimes.install import install
@@ -131,6 +132,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         references = prepare_frames(source, contract, folder / "golden", progress)
         ranges = folder / "calibration"
         frames = prepare_frames(calibration, contract, ranges, progress) if calibration is not None else []
+        warn_of_unlike_frames(frames, references, contract, progress)
         outputs = folder / "outputs"
         for made_here in (outputs, folder / "onnx"):
             made_here.mkdir()
@@ -260,8 +262,8 @@ def _check_numbers(request: ExportRequest) -> None:
     for name, value in (
         ("--max-depth", request.max_depth), ("--far", request.far), ("--head-range", request.head_range)
     ):  # fmt: skip
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"{name} must be a positive number of meters, got {value}")
+        if value is not None and not 0 < value <= MOST_METERS:
+            raise InputError(f"{name} must be above 0 and at most {MOST_METERS:.0f} meters, got {value}")
     if request.checkpoint is None and request.model is None:
         raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
     if request.checkpoint is not None and not split_checkpoint(request.checkpoint)[0].exists():

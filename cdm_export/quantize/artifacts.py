@@ -1,6 +1,7 @@
 """The INT8 part of an export: calibration frames, two graphs, their parity, and the guard: what does not pay goes."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,23 @@ from cdm_export.onnx.worker import Made, MadeGraph, MakeJob
 from cdm_export.parity.check_backend import BackendParity, check_backend
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.progress import Progress
-from cdm_export.quantize.worker import Int8Job, MadeInt8, make_int8
+from cdm_export.quantize.calibration import split
+from cdm_export.quantize.kernels import KERNEL_AIM, KernelJob, by_part, kernel_costs
+from cdm_export.quantize.sensitivity import VERIFICATION_AIM, at_most, summarize
+from cdm_export.quantize.worker import Int8Job, JobFrame, MadeInt8, make_int8
 from cdm_export.runtimes.backends import BACKENDS, Backend
 from cdm_export.runtimes.bundle import Artifact, State, Verdict
 from cdm_export.runtimes.contract import Precision
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
-from cdm_export.runtimes.quantization import Dropped, Quantization
+from cdm_export.runtimes.quantization import Dropped, FrameGroup, Quantization
 from cdm_export.runtimes.sources import FrameSource
 
 _FEW = 8
 """Frames under which the ranges are a matter of luck."""
+_ATTEMPTS = 4
+"""Searches, the first among them, that kernels further off than the simulation are worth."""
+_CLOSER = 0.95
+"""Of what FP16 leaves of the gate; so a search that is made again never finds the same parts."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,16 @@ class Int8Artifacts:
 
 
 def check_source(source: FrameSource, name: str, progress: Progress) -> None:
-    """Before any long work. Raises InputError for a source without frames; few of them become a note."""
+    """Before any long work. Raises InputError for a source without frames; few of them become a warning."""
     if len(source) == 0:
         raise InputError(f"'{name}' holds no frames: int8 takes its ranges from them", "Choose another --calibration.")
     source.load(0)
     if len(source) < _FEW:
-        progress.note(
-            f"int8 takes its ranges from {len(source)} calibration frame(s): what these do not show will be cut off; "
-            "32 or more from the robot's own camera are better"
+        held_out = len(split(len(source))[1])
+        judging = f"{held_out} of them only judge it" if held_out else "too few to hold one out that judges it"
+        progress.warn(
+            f"int8 takes its ranges from {len(source)} calibration frame(s), {judging}: what these do not show will be "
+            "cut off; 32 or more from the robot's own camera are better"
         )
 
 
@@ -88,7 +98,9 @@ def add_int8(
 ) -> Int8Artifacts:
     """Make both graphs of one export in ``folder/onnx``, verify them, and drop the CPUs' one unless it is faster.
 
-    ``frames``: to calibrate on. ``parities``: of the other graphs; those that passed are what INT8 has to beat.
+    ``frames``: to calibrate on; some of them only judge. ``references``: judge too, and the graphs are verified on
+    them.
+    ``parities``: of the other graphs; those that passed are what INT8 has to beat.
     """
     result = Int8Artifacts()
     int8_job = Int8Job(
@@ -97,19 +109,23 @@ def add_int8(
         random_weights=made.provenance.random_weights,
         weights=made.provenance.sha256,
         source=request.calibration,
-        frames=tuple(str(frame.path) for frame in frames),
+        frames=_job_frames(frames),
+        verification=_job_frames(references),
+        verification_limit=VERIFICATION_AIM,
         folder=job.folder,
     )
+    checker = _Checker(job, references, reference, progress)
     try:
-        int8 = result.made = make_int8(int8_job, progress)
+        int8, found, on_device = _make_and_check(int8_job, checker, progress)
+        result.made = int8
     except ParityError as error:
         progress.note(f"int8 is not published: {error.message}")
         result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
+        for left in Path(job.folder).glob("int8*"):
+            left.unlink()  # of a search before the last one
         return result
     cpu_graph, device = int8.graphs
     quantization = int8.quantization
-    checker = _Checker(job, references, reference, progress)
-    found = checker.check(cpu_graph, "int8")
     passed = [parity for parity in found if parity.verdict.passed]
     result.verified += found
     result.required += passed or found
@@ -145,7 +161,6 @@ def add_int8(
     result.quantization = quantization
     if state is not State.DROPPED or request.keep_slower:
         result.artifacts.append(cpu_graph.artifact(folder, int8.rewrites, state, _verdicts(found), quantization))
-    on_device = checker.check(device, "int8-fp16")
     result.verified += on_device
     result.required += on_device
     # Its speed is known where `build` makes an engine of it.
@@ -153,6 +168,95 @@ def add_int8(
     state = State.FAILED if failed else State.CANDIDATE
     result.artifacts.append(device.artifact(folder, int8.rewrites, state, _verdicts(on_device), int8.quantization))
     return result
+
+
+def _job_frames(frames: list[ReferenceFrame]) -> tuple[JobFrame, ...]:
+    return tuple(JobFrame(name=frame.name, path=str(frame.path)) for frame in frames)
+
+
+def _make_and_check(
+    job: Int8Job, checker: "_Checker", progress: Progress
+) -> tuple[MadeInt8, list[BackendParity], list[BackendParity]]:
+    """Both graphs and their parities; where they fail although the simulation holds, parts are searched again.
+
+    Where the CPUs' graph fails, its kernels tell which parts they round too coarsely, and these are refused. Where the
+    other one fails, whose rest is FP16, the simulation may use as much less of the gate as it was overshot. What was
+    simulated is known already. Raises ParityError with the figures when neither helps.
+    """
+    told = ""
+    for _ in range(_ATTEMPTS):
+        made = make_int8(job, progress)
+        cpu_graph, device = made.graphs
+        on_cpu, on_device = checker.check(cpu_graph, "int8"), checker.check(device, "int8-fp16")
+        simulated = [
+            judged.found.share_of_gate
+            for judged in made.quantization.judgments
+            if judged.group is FrameGroup.VERIFICATION and judged.found.share_of_gate
+        ]
+        over_cpu, over_device = overshoot(on_cpu, any_passes=True), overshoot(on_device, any_passes=False)
+        if not simulated or max(over_cpu, over_device) <= 1:
+            return made, on_cpu, on_device
+        told = (
+            f"int8 uses {max(over_cpu, over_device):.2f} of its gate on verification frames in the kernels, "
+            f"{simulated[0]:.2f} in the simulation"
+        )
+        progress.note(f"{told}: parts are searched again")
+        if over_cpu > 1:
+            job = job.model_copy(update={"refused": job.refused | _refused(job, made, on_cpu, told, progress)})
+        if over_device > 1:
+            limit = min(job.verification_limit, simulated[0]) / over_device * _CLOSER
+            job = job.model_copy(update={"verification_limit": limit})
+    raise ParityError(f"{told}, after {_ATTEMPTS} searches")
+
+
+def _refused(
+    job: Int8Job, made: MadeInt8, parities: list[BackendParity], told: str, progress: Progress
+) -> dict[str, str]:
+    """What the kernels of the backend that is least off compute too coarsely on the frame that it is worst on.
+
+    Raises ParityError when the parts that may be excluded do not suffice.
+    """
+    least = min(parities, key=_used)
+    worst = summarize(least.frames).worst or 0
+    parts = list(made.quantization.sensitivity)
+    out = [part for part in parts if part in made.quantization.excluded]
+    costs = kernel_costs(
+        KernelJob(
+            backend=least.backend,
+            graph=str(Path(job.folder) / made.graphs[0].files[0]),
+            contract=job.contract,
+            precision="int8",
+            frame=job.verification[worst].path,
+            parts=by_part(made.quantization.steps, [part for part in parts if part not in out]),
+            most=max(0, at_most(len(parts)) - len(out)),
+        ),
+        progress,
+    )
+    if costs.left > KERNEL_AIM:
+        raise ParityError(
+            f"{told}; with {len(out) + len(costs.excluded)} of {len(parts)} parts not quantized it uses "
+            f"{costs.left:.2f} in {least.backend}, at most {KERNEL_AIM:g} is wanted"
+        )
+    where = f"in {least.backend}'s kernels on verification frame {job.verification[worst].name}"
+    return {part: f"alone it costs {costs.alone[part]:.2f} of the gate {where}" for part in costs.excluded}
+
+
+def overshoot(parities: list[BackendParity], *, any_passes: bool) -> float:
+    """The share of its gate that a graph uses which fails.
+
+    ``any_passes``: one backend that passes is enough, and the best of the others is told; else all have to, and the
+    worst is. 0 where it does not fail, or nothing could be compared: fewer integers are no remedy for that.
+    """
+    failed = [_used(parity) for parity in parities if not parity.verdict.passed]
+    if not failed or (any_passes and len(failed) < len(parities)):
+        return 0.0
+    share = min(failed) if any_passes else max(failed)
+    return share if math.isfinite(share) else 0.0
+
+
+def _used(parity: BackendParity) -> float:
+    share = summarize(parity.frames).share_of_gate
+    return math.inf if share is None else share
 
 
 @dataclass(frozen=True)

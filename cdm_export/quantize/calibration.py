@@ -10,8 +10,19 @@ from cdm_export.runtimes.contract import Record
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.quantization import CalibrationIdentity, Trial
 
-PROCEDURE = 2
+PROCEDURE = 3
 """Raised whenever what may be quantized, observers, smoothing or search change."""
+_EVERY = 4
+"""One of so many calibration frames judges, and no range is taken from it."""
+
+
+def split(count: int) -> tuple[list[int], list[int]]:
+    """Indices of the calibration frames that ranges are taken from, and of those held out: the fourth, the eighth, ...
+
+    Of fewer than four none is held out: there the ranges need all of them.
+    """
+    held_out = list(range(_EVERY - 1, count, _EVERY))
+    return [index for index in range(count) if index not in held_out], held_out
 
 
 class Calibration(Record):

@@ -1,7 +1,7 @@
 """The two INT8 graphs of a network, made in a process of its own (``runtimes/isolated.py``).
 
-Calibrate on frames, smooth, search what to quantize, then write ``int8.onnx`` (the rest FP32, for CPUs) and
-``int8-fp16.onnx`` (the rest typed FP16, for TensorRT) from the same integers and steps.
+Calibrate on frames, smooth, search what to quantize (``sensitivity.py``), then write ``int8.onnx`` (the rest FP32, for
+CPUs) and ``int8-fp16.onnx`` (the rest typed FP16, for TensorRT) from the same integers and steps.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from cdm_export.onnx.worker import MadeGraph, inputs_of, made_graph
 from cdm_export.progress import Progress, relay
@@ -21,18 +22,28 @@ from cdm_export.runtimes.bundle import RandomWeights
 from cdm_export.runtimes.contract import ModelContract, Precision, Record
 from cdm_export.runtimes.graph_precision import PrecisionPlan, Rewrite
 from cdm_export.runtimes.isolated import report, run_isolated, serve
-from cdm_export.runtimes.quantization import CalibrationIdentity, Quantization
+from cdm_export.runtimes.quantization import CalibrationIdentity, FrameGroup, Quantization
 
 if TYPE_CHECKING:
     from torch import nn
 
     from cdm_export.quantize.calibration import CalibrationStore
     from cdm_export.quantize.layers import Quantizable
+    from cdm_export.quantize.sensitivity import Found, Judge
 
 OPSET_FP16 = 19
 """The first whose QuantizeLinear takes FP16 steps; TensorRT 10.3 reads up to 20."""
 _SEARCHED = 4
-"""Calibration frames that trials are made on, evenly spaced; ranges are taken from all."""
+"""Frames with ranges that trials are made on, evenly spaced. Held-out and verification frames judge all."""
+
+
+class JobFrame(Record):
+    """One frame on disk."""
+
+    name: str
+    """In its source."""
+    path: str
+    """npz with the network's inputs; a verification frame's holds the reference's ``raw_output`` too."""
 
 
 class Int8Job(Record):
@@ -48,8 +59,14 @@ class Int8Job(Record):
     """sha256 of the weights."""
     source: str
     """Where the frames come from, in the user's words."""
-    frames: tuple[str, ...]
-    """npz files with the network's inputs, one per calibration frame."""
+    frames: tuple[JobFrame, ...]
+    """To calibrate on."""
+    verification: tuple[JobFrame, ...]
+    """What the graphs will be verified on."""
+    verification_limit: float
+    """Share of the gate that the simulation may use on these."""
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Parts that are not quantized whatever the simulation says, with the reason."""
     folder: str
     """Existing folder that takes ``int8.onnx`` and ``int8-fp16.onnx``."""
 
@@ -68,23 +85,33 @@ class MadeInt8(Record):
 
 
 def make_int8(job: Int8Job, progress: Progress) -> MadeInt8:
-    """Run the job. Raises ParityError when no choice of parts meets the gate, InputError for a foreign cache."""
+    """Run the job. Raises ParityError when no choice of parts holds on the frames that judge, InputError for a foreign
+    cache.
+    """
     what = "PyTorch, quantizing the model,"
     return MadeInt8.model_validate(run_isolated(__name__, job, what, relay(progress)))
 
 
 def identity_of(job: Int8Job) -> CalibrationIdentity:
     """What the calibration of a job depends on."""
-    from cdm_export.quantize.calibration import PROCEDURE
+    from cdm_export.quantize.calibration import PROCEDURE, split
 
-    digests = []
-    for frame in job.frames:
+    def digest_of(frame: JobFrame) -> str:
         digest = hashlib.sha256()
-        for array in inputs_of(frame, job.contract).values():
+        for array in inputs_of(frame.path, job.contract).values():
             digest.update(np.ascontiguousarray(array).tobytes())
-        digests.append(digest.hexdigest())
-    processing = hashlib.sha256(job.contract.model_dump_json().encode()).hexdigest()
-    return CalibrationIdentity(weights=job.weights, frames=tuple(digests), processing=processing, procedure=PROCEDURE)
+        return digest.hexdigest()
+
+    digests = [digest_of(frame) for frame in job.frames]
+    ranged, held_out = split(len(digests))
+    return CalibrationIdentity(
+        weights=job.weights,
+        frames=tuple(digests[index] for index in ranged),
+        held_out=tuple(digests[index] for index in held_out),
+        verification=tuple(digest_of(frame) for frame in job.verification),
+        processing=hashlib.sha256(job.contract.model_dump_json().encode()).hexdigest(),
+        procedure=PROCEDURE,
+    )
 
 
 def _work(text: str) -> MadeInt8:
@@ -117,10 +144,7 @@ def _work(text: str) -> MadeInt8:
     }
     found = session.search(forms, parts)
     precision_plan, excluded = session.precision_plan(found.form, variant)
-    excluded |= {
-        part: f"alone it costs {found.sensitivity[part].share_of_gate or float('nan'):.2f} of the gate"
-        for part in found.excluded
-    }
+    excluded |= found.reasons
     out = {path for part in found.excluded for path in parts[part]} | set(excluded)
     steps = {path: step for path, step in forms[found.form][found.observer].items() if path not in out}
     left = [layer.weight.numel() for path, layer in layers.items() if path in out]
@@ -139,6 +163,7 @@ def _work(text: str) -> MadeInt8:
             trials=found.trials,
             sensitivity=found.sensitivity,
             excluded_megabytes=round(3 * sum(left) / 1e6, 3),
+            judgments=found.judgments,
         ),
         scales=store.found.scales if found.form == "smoothed" else {},
     )
@@ -150,11 +175,22 @@ class _Session:
     def __init__(
         self, job: Int8Job, exportable: "nn.Module", layers: "Mapping[str, Quantizable]", store: "CalibrationStore"
     ) -> None:
+        from cdm_export.quantize.calibration import split
+
         self._job = job
         self._exportable = exportable
         self._layers = layers
         self._store = store
         self._form = "plain"
+        ranged, held_out = ([job.frames[index] for index in indices] for indices in split(len(job.frames)))
+        self._ranged = ranged
+        chosen = np.linspace(0, len(ranged) - 1, min(_SEARCHED, len(ranged))).round().astype(int)
+        self._searched = [ranged[index] for index in chosen]
+        self._judging = {
+            FrameGroup.CALIBRATION: self._searched,
+            FrameGroup.HELD_OUT: held_out,
+            FrameGroup.VERIFICATION: list(job.verification),
+        }
 
     def calibrate(self) -> None:
         """Bounds before smoothing, scales, bounds after; what is known already is not measured again."""
@@ -180,8 +216,8 @@ class _Session:
     def _gather(self, title: str, targets: Mapping[str, object]) -> Any:
         from cdm_export.quantize.collect_ranges import gather
 
-        report({"stage": f"quantizing: {title}", "steps": len(self._job.frames)})
-        return gather(self._layers, targets, [partial(self._forward, frame) for frame in self._job.frames])
+        report({"stage": f"quantizing: {title}", "steps": len(self._ranged)})
+        return gather(self._layers, targets, [partial(self._forward, frame) for frame in self._ranged])
 
     def _bounds(self, gathered: Any) -> dict[str, dict[str, float]]:
         from cdm_export.quantize.observers import OBSERVERS
@@ -191,30 +227,50 @@ class _Session:
             for name, observe in OBSERVERS.items()
         }
 
-    def search(self, forms: Any, parts: Mapping[str, Sequence[str]]) -> Any:
+    def search(self, forms: Any, parts: Mapping[str, Sequence[str]]) -> "Found":
         """See ``sensitivity.py``."""
         from cdm_export.quantize.sensitivity import planned, search
 
-        frames = self._searched()
-        report({"stage": "quantizing: PyTorch on the frames of the search", "steps": len(frames)})
-        references = [self._forward(frame) for frame in frames]
+        judges = self._judges()
         report({"stage": "quantizing: which parts bear it", "steps": planned(parts)})
         return search(
             forms,
             parts,
-            references,
+            judges,
             self._job.contract,
             self._simulate,
             self._store,
             lambda: report({"step": "trial"}),
+            lambda name, steps: report({"stage": f"quantizing: {name}", "steps": steps}),
+            self._job.refused,
         )
 
-    def _simulate(self, form: str, steps: Mapping[str, float], count: int) -> list[NDArray[np.float32]]:
+    def _judges(self) -> "list[Judge]":
+        """The frames that have to hold, with the reference's output: here of the calibration frames alone."""
+        from cdm_export.parity.golden import load_reference
+        from cdm_export.quantize.sensitivity import AIM, Judge
+
+        seen = {group: frames for group, frames in self._judging.items() if frames}
+        made = [frame for group, frames in seen.items() if group is not FrameGroup.VERIFICATION for frame in frames]
+        report({"stage": "quantizing: PyTorch on the frames of the search", "steps": len(made)})
+        judges = []
+        for group, frames in seen.items():
+            verifies = group is FrameGroup.VERIFICATION
+            outputs = [
+                load_reference(Path(frame.path))["raw_output"] if verifies else self._forward(frame) for frame in frames
+            ]
+            limit = self._job.verification_limit if verifies else AIM
+            judges.append(Judge(group, tuple(frame.name for frame in frames), outputs, limit))
+        return judges
+
+    def _simulate(
+        self, form: str, steps: Mapping[str, float], group: FrameGroup, frames: Sequence[int]
+    ) -> list[NDArray[np.float32]]:
         from cdm_export.quantize.fake_quant import quantized
 
         self._become(form)
         with quantized({path: self._layers[path] for path in steps}, steps):
-            return [self._run(frame) for frame in self._searched()[:count]]
+            return [self._run(self._judging[group][index]) for index in frames]
 
     def precision_plan(self, form: str, variant: Variant) -> "tuple[PrecisionPlan, dict[str, str]]":
         """Islands of the FP16 counterpart in the form that was chosen, and the layers that these keep out of INT8."""
@@ -224,7 +280,7 @@ class _Session:
         self._become(form)
         network = self._exportable.get_submodule(NETWORK)
         if not self._store.found.max_abs:
-            frames = self._searched()
+            frames = self._searched
             report({"stage": "quantizing: ranges of every module", "steps": len(frames)})
             with RangeScan() as scan:
                 for frame in frames:
@@ -247,21 +303,16 @@ class _Session:
         fold_all(self._exportable.get_submodule(NETWORK), scales)
         self._form = form
 
-    def _searched(self) -> list[str]:
-        frames = self._job.frames
-        chosen = np.linspace(0, len(frames) - 1, min(_SEARCHED, len(frames))).round().astype(int)
-        return [frames[index] for index in chosen]
-
-    def _forward(self, frame: str) -> NDArray[np.float32]:
+    def _forward(self, frame: JobFrame) -> NDArray[np.float32]:
         raw = self._run(frame)
-        report({"step": frame})
+        report({"step": frame.path})
         return raw
 
-    def _run(self, frame: str) -> NDArray[np.float32]:
+    def _run(self, frame: JobFrame) -> NDArray[np.float32]:
         from cdm_export.reference_model.reference import run_reference
 
         contract = self._job.contract
-        return run_reference(self._exportable, contract, inputs_of(frame, contract))[contract.outputs[0].name]
+        return run_reference(self._exportable, contract, inputs_of(frame.path, contract))[contract.outputs[0].name]
 
 
 def _write(
