@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from cdm_export.parity.compare import FrameParity, compare
 from cdm_export.parity.gates import GATES
 from cdm_export.quantize.calibration import CalibrationStore
-from cdm_export.quantize.observers import OBSERVERS
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import ParityError
 from cdm_export.runtimes.quantization import FrameGroup, Judgment, Trial
@@ -96,6 +95,8 @@ def search(
 
     Raises ParityError with the figure of every judge when more than half of the parts would have to be excluded.
     """
+    from cdm_export.quantize.observers import OBSERVERS  # PyTorch
+
     trials = _Trials(contract, simulate, store, on_trial)
     calibration = judges[0]
     whole = {
@@ -149,6 +150,8 @@ def at_most(parts: int) -> int:
 
 def planned(groups: Mapping[str, Sequence[str]]) -> int:
     """Trials until the whole holds on calibration frames, at most, for a progress bar."""
+    from cdm_export.quantize.observers import OBSERVERS  # PyTorch
+
     return 2 * len(OBSERVERS) + len(groups) + _halvings(len(groups))
 
 
