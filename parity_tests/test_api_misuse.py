@@ -50,7 +50,7 @@ def test_bundles_that_are_no_paths(bundle):
         ({"batch": "1"}, "batch must be"),
         ({"max_depth": "x"}, "max_depth must be a number of meters, got str 'x'"),
         ({"max_depth": 0}, "max_depth must be above 0 meters"),
-        ({"far": float("inf")}, "far must be above 0 meters and finite, got inf"),
+        ({"far": float("inf")}, "far must be above 0 meters and at most 100000, got inf"),
         ({"far": float("nan")}, "far must be above 0"),
         ({"far": [1]}, "far must be a number"),
         ({"backend": None}, "backend must be a str, got None"),

@@ -20,7 +20,7 @@ BENCH = ("bench", "BUNDLE", "--frames", "1")
         ((*BENCH, "--checkpoint", "nope"), "nope: no such checkpoint"),
         ((*BENCH, "--idle", "inf"), "at most a day"),
         ((*BENCH, "--seconds", "inf"), "at most a day"),
-        ((*RUN, "--far", "inf"), "far must be above 0 meters and finite"),
+        ((*RUN, "--far", "inf"), "far must be above 0 meters and at most 100000"),
         ((*RUN, "--max-depth", "nan"), "max_depth must be above 0"),
         (("verify", "BUNDLE", "--depth-scale", "nan"), "depth scale must be a positive number"),
         (("verify", "BUNDLE", "--depth-scale", "-1"), "depth scale must be a positive number"),

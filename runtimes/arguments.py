@@ -40,7 +40,7 @@ def check_meters(name: str, value: Any) -> None:
     if not is_number(value):
         raise InputError(f"{name} must be a number of meters, got {_kind(value)}")
     if not 0 < value <= MOST_METERS:  # NaN is neither
-        raise InputError(f"{name} must be above 0 and at most {MOST_METERS:.0f} meters, got {value}")
+        raise InputError(f"{name} must be above 0 meters and at most {MOST_METERS:.0f}, got {value}")
 
 
 def is_number(value: object) -> bool:

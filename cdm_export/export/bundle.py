@@ -263,7 +263,7 @@ def _check_numbers(request: ExportRequest) -> None:
         ("--max-depth", request.max_depth), ("--far", request.far), ("--head-range", request.head_range)
     ):  # fmt: skip
         if value is not None and not 0 < value <= MOST_METERS:
-            raise InputError(f"{name} must be above 0 and at most {MOST_METERS:.0f} meters, got {value}")
+            raise InputError(f"{name} must be above 0 meters and at most {MOST_METERS:.0f}, got {value}")
     if request.checkpoint is None and request.model is None:
         raise InputError("--random-weights needs --model", "For example --model cdm-vits; see: cdm-export models")
     if request.checkpoint is not None and not split_checkpoint(request.checkpoint)[0].exists():
