@@ -41,6 +41,7 @@ def run_demo(out: Path, progress: Progress) -> Demo:
     source = open_source("sample")
     camera = source.load(0).frame.size
     check_output(out, source, out / "demo.bundle")
+    out.mkdir(parents=True, exist_ok=True)  # the bundle goes into it
     trained = bundled_checkpoint(TRAINED_MODEL)
     request = ExportRequest(
         out=out / "demo.bundle",
