@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.arguments import check_meters
-from cdm_export.runtimes.contract import DEFAULT_FAR, Semantics
+from cdm_export.runtimes.arguments import check_meters, is_number
+from cdm_export.runtimes.contract import DEFAULT_FAR, MOST_METERS, Semantics
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import DepthResult, Frame
 from cdm_export.runtimes.processing.depth import usable
@@ -56,11 +56,11 @@ class KnownRange:
     needs_depth = False
 
     def __post_init__(self) -> None:
-        check_meters("near", self.near)
-        check_meters("far", self.far)
-        if not self.near < self.far:
+        numbers = is_number(self.near) and is_number(self.far)
+        if not (numbers and 0 < self.near < self.far <= MOST_METERS):  # NaN is none of it
             raise InputError(
-                f"a known range goes from near to far; got {self.near:g} to {self.far:g}",
+                f"a known range goes from near to far, above 0 and at most {MOST_METERS:.0f} meters; "
+                f"got {self.near} to {self.far}",
                 "For example 0.5 to 10: KnownRange(0.5, 10), on the command line --meters 0.5:10.",
             )
 

@@ -1,6 +1,5 @@
 """An ONNX artifact through any backend that runs ONNX: stages become outputs of a temporary graph."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -83,9 +82,9 @@ class OnnxProbe:
 def write_exposing(artifact: Path, contract: ModelContract, target: Path) -> list[Path]:
     """Write the artifact's graph with the contract's outputs, float32, added where it does not have them.
 
-    Weights beside the artifact are linked beside ``target``, or copied where a hard link cannot be (ONNX Runtime
-    follows no symbolic links there); these files are returned. Raises BundleError for weights outside the artifact's
-    folder.
+    Weights beside the artifact are copied beside ``target``; these files are returned. ONNX Runtime follows no symbolic
+    links there, and a hard link would touch the original, which is watched. Raises BundleError for weights outside the
+    artifact's folder.
     """
     import onnx
 
@@ -105,7 +104,7 @@ def write_exposing(artifact: Path, contract: ModelContract, target: Path) -> lis
             entry.value = contract.model_dump_json()
     with naming(target):
         onnx.save(model, target)
-    return [_linked(artifact, location, target.parent) for location in sorted(_locations(model))]
+    return [_copied(artifact, location, target.parent) for location in sorted(_locations(model))]
 
 
 def _graph_only(artifact: Path) -> "onnx.ModelProto":
@@ -157,12 +156,9 @@ def _locations(model: "onnx.ModelProto") -> set[str]:
     }
 
 
-def _linked(artifact: Path, location: str, folder: Path) -> Path:
+def _copied(artifact: Path, location: str, folder: Path) -> Path:
     if Path(location).name != location:
         raise BundleError(f"{artifact.name} wants its weights from '{location}', outside its folder")
     source, target = (artifact.parent / location).resolve(), folder / location
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    shutil.copyfile(source, target)
     return target
