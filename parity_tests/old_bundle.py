@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-OLD = Path(__file__).parent / "data" / "bundle-0.1"
+from parity_tests.places import DATA
+
+OLD = DATA / "bundle-0.1"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from cdm_export.runtimes.temporary import PREFIX, TemporaryFolder
 from parity_tests.child_module import Job
 from parity_tests.conftest import cli
 from parity_tests.old_bundle import tiny_bundle  # noqa: F401 fixture
+from parity_tests.places import ROOT
 
 CHILD = "parity_tests.child_module"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -28,7 +29,7 @@ def temporary(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return folder
 
 

@@ -17,9 +17,10 @@ from cdm_export.runtimes.engine_record import EngineRecord
 from cdm_export.runtimes.graph_precision import IslandKind
 from cdm_export.runtimes.local_results import LocalVerdict
 from parity_tests.conftest import cli
+from parity_tests.places import DATA
 
-OLD = Path(__file__).parent / "data" / "bundle-0.1"
-RECORDS = Path(__file__).parent / "data" / "records-0.1"
+OLD = DATA / "bundle-0.1"
+RECORDS = DATA / "records-0.1"
 
 
 @pytest.fixture

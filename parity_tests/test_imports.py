@@ -3,13 +3,11 @@
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 from cdm_export.cli.commands import COMMANDS
-
-ROOT = Path(__file__).parents[1]
+from parity_tests.places import ROOT
 
 HEAVY = (
     "torch",

@@ -17,8 +17,9 @@ import pytest
 
 from cdm_export.runtimes.bundle import Bundle
 from parity_tests.conftest import cli
+from parity_tests.places import DATA
 
-OLD = Path(__file__).parent / "data" / "bundle-0.1"
+OLD = DATA / "bundle-0.1"
 KILLS = int(os.environ.get("KILLS", "24"))
 MARK = "CDM_EXPORT_KILLED_BY_A_TEST"
 LONGEST = 7.0

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from parity_tests.old_bundle import tiny_bundle  # noqa: F401 fixture
+from parity_tests.places import ROOT
 
 WATCH = """
 import os, socket
@@ -58,7 +59,7 @@ class Watched:
         (path / "sitecustomize.py").write_text(WATCH)
         mine = {
             "HOME": self.home, "TMPDIR": self.temporary, "NETWORK_LOG": self.log, "CDM_EXPORT_CACHE": folder / "cache",
-            "PYTHONPATH": os.pathsep.join((str(path), str(Path(__file__).parents[1]))),
+            "PYTHONPATH": os.pathsep.join((str(path), str(ROOT))),
         }  # fmt: skip
         dropped = ("XDG_CACHE_HOME", "CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY")
         self.environment = {key: value for key, value in os.environ.items() if key not in dropped}
@@ -168,8 +169,7 @@ def test_the_package_that_would_tell_is_there_for_others_afterwards():
 
 
 def test_the_libraries_are_imported_in_one_place():
-    root = Path(__file__).parents[1]
-    places = [root / name for name in ("cdm_export", "runtimes", "reference_model", "benchmarks", "examples")]
+    places = [ROOT / name for name in ("cdm_export", "runtimes", "reference_model", "benchmarks", "examples")]
     found = [
         f"{path.relative_to(root)}: {line.strip()}"
         for place in places

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from parity_tests.once import once
+from parity_tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 BESIDE = ("runtimes", "reference_model")
 SCRIPT = """
 import sys

@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from parity_tests.conftest import REQUIRED
-
-ROOT = Path(__file__).parents[1]
+from parity_tests.places import ROOT
 
 
 @pytest.mark.parametrize(("required", "code"), [("onnxruntime,numpy", 0), ("numpy,no_such_library", 4)])

@@ -6,7 +6,7 @@ import torch
 from benchmarks.onnx_macs import count_macs
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.transforms import specialize
-from parity_tests.test_transforms import multiply_adds
+from parity_tests.cdm_export.transforms.test_transforms import multiply_adds
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -24,8 +24,8 @@ from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.errors import BackendCrashed, InputError
 from cdm_export.runtimes.isolated import Child
 from cdm_export.runtimes.measure import Turns
+from parity_tests.cdm_export.bench.test_power import orin_nano
 from parity_tests.conftest import cli
-from parity_tests.test_power import orin_nano
 
 SAMPLES = list(np.random.default_rng(3).gamma(4, 5, 60) + 10)
 

@@ -27,11 +27,12 @@ from cdm_export.reference_model.config import DptConfig, VitConfig
 from cdm_export.reference_model.registry import VARIANTS, fitting_variants, get_variant
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.errors import CheckpointError
+from parity_tests.places import DATA
 
 State = dict[str, Tensor]
 
 _CONFIG = CdmConfig(VitConfig(24, 4, 2, (0, 1, 2, 3)), DptConfig(8, (4, 4, 8, 8)))
-_KEYS = Path(__file__).parent / "data" / "keys"
+_KEYS = DATA / "keys"
 """Names and shapes of the original implementations' parameters."""
 
 

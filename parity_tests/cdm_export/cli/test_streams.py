@@ -15,6 +15,7 @@ from cdm_export.cli.terminal import say, terminal, visible
 from cdm_export.runtimes.errors import InputError
 from parity_tests.conftest import cli
 from parity_tests.old_bundle import tiny_bundle  # noqa: F401 fixture
+from parity_tests.places import ROOT
 
 HOSTILE = "a\x1b[2J\x9b1m\x07\r\x7f\u202e[bold]x[/bold]:smile:\udcff"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
@@ -57,7 +58,7 @@ def test_what_prints_stays_as_it_is():
 
 def test_commands_print_through_one_place():
     """A command that prints by itself, or opens a console of its own, shows a terminal what it should not see."""
-    for path in (Path(__file__).parents[1] / "cdm_export" / "cli").glob("*.py"):
+    for path in (ROOT / "cdm_export" / "cli").glob("*.py"):
         text = path.read_text()
         if path.stem not in ("console", "terminal"):
             assert not re.search(r"(?<![\w.])print\(|sys\.stdout\.write|typer\.echo", text), path

@@ -4,7 +4,6 @@ import json
 import shutil
 import stat
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -21,8 +20,9 @@ from cdm_export.runtimes.nvidia import system_name
 from cdm_export.runtimes.selection import choose
 from cdm_export.runtimes.signing import FOREIGN, MAC, Kind
 from parity_tests.engine_bundle import make_bundle
+from parity_tests.places import DATA
 
-RECORDS = Path(__file__).parent / "data" / "records-0.1"
+RECORDS = DATA / "records-0.1"
 RTX = BACKENDS["tensorrt-rtx"]
 
 

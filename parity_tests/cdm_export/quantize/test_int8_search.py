@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from cdm_export.quantize.observers import OBSERVERS
 from cdm_export.quantize.sensitivity import AIM, VERIFICATION_AIM, Judge, planned, search
 from cdm_export.runtimes.errors import InputError, ParityError
 from cdm_export.runtimes.quantization import CalibrationIdentity, FrameGroup, Quantization
+from parity_tests.places import DATA
 
 IDENTITY = CalibrationIdentity(weights="w", frames=("f",), processing="p", procedure=1)
 PARTS = {f"blocks.{index}": (f"blocks.{index}.fc1", f"blocks.{index}.fc2") for index in range(8)}
@@ -161,7 +161,7 @@ def test_one_of_four_calibration_frames_is_held_out():
 
 def test_what_version_0_1_wrote_of_it_loads():
     """The procedure that wrote it is another one, so that no trial of it is taken for one of today."""
-    records = json.loads((Path(__file__).parent / "data" / "records-0.1" / "manifest.json").read_text())
+    records = json.loads((DATA / "records-0.1" / "manifest.json").read_text())
     found = [one["quantisation"] for one in records["artefacts"] if one["quantisation"]]
     assert len(found) == 2
     for written in map(Quantization.model_validate, found):

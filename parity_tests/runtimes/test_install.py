@@ -5,15 +5,13 @@ import json
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from cdm_export.runtimes import install as module
 from cdm_export.runtimes.backends import BACKENDS
 from cdm_export.runtimes.install import install
-
-ROOT = Path(__file__).parents[1]
+from parity_tests.places import ROOT
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import typer.main
 
 from benchmarks.readme import PAGES, generated
+from parity_tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TEXTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 IN_A_BLOCK = re.compile(r"^cdm-export (\S.*)$", re.M)

@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ import cdm_export
 from cdm_export.runtimes.contract import Size
 from parity_tests.conftest import write_frame
 from parity_tests.engine_bundle import SIDE, make_bundle
+from parity_tests.places import ROOT
 
-PATH = Path(__file__).parents[1] / "examples" / "realsense_loop.py"
+PATH = ROOT / "examples" / "realsense_loop.py"
 
 
 @pytest.fixture(scope="module")

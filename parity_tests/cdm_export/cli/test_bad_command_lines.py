@@ -12,8 +12,9 @@ import typer.main
 
 from cdm_export.cli.commands import COMMANDS
 from parity_tests.conftest import cli, write_frame
+from parity_tests.places import DATA
 
-OLD = Path(__file__).parent / "data" / "bundle-0.1"
+OLD = DATA / "bundle-0.1"
 NUMBERS = (
     "",
     "x",

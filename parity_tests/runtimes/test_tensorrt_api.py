@@ -14,11 +14,11 @@ from cdm_export.runtimes import tensorrt_api as api
 from cdm_export.runtimes.errors import BackendUnavailable, EngineBuildError
 from cdm_export.tensorrt.builder import BuildPlan, configure
 from parity_tests.engine_bundle import TYPING
+from parity_tests.places import DATA, ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCES = ("runtimes/tensorrt.py", "runtimes/tensorrt_api.py", "cdm_export/tensorrt/builder.py",
            "cdm_export/tensorrt/worker.py")  # fmt: skip
-SURFACE = json.loads((Path(__file__).parent / "tensorrt_api_surface.json").read_text())
+SURFACE = json.loads((DATA / "tensorrt_api_surface.json").read_text())
 VERSIONS = SURFACE["versions"]
 SUPPORTED = [version for version in VERSIONS if not version.startswith("8")]
 CLASSES = {
