@@ -171,7 +171,7 @@ def test_the_package_that_would_tell_is_there_for_others_afterwards():
 def test_the_libraries_are_imported_in_one_place():
     places = [ROOT / name for name in ("cdm_export", "runtimes", "reference_model", "benchmarks", "examples")]
     found = [
-        f"{path.relative_to(root)}: {line.strip()}"
+        f"{path.relative_to(ROOT)}: {line.strip()}"
         for place in places
         for path in place.rglob("*.py")
         if path.name != "telemetry.py"
