@@ -27,13 +27,13 @@ from cdm_export.reference_model.cdm.config import CONFIGS
 from cdm_export.reference_model.config import PATCH
 from cdm_export.reference_model.random_weights import seeded_network
 from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.rewriting import Rule, Saving, apply_rule
 from cdm_export.runtimes.contract import ModelContract, Size, TensorSpec
 from cdm_export.runtimes.measure import measure
 from cdm_export.runtimes.processing import preprocess
 from cdm_export.runtimes.sources import open_source
 from cdm_export.runtimes.telemetry import import_onnxruntime, import_openvino
-from cdm_export.transforms import NEEDS, RULES, Rule, apply_rule
-from cdm_export.transforms.saving import Saving
+from cdm_export.transforms import NEEDS, RULES
 
 CAMERA = Size(640, 480)
 RESULT = Path(__file__).parent / "results" / "rewrites.json"

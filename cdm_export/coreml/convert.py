@@ -26,7 +26,7 @@ from cdm_export.runtimes.graph_precision import GraphAudit, IslandKind, Precisio
 if TYPE_CHECKING:
     from torch import nn
 
-    from cdm_export.transforms import Rule
+    from cdm_export.reference_model.rewriting import Rule
 
 MODULES_KEY = "cdm_export.modules"
 """Metadata: JSON, value of the program -> module of the network that hands it on or computes it."""

@@ -6,11 +6,11 @@ its outputs are computed first.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from torch import nn
 
 from cdm_export.reference_model.config import PATCH
+from cdm_export.reference_model.rewriting import Rule, Saving, apply_rule
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.transforms import (
     convolution_before_upsample,
@@ -24,18 +24,6 @@ from cdm_export.transforms import (
     two_token_attention,
 )
 from cdm_export.transforms import input_normalization as input_normalization
-from cdm_export.transforms.saving import Saving
-
-
-class Rule(Protocol):
-    """One exact rewrite; every module of this package that has these two functions is one."""
-
-    def check(self, network: nn.Module, /) -> str | None:
-        """Why the rule does not apply to a network: nothing to rewrite, or not exact for it. None when it does."""
-
-    def apply(self, network: nn.Module, rows: int, columns: int, /) -> Saving:
-        """Rewrite a network that ``check`` accepts, in place, for a patch grid of ``rows`` x ``columns``."""
-
 
 RULES: dict[str, Rule] = {
     "position_embedding": position_embedding,
@@ -68,10 +56,3 @@ def specialize(network: nn.Module, rows: int, columns: int, rules: Mapping[str, 
     agree to rounding (tested).
     """
     return {name: apply_rule(rule, network, rows, columns) for name, rule in rules.items()}
-
-
-def apply_rule(rule: Rule, network: nn.Module, rows: int, columns: int) -> Saving:
-    """One rule, unless its ``check`` speaks against it; then the network stays as it is, and the result says why."""
-    if reason := rule.check(network):
-        return Saving(0, skipped=reason)
-    return rule.apply(network, rows, columns)

@@ -11,8 +11,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.dpt import DptHead, FeatureFusion, upsample
-from cdm_export.transforms.conditions import pointwise
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.conditions import pointwise
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 class EarlyConvolutionFusion(nn.Module):

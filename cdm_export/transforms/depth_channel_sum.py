@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from cdm_export.reference_model.cdm.network import Cdm, RepeatChannels
-from cdm_export.transforms.conditions import mismatch
-from cdm_export.transforms.replace import modules_of, replace_modules
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.conditions import mismatch
+from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 def check(network: nn.Module) -> str | None:

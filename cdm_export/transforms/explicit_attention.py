@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.vit import SelfAttention
+from cdm_export.reference_model.rewriting.conditions import mismatch
+from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
+from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.transforms.attention import AttentionAround
-from cdm_export.transforms.conditions import mismatch
-from cdm_export.transforms.replace import modules_of, replace_modules
-from cdm_export.transforms.saving import Saving
 
 
 class AttentionCore(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from cdm_export.reference_model.cdm.network import Cdm
-from cdm_export.transforms.conditions import mismatch, pointwise
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.conditions import mismatch, pointwise
+from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.reference_model.exportable import IMAGE_PROJECTION, ExportableNetwork, ImageNormalization
-from cdm_export.transforms.conditions import mismatch
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.conditions import mismatch
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 def check(network: nn.Module) -> str | None:

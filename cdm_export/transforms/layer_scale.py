@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from cdm_export.reference_model.backbones.vit import Block, LayerScale, Mlp, SwiGlu
-from cdm_export.transforms.conditions import mismatch
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.conditions import mismatch
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ once for the large model. Layer by layer, only one extra weight exists at a time
 import torch
 from torch import Tensor, nn
 
-from cdm_export.transforms.replace import modules_of, replace_modules
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 class MatMulLinear(nn.Module):

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.dpt import DptHead
-from cdm_export.transforms.conditions import mismatch
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.conditions import mismatch
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 class PhaseConvolution(nn.Module):

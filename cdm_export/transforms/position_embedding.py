@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 class FixedPosition(nn.Module):

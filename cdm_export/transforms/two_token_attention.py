@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.reference_model.cdm.network import TokenPairFusion
-from cdm_export.transforms.replace import modules_of, replace_modules
-from cdm_export.transforms.saving import Saving
+from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
+from cdm_export.reference_model.rewriting.saving import Saving
 
 
 class PairCore(nn.Module):
