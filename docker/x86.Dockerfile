@@ -1,7 +1,8 @@
-# A workstation container with an NVIDIA GPU: TensorRT, TensorRT-RTX, or both.
+# A workstation container with an NVIDIA GPU: TensorRT and TensorRT-RTX; docs/containers.md says what it can and cannot do.
 #
 #   docker build -f docker/x86.Dockerfile -t cdm-export .
-#   docker run --rm -it --gpus all -v "$PWD/bundles:/bundles" cdm-export build /bundles/d435.bundle --target tensorrt
+#   docker run --rm -it --gpus all -v cdm-export-cache:/var/cache/cdm-export -v "$PWD/bundles:/bundles" \
+#       cdm-export build /bundles/d435.bundle --target tensorrt
 #
 # The host's driver has to support the CUDA that TENSORRT and cuda-python are built for (13 by default: nvidia-smi shows it).
 # Without --gpus it still builds engines for RTX GPUs: build /bundles/d435.bundle --target tensorrt-rtx
