@@ -1,7 +1,7 @@
 """Charts as plain numbers: where a template has to draw what. No library draws so little in so few bytes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cdm_export.bench.result import Entry
@@ -76,6 +76,8 @@ class Placed:
 
 
 _LABEL_HEIGHT = 14
+_DIGIT_WIDTH = 7
+"""Of the drawing's 12 px font."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,27 @@ def scatter(points: Sequence[Point], width: int = 680, height: int = 340) -> Sca
         width,
         height,
         placed,
-        [Placed(f"{tick:g}", across(tick), bottom) for tick in _ticks(x_low, x_high)],
-        [Placed(f"{tick:g}", left, up(tick)) for tick in _ticks(y_low, y_high)],
+        _apart([Placed(f"{tick:g}", across(tick), bottom) for tick in _ticks(x_low, x_high)], _width),
+        _apart([Placed(f"{tick:g}", left, up(tick)) for tick in reversed(_ticks(y_low, y_high))], _height),
     )
+
+
+def _width(before: Placed, after: Placed) -> bool:
+    """Whether two labels, centered under their ticks, are a digit apart."""
+    return after.x - before.x >= _DIGIT_WIDTH * ((len(before.name) + len(after.name)) / 2 + 1)
+
+
+def _height(before: Placed, after: Placed) -> bool:
+    return after.y - before.y >= _LABEL_HEIGHT
+
+
+def _apart(ticks: Sequence[Placed], fits: Callable[[Placed, Placed], bool]) -> list[Placed]:
+    """Ticks whose labels do not stand on each other, the first among them."""
+    shown: list[Placed] = []
+    for tick in ticks:
+        if not shown or fits(shown[-1], tick):
+            shown.append(tick)
+    return shown
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

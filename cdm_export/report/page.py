@@ -11,6 +11,7 @@ import cv2
 import cdm_export
 from cdm_export.bench.markdown import device_lines, environment_lines, parity_words, what_did_not_run
 from cdm_export.bench.result import BenchResult, load_result, per_frame_note
+from cdm_export.predict.frames import weights_warning
 from cdm_export.report.charts import Point, latency_bars, scatter
 from cdm_export.report.issues import known_issues
 from cdm_export.report.sizes import SizeRow, compare_sizes
@@ -88,6 +89,7 @@ def write_page(request: ReportRequest) -> Path:
         camera=Size(*contract.camera),
         network=Size(*contract.network),
         random=manifest.provenance.random_weights,
+        weights_warning=weights_warning(manifest),
         result=result,
         parity_words=parity_words,
         error_unit="mm" if contract.metric else "share of the range",
@@ -97,6 +99,7 @@ def write_page(request: ReportRequest) -> Path:
         remarks=[*device_lines(result), *what_did_not_run(result)] if result else [],
         environment=environment_lines(result.environment) if result else [],
         rows=rows,
+        gates=_gates(rows),
         fastest=_fastest(rows),
         issues=known_issues(bundle),
         sizes=_sizes(bundle, request.beside),
@@ -151,6 +154,11 @@ def _verdicts(bundle: Bundle) -> Iterator[_Row]:
             p50_ms = local.p50_ms if batch == 1 else None
             name = f"{local.backend} {local.label}"
             yield _Row(name, local.verdict, "on this machine", p50_ms, local.disturbed)
+
+
+def _gates(rows: list[_Row]) -> list[_Row]:
+    """Every backend and precision once: with the verdict of this machine where there is one."""
+    return list({row.name: row for row in rows}.values())
 
 
 def _fastest(rows: list[_Row]) -> _Row | None:

@@ -129,6 +129,32 @@ def test_refusals(bundles, small_bundle, tmp_path):
     assert not list(tmp_path.glob("x.*")) and Bundle.open(bundles[0], full=True)
 
 
+def test_it_says_what_the_weights_are_good_for(page):
+    assert "DEMONSTRATION MODEL" in page.read_text()
+
+
+def test_a_verified_bundle_that_was_not_timed(bundles, tmp_path):
+    """Each gate counts once, here and where it was made; no latency of whole frames is claimed."""
+    out = tmp_path / "report.html"
+    own = tmp_path / "own.bundle"
+    shutil.copytree(bundles[1], own)
+    assert cli("verify", own, "--backend", "onnxruntime").returncode == 0
+    assert cli("report", own, "-o", out).returncode == 0
+    card, latency = out.read_text().split('<section id="latency">')[:2]
+    assert "fastest that passed here" in card and " ms " not in card
+    assert "inference alone of onnxruntime fp32 took" in latency
+    assert "<b>2 of 2 passed</b>" in card and latency.count("<td>onnxruntime fp32</td>") == 2
+
+
+@pytest.mark.parametrize("spread", [1.002, 1.05, 1.5, 8.0, 1e3])
+def test_labels_of_an_axis_never_meet(spread):
+    plot = scatter([Point("a", 123.4, 1e-6, "passed"), Point("b", 123.4 * spread, 1e-6 * spread, "passed")])
+    assert plot is not None and len(plot.x_ticks) >= 2 and len(plot.y_ticks) >= 2
+    for before, after in itertools.pairwise(plot.x_ticks):
+        assert after.x - 3.5 * len(after.name) > before.x + 3.5 * len(before.name)
+    assert all(after.y - before.y >= 12 for before, after in itertools.pairwise(plot.y_ticks))
+
+
 def test_labels_of_a_scatter_never_meet():
     plot = scatter([Point(f"p{n}", 10 + n / 100, 1.0, "passed") for n in range(6)])
     assert plot is not None and len(plot.x_ticks) >= 2 and len(plot.y_ticks) >= 1
