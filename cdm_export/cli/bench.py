@@ -7,7 +7,7 @@ import typer
 
 from cdm_export.cli.console import print_json, progress
 from cdm_export.cli.options import BackendName, BundleArgument, CheckpointOption, Json, PrecisionName, Quiet
-from cdm_export.cli.terminal import say, terminal
+from cdm_export.cli.terminal import print_table, say, terminal
 from cdm_export.runtimes.errors import InputError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _print(result: "BenchResult") -> None:
             f"{ratio:.2f}",
             f"{low:.2f}-{high:.2f}",
         )
-    console.print(table)
+    print_table(table)
     console.print(f"ratio: against {result.baseline}, round by round")
     if note := per_frame_note(result.entries):
         console.print(note)

@@ -1,8 +1,10 @@
 """``cdm-export doctor``."""
 
+import sys
+
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import Json, Quiet
-from cdm_export.cli.terminal import terminal
+from cdm_export.cli.terminal import print_table
 
 _MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]not here[/]", "problem": "[bold red]problem[/]"}
 
@@ -24,7 +26,8 @@ def command(as_json: Json = False, quiet: Quiet = False) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    between = "\n" if sys.stdout.isatty() else "  "  # in a pipe, one line per finding
     for finding in results:
-        detail = escape(finding.detail) + (f"\n[cyan]{escape(finding.command)}[/]" if finding.command else "")
+        detail = escape(finding.detail) + (f"{between}[cyan]{escape(finding.command)}[/]" if finding.command else "")
         table.add_row(finding.subject, _MARKS[finding.status], detail)
-    terminal(markup=True).print(table)
+    print_table(table, markup=True)

@@ -8,7 +8,7 @@ import typer
 
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import BundleArgument, Json, Quiet
-from cdm_export.cli.terminal import terminal
+from cdm_export.cli.terminal import print_table, terminal
 from cdm_export.runtimes.contract import ModelContract, Semantics
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def command(
     overview.add_column(overflow="fold")
     for row in rows:
         overview.add_row(*row)
-    console.print(overview)
+    print_table(overview)
     for spec in (*contract.inputs, *contract.outputs):
         console.print(f"  {spec.name}: {spec.dtype} {list(spec.shape)}, {spec.unit}")
     for artifact in manifest.artifacts:

@@ -1,8 +1,11 @@
 """``cdm-export models``."""
 
+import itertools
+import sys
+
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import Json, Quiet
-from cdm_export.cli.terminal import terminal
+from cdm_export.cli.terminal import print_table
 
 
 def command(as_json: Json = False, quiet: Quiet = False) -> None:
@@ -26,10 +29,16 @@ def command(as_json: Json = False, quiet: Quiet = False) -> None:
     if quiet:
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "parameters", "what it is", "weights"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "model")
-    for variant in VARIANTS.values():
-        table.add_row(variant.name, f"{variant.million_parameters:.0f} M", variant.summary, variant.weights)
-    terminal().print(table)
+    table.add_column("model", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("what it is", overflow="fold")
+    between = "\n" if sys.stdout.isatty() else "; "
+    for family, variants in itertools.groupby(VARIANTS.values(), lambda variant: variant.family):
+        table.add_row(Text(family, "bold"))
+        for variant in variants:
+            described = f"{variant.summary}{between}weights: {variant.weights}"
+            table.add_row(f"  {variant.name}", f"{variant.million_parameters:.0f} M", described)
+    print_table(table)

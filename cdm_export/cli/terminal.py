@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 def prepare_streams() -> None:
@@ -39,7 +40,28 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 def terminal(*, stderr: bool = False, markup: bool = False, soft_wrap: bool = False) -> "Console":
-    """Rich's console for text from anywhere; strings are markup only where asked for, and then have to be escaped."""
+    """Rich's console for text from anywhere; strings are markup only where asked for, and then have to be escaped.
+
+    Into a pipe or a file nothing is wrapped: what reads it counts lines.
+    """
     from cdm_export.cli.escaping_console import EscapingConsole
 
-    return EscapingConsole(stderr=stderr, markup=markup, emoji=False, highlight=False, soft_wrap=soft_wrap)
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _UNWRAPPED
+    return EscapingConsole(stderr=stderr, markup=markup, emoji=False, highlight=False, soft_wrap=soft_wrap, width=width)
+
+
+def print_table(table: "Table", *, markup: bool = False) -> None:
+    """A table on standard output: fitted to a terminal; into a pipe one line per row, without blanks at its end."""
+    console = terminal(markup=markup)
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
+
+
+_UNWRAPPED = 100_000
+"""Columns; no line of ours is longer."""

@@ -5,7 +5,7 @@ import shutil
 
 from cdm_export.doctor.check import CheckResult
 from cdm_export.doctor.nvidia import nvidia_checks
-from cdm_export.runtimes.backends import BACKENDS
+from cdm_export.runtimes.backends import BACKENDS, Backend
 from cdm_export.runtimes.cache import cache_dir
 from cdm_export.runtimes.host import cpu_features, cpu_name, usable_cpus, version_of
 from cdm_export.runtimes.install import install
@@ -115,8 +115,14 @@ def _backends() -> list[CheckResult]:
                 )
             )
         else:
-            results.append(CheckResult(subject, "ok", f"{library} {version}, runs {', '.join(backend.precisions)}"))
+            results.append(CheckResult(subject, "ok", f"{library} {version}, runs {_precisions(backend)}"))
     return results
+
+
+def _precisions(backend: Backend) -> str:
+    """What it computes on this CPU: OpenVINO's BF16 is refused where the CPU has none."""
+    slow = {"bf16", "int8-bf16"} if backend.name == "openvino" and not _FAST["BF16"] & cpu_features() else set()
+    return ", ".join(precision for precision in backend.precisions if precision not in slow)
 
 
 def _has_provider(backend: str) -> bool:

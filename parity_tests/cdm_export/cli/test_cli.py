@@ -40,6 +40,32 @@ def test_doctor():
     assert cli("doctor").returncode == 0
 
 
+def test_into_a_pipe_a_table_is_one_line_per_row(small_bundle):
+    models = cli("models").stdout.splitlines()
+    families = {row["family"] for row in json.loads(cli("models", "--json").stdout)}
+    assert len(models) == 1 + len(families) + len(json.loads(cli("models", "--json").stdout))
+    assert [line for line in models if line in families] == ["cdm", "depth-anything"], "grouped, a heading each"
+    findings = json.loads(cli("doctor", "--json").stdout)
+    doctor = cli("doctor").stdout.splitlines()
+    assert [line.startswith(finding["subject"]) for line, finding in zip(doctor, findings, strict=True)]
+    assert all(finding["command"] in line for line, finding in zip(doctor, findings, strict=True))
+    inspected = cli("inspect", small_bundle).stdout.splitlines()
+    assert len([line for line in inspected if line.startswith(("bundle ", "integrity ", "camera ", "output "))]) == 4
+    assert not any(line != line.rstrip() for line in (*models, *doctor, *inspected[:11]))
+
+
+@pytest.mark.parametrize("features", [set(), {"avx512_bf16"}])
+def test_doctor_does_not_contradict_itself(monkeypatch, features):
+    from cdm_export.doctor import machine
+
+    monkeypatch.setattr(machine, "cpu_features", lambda: features)
+    found = {finding.subject: finding.detail for finding in machine.examine()}
+    lacks = "BF16" in found[machine.REDUCED_PRECISION].split(":")[0].split("instructions for")[1]
+    if not features:
+        assert lacks
+    assert ("bf16" in found["backend openvino"]) is bool(features)
+
+
 def test_unknown_command_and_version():
     refused(cli("exprot"), 2, "there is no command 'exprot'. Did you mean 'export'?")
     assert cli("--version").stdout.startswith("cdm-export 0.")
