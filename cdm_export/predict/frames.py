@@ -31,6 +31,8 @@ RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth 
 """On everything that seeded random weights made."""
 DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained briefly on rendered rooms; not for use on a robot"
 """On everything that the weights shipped with the package made; their model card has figures."""
+_NO_OUTPUT = frozenset(".jpg .jpeg .webp .bmp .gif .tif .tiff .exr .pfm .npz .csv .json .txt .mat .mp4 .mkv".split())
+"""Suffixes of files that somebody wants, and that would become folders of that name."""
 _PNG_LIMIT_MM = 65535
 """A 16-bit PNG in millimeters ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
 
@@ -95,6 +97,12 @@ def check_output(out: Path, source: FrameSource, bundle: Path) -> None:
         raise InputError(f"-o {out} is a folder", "Give a file, or a folder whose name does not end in .npy or .png.")
     if not single and out.exists() and not out.is_dir():
         raise InputError(f"-o {out} is a file of an unknown kind: expected .npy, .png or a folder")
+    if not out.exists() and out.suffix.lower() in _NO_OUTPUT:
+        raise InputError(
+            f"-o {out}: results are not written as {out.suffix.lower()}, which would lose or rescale depth",
+            f"Give {out.with_suffix('.npy').name} (meters as float32), {out.with_suffix('.png').name} (16-bit "
+            f"millimeters), or a folder, which takes both and a picture: -o {out.stem}",
+        )
     folder = out.parent if single else out
     targets = [path for name in source.names for path in outputs(out, name).values()]
     check_output_paths(targets, (*source.files, bundle))

@@ -178,3 +178,10 @@ def test_run_refusals(small_bundle, pair, tmp_path, arguments, code, words):
     done = cli("run", small_bundle, "--input", pair[0], "--depth", pair[1], "-o", tmp_path / "x.npy", "-q", *arguments)
     refused(done, code, *words)
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.exr", "x.npz"])
+def test_no_folder_is_called_like_a_file(small_bundle, tmp_path, name):
+    done = cli("run", small_bundle, "--input", "synthetic:1", "-o", tmp_path / name)
+    refused(done, 2, "are not written as", "-o x")
+    assert not list(tmp_path.iterdir())
