@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def progress(show: bool) -> Iterator[Progress]:
         rich.progress.BarColumn(bar_width=24),
         rich.progress.TimeElapsedColumn(),
         console=console,
+        redirect_stdout=sys.stdout.isatty(),  # what is piped stays on standard output
     )
     with bars:
         yield _Bars(bars)

@@ -23,6 +23,7 @@ from cdm_export.runtimes.errors import InputError, did_you_mean
 from cdm_export.runtimes.replaced import once_more_when_replaced
 
 if TYPE_CHECKING:
+    from cdm_export.predict.frames import Refined
     from cdm_export.runtimes.contract import ModelContract
     from cdm_export.runtimes.metric_scale import ToMeters
     from cdm_export.runtimes.sources import FrameSource
@@ -113,6 +114,7 @@ def command(
     bad: dict[str, str] = {}
     refined = []
     doubted = 0
+    stopped = False
     with progress(not quiet and not as_json) as shown:
         shown.stage(f"opening with {choice}")
         with open_choice(
@@ -132,24 +134,31 @@ def command(
                 shown.step()
 
             single = len(frames) == 1
-            for item in refine_source(
-                pipeline,
-                frames,
-                out,
-                str(choice),
-                warning,
-                strict=strict or single,
-                on_bad=on_bad,
-                to_meters=to_meters,
-                colors=colors,
-            ):
-                refined.append(item)
-                for text in item.warnings if doubted < _WARNED_OF else ():
-                    shown.warn(text)
-                doubted += bool(item.warnings)
-                for text in (*item.remarks, *item.notes):
-                    shown.note(text)
-                shown.step()
+            try:
+                for item in refine_source(
+                    pipeline,
+                    frames,
+                    out,
+                    str(choice),
+                    warning,
+                    strict=strict or single,
+                    on_bad=on_bad,
+                    to_meters=to_meters,
+                    colors=colors,
+                ):
+                    refined.append(item)
+                    for text in item.warnings if doubted < _WARNED_OF else ():
+                        shown.warn(text)
+                    doubted += bool(item.warnings)
+                    for text in (*item.remarks, *item.notes):
+                        shown.note(text)
+                    if not as_json and not quiet:
+                        say(_line(item, reads_depth))
+                    shown.step()
+            except KeyboardInterrupt:
+                if single:
+                    raise
+                stopped = True
             if doubted > _WARNED_OF:
                 shown.warn(
                     f"{doubted} of {len(frames)} frames have depth that looks wrong, the first {_WARNED_OF} above"
@@ -163,23 +172,32 @@ def command(
                 "parity": choice.verdict.model_dump(mode="json") if choice.verdict else None,
                 "frames": [item.to_json() for item in refined],
                 "skipped": bad,
+                "complete": not stopped,
             }
         )
     elif not quiet:
         say(str(choice))
-        for item in refined:
-            timing, health = item.result.timing, item.result.health
-            say(
-                f"{item.name}: {health.valid_share:.1%} valid, "
-                + (f"{health.sensor_share or 0:.1%} with sensor depth, " if reads_depth else "")
-                + f"{timing.total:.0f} ms -> "
-                + ", ".join(map(str, item.files))
-                + (f" ({item.result.scaled})" if item.result.scaled else "")
-            )
+    if stopped:
+        if not as_json:
+            done = len(refined) + len(bad)
+            say(f"stopped after {done} of {len(frames)} frames; the results of {len(refined)} are written", error=True)
+        raise typer.Exit(130)
     if bad:
         if not as_json:
             say(f"{len(bad)} of {len(frames)} frame(s) were skipped: {', '.join(bad)}", error=True)
         raise typer.Exit(InputError.exit_code)
+
+
+def _line(item: "Refined", reads_depth: bool) -> str:
+    """What a person reads of a frame that is done."""
+    timing, health = item.result.timing, item.result.health
+    return (
+        f"{item.name}: {health.valid_share:.1%} valid, "
+        + (f"{health.sensor_share or 0:.1%} with sensor depth, " if reads_depth else "")
+        + f"{timing.total:.0f} ms -> "
+        + ", ".join(map(str, item.files))
+        + (f" ({item.result.scaled})" if item.result.scaled else "")
+    )
 
 
 def _one_file(source: str) -> bool:

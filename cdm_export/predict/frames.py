@@ -31,7 +31,27 @@ RANDOM_WARNING = "RANDOM WEIGHTS: this shows that the pipeline works; the depth 
 """On everything that seeded random weights made."""
 DEMONSTRATION_WARNING = "DEMONSTRATION MODEL: trained briefly on rendered rooms; not for use on a robot"
 """On everything that the weights shipped with the package made; their model card has figures."""
-_NO_OUTPUT = frozenset(".jpg .jpeg .webp .bmp .gif .tif .tiff .exr .pfm .npz .csv .json .txt .mat .mp4 .mkv".split())
+_NO_OUTPUT = frozenset(
+    f".{suffix}"
+    for suffix in [
+        "jpg",
+        "jpeg",
+        "webp",
+        "bmp",
+        "gif",
+        "tif",
+        "tiff",
+        "exr",
+        "pfm",
+        "npz",
+        "csv",
+        "json",
+        "txt",
+        "mat",
+        "mp4",
+        "mkv",
+    ]
+)
 """Suffixes of files that somebody wants, and that would become folders of that name."""
 _PNG_LIMIT_MM = 65535
 """A 16-bit PNG in millimeters ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""

@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +14,7 @@ import pytest
 
 from cdm_export.runtimes.contract import Size
 from parity_tests.conftest import CAMERA, cli, refused, write_frame
+from parity_tests.old_bundle import OLD
 
 
 def test_run_one_frame_into_a_folder(small_bundle, pair, tmp_path):
@@ -185,3 +190,21 @@ def test_no_folder_is_called_like_a_file(small_bundle, tmp_path, name):
     done = cli("run", small_bundle, "--input", "synthetic:1", "-o", tmp_path / name)
     refused(done, 2, "are not written as", "-o x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_run_says_each_frame_and_where_it_stopped(tmp_path):
+    """One line as soon as a frame is done; Ctrl-C keeps what is written and says how much that is."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cdm_export", "run", str(OLD), "--input", "synthetic:300", "-o", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert all("valid" in line and "out/" in line for line in lines), lines
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    (done, of) = re.findall(r"stopped after (\d+) of (\d+) frames", said)[0]
+    written = len(list(out.glob("*.npy")))
+    assert of == "300" and 4 <= int(done) == written == 4 + rest.count(" valid, ") < 300
