@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 
 import cdm_export
-from cdm_export.predict.pictures import color_depth, write_png
+from cdm_export.predict.drawing import write_png
+from cdm_export.predict.pictures import color_depth
 
 NEAR_AND_FAR = (0.2, 6.0)
 """Colors of the preview, meters."""

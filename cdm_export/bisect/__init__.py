@@ -15,7 +15,7 @@ __all__ = ["BisectReport", "bisect_bundle", "write_report"]
 def write_report(report: BisectReport, folder: Path) -> tuple[Path, Path]:
     """Write ``bisect-CANDIDATE.json`` and ``.png`` to a folder, which is made; returns both paths."""
     from cdm_export.bisect.plot import growth_picture
-    from cdm_export.predict.pictures import write_png
+    from cdm_export.predict.drawing import write_png
     from cdm_export.runtimes.cache import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from cdm_export.bisect.report import BisectReport, StageReport, describe_measure
-from cdm_export.predict.pictures import Rgb
+from cdm_export.predict.drawing import Rgb
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (35, 35, 35), (120, 120, 120), (226, 226, 226)

@@ -1,5 +1,6 @@
 """``cdm-export run``."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,14 @@ def command(
     colors: Annotated[
         str, typer.Option("--colors", "--colours", help="Color map: inferno, magma, plasma, viridis, turbo or gray.")
     ] = "inferno",
+    color_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="NEAR:FAR",
+            help="Meters at the ends of the picture's colors, the same for every frame; else those of the frame.",
+        ),
+    ] = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "auto",
     depth_scale: DepthScale = 1000.0,
@@ -94,6 +103,7 @@ def command(
             check_meters(option.removeprefix("--").replace("-", "_"), value)
     if colors not in COLORS:
         raise InputError(f"unknown color map '{colors}'. {did_you_mean(colors, list(COLORS))}")
+    limits = _limits(color_range)
     to_meters = _to_meters(meters, contract, max_depth, far)
     reads_depth = contract.depth_input is not None or (to_meters is not None and to_meters.needs_depth)
     if depth is not None and not reads_depth and not contract.metric:
@@ -145,6 +155,7 @@ def command(
                     on_bad=on_bad,
                     to_meters=to_meters,
                     colors=colors,
+                    limits=limits,
                 ):
                     refined.append(item)
                     for text in item.warnings if doubted < _WARNED_OF else ():
@@ -203,6 +214,19 @@ def _line(item: "Refined", reads_depth: bool) -> str:
 def _one_file(source: str) -> bool:
     """Whether it is an image, as opposed to a source of several frames."""
     return Path(source).is_file() and Path(source).suffix.lower() != ".json"
+
+
+def _limits(given: str | None) -> tuple[float, float] | None:
+    """Ends of the color range. Raises InputError unless they are two numbers, the smaller one first."""
+    if given is None:
+        return None
+    try:
+        near, far = map(float, given.split(":"))
+    except ValueError:
+        raise InputError(f"--range wants NEAR:FAR, got '{given}'", "For example --range 0.3:6.") from None
+    if not (math.isfinite(near) and math.isfinite(far) and 0 <= near < far):
+        raise InputError(f"--range {given}: expected 0 <= NEAR < FAR", "For example --range 0.3:6.")
+    return near, far
 
 
 def _to_meters(

@@ -11,7 +11,8 @@ from cdm_export.parity.check_backend import BackendParity
 from cdm_export.parity.gates import GATES
 from cdm_export.parity.golden import ReferenceFrame, load_reference
 from cdm_export.parity.normalization import spread
-from cdm_export.predict.pictures import error_picture, write_png
+from cdm_export.predict.drawing import write_png
+from cdm_export.predict.pictures import error_picture
 from cdm_export.runtimes.cache import cache_dir, write_atomically
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import ParityError

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.predict.pictures import DEFAULT_COLORS, encode_png, prediction_picture, refinement_picture
+from cdm_export.predict.drawing import encode_png
+from cdm_export.predict.pictures import DEFAULT_COLORS, prediction_picture, refinement_picture
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.bundle import Manifest
 from cdm_export.runtimes.cache import write_together
@@ -150,11 +151,12 @@ def refine_source(
     on_bad: Callable[[str, InputError], None],
     to_meters: ToMeters | None = None,
     colors: str = DEFAULT_COLORS,
+    limits: tuple[float, float] | None = None,
 ) -> Iterator[Refined]:
     """``refine`` every frame. A bad one goes to ``on_bad`` and is skipped, or with ``strict`` raises InputError."""
     for index, name in enumerate(source.names):
         try:
-            yield refine(pipeline, source.load(index), out, caption, warning, to_meters, colors)
+            yield refine(pipeline, source.load(index), out, caption, warning, to_meters, colors, limits)
         except InputError as error:
             if strict:
                 raise
@@ -169,6 +171,7 @@ def refine(
     warning: str,
     to_meters: ToMeters | None = None,
     colors: str = DEFAULT_COLORS,
+    limits: tuple[float, float] | None = None,
 ) -> Refined:
     """Run one frame and write it.
 
@@ -176,7 +179,7 @@ def refine(
     both and a picture. Of output without meters (``to_meters`` may give it some) ``.npy`` takes the values and ``.png``
     their range in this frame. All files are written or none. Raises InputError when sensor depth is wanted and no
     reading is in range, or when ``to_meters`` finds no scale; ParityError when the network's output holds NaN or Inf;
-    nothing is written then.
+    nothing is written then. ``limits``: ends of the picture's color range; None for those of the frame.
     """
     warnings, notes = check_frame(source, pipeline.contract, to_meters)
     result = pipeline(source.frame)
@@ -205,7 +208,7 @@ def refine(
     if ".view.png" in files:
         label = f"{source.name}: {caption}" + (f", {result.scaled}" if result.scaled else "")
         in_red = "\n".join(filter(None, (warning, *warnings)))
-        contents[files[".view.png"]] = encode_png(_picture(pipeline, source, result, label, in_red, colors))
+        contents[files[".view.png"]] = encode_png(_picture(pipeline, source, result, label, in_red, colors, limits))
     write_together(contents)
     return Refined(
         source.name, result, tuple(files.values()), tuple(warnings), remarks=tuple(remarks), notes=tuple(notes)
@@ -224,14 +227,20 @@ def check_frame(
 
 
 def _picture(
-    pipeline: DepthPipeline, source: SourceFrame, result: DepthResult, label: str, warning: str, colors: str
+    pipeline: DepthPipeline,
+    source: SourceFrame,
+    result: DepthResult,
+    label: str,
+    warning: str,
+    colors: str,
+    limits: tuple[float, float] | None,
 ) -> NDArray[np.uint8]:
     """With the sensor's depth where there is one to compare meters with."""
     rgb, sensor, metric = source.frame.rgb, source.frame.depth, result.unit == "m"
     if sensor is None or not metric:
-        return prediction_picture(rgb, result.values, metric, label, warning, colors=colors)
+        return prediction_picture(rgb, result.values, metric, label, warning, colors=colors, limits=limits)
     word = "predicted" if pipeline.contract.depth_input is None else "refined"
-    return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colors=colors)
+    return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colors=colors, limits=limits)
 
 
 def _npy(result: DepthResult) -> bytes:

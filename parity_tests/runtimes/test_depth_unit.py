@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cdm_export.cli import run_command
-from cdm_export.predict import pictures
+from cdm_export.predict import drawing, pictures
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.pipeline import DepthPipeline
@@ -136,7 +136,7 @@ class TestRun:
     ) -> None:
         color, depth = files(units(4000))
         drawn: list[str] = []
-        monkeypatch.setattr(pictures, "_text", lambda picture, text, *rest: drawn.append(f"{text} {rest[3:]}"))
+        monkeypatch.setattr(drawing, "_text", lambda picture, text, *rest: drawn.append(f"{text} {rest[3:]}"))
         out = tmp_path / "out"
         assert self.run(small_bundle, "--input", color, "--depth", depth, "-o", out, "-q") == 0
         printed = capsys.readouterr()
@@ -281,4 +281,4 @@ def loaded_too_early(*arguments: object, **options: object) -> SimpleNamespace:
 def test_any_text_can_be_drawn(text: str) -> None:
     picture = np.zeros((120, 160, 3), np.uint8)
     drawn = pictures.prediction_picture(picture, np.ones((120, 160), np.float32), True, text, f"{text}\n{text} {text}")
-    assert drawn.shape[0] > 120 and pictures.drawable(text).isprintable()
+    assert drawn.shape[0] > 120 and drawing.drawable(text).isprintable()
