@@ -146,7 +146,7 @@ def _from_pytorch(
         calibrate_range(network, variant, contract.channel_order, tensors, _SEED)
     exportable = variant.exportable(network, contract.channel_order).eval()
     references = {
-        name: run_reference(exportable, contract, inputs)[contract.outputs[0].name] for name, inputs in frames.items()
+        name: run_reference(exportable, contract, inputs)[contract.output.name] for name, inputs in frames.items()
     }
     export_onnx(exportable, contract, folder / "untouched.onnx")
     specialize_for(contract, exportable)

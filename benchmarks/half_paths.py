@@ -42,7 +42,7 @@ def main(
     contract = opened.manifest.contract
     arrays = load_reference(opened.file(opened.manifest.golden[0].file))
     inputs = {spec.name: arrays[spec.name] for spec in contract.inputs}
-    name = contract.outputs[0].name
+    name = contract.output.name
     calls: dict[str, Callable[[], NDArray[np.float32]]] = {}
     precisions = {PLAIN: "fp32"}
     with tempfile.TemporaryDirectory() as folder:

@@ -71,7 +71,7 @@ def compare(model: str, kind: Kind, size: str, folders: dict[str, Path], chosen:
     with _original(kind, size, folders, network.state_dict()) as theirs:
         for name, rgb in chosen.items():
             contract = variant.contract(model, Size.of(rgb))
-            raw = run_reference(ours, contract, preprocess(Frame(rgb), contract))[contract.outputs[0].name]
+            raw = run_reference(ours, contract, preprocess(Frame(rgb), contract))[contract.output.name]
             got, expected = at_camera_size(raw, contract), theirs(rgb)
             low, high = np.percentile(expected, (1, 99))
             errors[name] = float(np.abs(got - expected).max() / (high - low))

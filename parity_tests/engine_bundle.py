@@ -11,7 +11,7 @@ from cdm_export import publish
 from cdm_export.parity.check_backend import BackendParity
 from cdm_export.runtimes import engines, local_results, nvidia
 from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Golden, Manifest, Provenance, State, Verdict
-from cdm_export.runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.contract import ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 from cdm_export.runtimes.measure import measure
 from cdm_export.tensorrt import build
@@ -26,16 +26,21 @@ TYPING = PrecisionPlan(
 
 
 def contract() -> ModelContract:
-    def plane(name: str, channels: int, unit: str) -> TensorSpec:
-        return TensorSpec(name=name, shape=(1, channels, SIDE, SIDE), unit=unit)
+    def plane(name: str, channels: int, unit: str, **made: object) -> TensorSpec:
+        return TensorSpec(name=name, shape=(1, channels, SIDE, SIDE), unit=unit, **made)
+
+    image = {"source": "rgb", "processing": Processing(resize="cubic", normalization="unit")}
+    depth = {"source": "depth", "processing": Processing(resize="nearest", normalization="inverse_depth")}
 
     return ModelContract(
         model="cdm-vitt",
         semantics=Semantics.INVERSE_DEPTH,
-        inputs=(plane("image", 3, "RGB, 0..1"), plane("inverse_depth", 1, "1/m, 0 = invalid")),
+        inputs=(plane("image", 3, "RGB, 0..1", **image), plane("inverse_depth", 1, "1/m, 0 = invalid", **depth)),
         outputs=(plane("inverse_depth_refined", 1, "1/m"),),
         camera=Size(SIDE, SIDE),
         network=Size(SIDE, SIDE),
+        content=Size(SIDE, SIDE),
+        sizing=Sizing(rule="camera", multiple=1),
         input_size=SIDE,
         channel_order="rgb",
     )

@@ -65,6 +65,10 @@ def lost(old: object, new: object, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {old} became {new}"]
 
 
+TRANSLATED = (".contract.image_resize", ".contract.depth_input")
+"""Keys of schema 1 that a contract says per input now (``test_contract.TestSchema1``)."""
+
+
 @pytest.mark.parametrize(
     ("file", "record"),
     [("manifest.json", Manifest), ("engine.json", EngineRecord), ("verdict.json", LocalVerdict)],
@@ -72,7 +76,7 @@ def lost(old: object, new: object, where: str = "") -> list[str]:
 def test_keys_on_disk_are_what_they_were(file: str, record: type[Record]) -> None:
     text = (RECORDS / file).read_text()
     again = json.loads(record.model_validate_json(text).model_dump_json())
-    changed = lost(json.loads(text), again)
+    changed = [one for one in lost(json.loads(text), again) if not one.endswith(TRANSLATED)]
     outcomes = [one for one in changed if one.endswith(": proven became passed")]
     assert changed == outcomes and len(outcomes) == (3 if record is EngineRecord else 0), changed
 

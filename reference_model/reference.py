@@ -23,4 +23,4 @@ def run_reference(
     """Eager forward of a network behind its interface; inputs and outputs by the contract's names."""
     device = next(network.parameters()).device
     tensors = [torch.from_numpy(inputs[spec.name]).to(device) for spec in contract.inputs]
-    return {contract.outputs[0].name: network(*tensors).cpu().numpy()}
+    return {contract.output.name: network(*tensors).cpu().numpy()}

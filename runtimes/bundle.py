@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -47,7 +48,7 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
 """Of the manifest; a bundle of another version is refused."""
 MANIFEST = "manifest.json"
 MOST_BYTES = 64 * MIB
@@ -209,9 +210,9 @@ def _parse_manifest(text: bytes, path: Path) -> Manifest:
     except ValueError as error:
         raise BundleError(f"{path} is not JSON ({error})", _COPY_AGAIN) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise BundleError(
-            f"{path} has schema version {str(version)[:40]}, this cdm-export reads {SCHEMA_VERSION}",
+            f"{path} has schema version {str(version)[:40]}, this cdm-export reads 1 and {SCHEMA_VERSION}",
             "Export the bundle again with this version, or install the version that made it.",
         )
     try:

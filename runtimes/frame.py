@@ -115,7 +115,8 @@ class DepthResult:
     semantics: Semantics
     """What the network predicts."""
     unit: str
-    """Unit of ``values``: ``m``, or empty for other models until somebody gives them a scale."""
+    """Unit of ``values``: ``m``; ``px`` of the camera's left image for disparity; empty for other models until somebody
+    gives them a scale."""
     timing: Timing
     """Where the time went."""
     health: Health

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from cdm_export.runtimes.bounded_json import Count, Finite
-from cdm_export.runtimes.contract import ModelContract, Precision, Record, execution_name
+from cdm_export.runtimes.contract import ErrorClass, ModelContract, Precision, Record, execution_name
 from cdm_export.runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
 from cdm_export.runtimes.quantization import Dropped, Quantization
 
@@ -53,6 +53,13 @@ class State(str, Enum):
 _SHARE = "of the output's range"
 
 
+def _class(error_class: ErrorClass | None, mean_mm: float | None) -> ErrorClass:
+    """What figures are; a file from before it was said has millimeters where they are relative to meters."""
+    if error_class is not None:
+        return error_class
+    return ErrorClass.RANGE if mean_mm is None else ErrorClass.RELATIVE
+
+
 def _measured(value: object, info: ValidationInfo) -> object:
     """What was computed may be no number: then there is no figure. A file that says so is not believed."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -77,14 +84,15 @@ class Verdict(Record):
     frames: Count
     """Frames compared."""
     mean: Figure
-    """Mean relative depth error of the worst frame, or share of the range where the output has no unit; None when
-    nothing could be compared."""
+    """Mean error of the worst frame, see ``error_class``; None when nothing could be compared."""
     p99: Figure
     """99th percentile, likewise."""
     max: Figure
     """Largest, likewise."""
     mean_mm: Figure
-    """Mean absolute depth error of the worst frame, mm; None where the output has no unit."""
+    """Mean absolute depth error of the worst frame, mm; None where the output is not depth in meters."""
+    error_class: ErrorClass | None = None
+    """What ``mean``, ``p99`` and ``max`` are: relative, a share of the range, or pixels; None in older files."""
     reference: str
     """What it was compared with."""
 
@@ -95,16 +103,25 @@ class Verdict(Record):
 
     @property
     def mean_text(self) -> str:
-        """The mean error as a person reads it: in millimeters, or as a share where the output has no unit."""
+        """The mean error as a person reads it: in millimeters, in pixels, or as a share of the output's range."""
         if self.mean is None:
             return "no"
+        if self._error_class is ErrorClass.PIXELS:
+            return f"{self.mean:.2g} px"
         return self._millimeters or f"{self.mean:.1e} {_SHARE}"
 
     def __str__(self) -> str:
         if self.mean is None:
             return f"{self.verdict} ({self.reason})"
-        figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self._millimeters or _SHARE}"
+        if self._error_class is ErrorClass.PIXELS:
+            figures = f"mean {self.mean:.2g} px, p99 {self.p99:.2g} px, max {self.max:.2g} px"
+        else:
+            figures = f"mean {self.mean:.1e}, p99 {self.p99:.1e}, max {self.max:.1e}, {self._millimeters or _SHARE}"
         return f"{self.verdict} ({figures}{'; ' + self.reason if self.reason else ''})"
+
+    @property
+    def _error_class(self) -> ErrorClass:
+        return _class(self.error_class, self.mean_mm)
 
     @property
     def _millimeters(self) -> str | None:
@@ -124,17 +141,21 @@ class InputLoss(Record):
     """What inputs of another interface cost by themselves: the reference fed with both, worst frame."""
 
     mean: Figure
-    """Mean relative depth error, or share of the range where the output has no unit; None when nothing is valid."""
+    """Mean error, see ``error_class``; None when nothing is valid."""
     p99: Figure
     """99th percentile, likewise."""
     mean_mm: Figure
-    """Mean absolute depth error, mm; None where the output has no unit."""
+    """Mean absolute depth error, mm; None where the output is not depth in meters."""
     p99_mm: Figure
     """99th percentile, mm."""
+    error_class: ErrorClass | None = None
+    """What ``mean`` and ``p99`` are, as in a verdict."""
 
     def __str__(self) -> str:
         if self.mean is None:
             return "nothing to compare"
+        if _class(self.error_class, self.mean_mm) is ErrorClass.PIXELS:
+            return f"mean {self.mean:.2g} px, p99 {self.p99:.2g} px"
         relative = f"mean {self.mean:.1e}, p99 {self.p99:.1e}"
         return (
             f"{relative} of the output's range"
@@ -239,8 +260,8 @@ class Provenance(Record):
 class Manifest(Record):
     """``manifest.json``: the device needs nothing else."""
 
-    schema_version: Literal[1]
-    """Of this file."""
+    schema_version: Literal[1, 2]
+    """Of this file; 1 said for the whole contract how its inputs are made."""
     name: str
     """Name of the bundle when it was made."""
     created: str

@@ -166,7 +166,7 @@ def _no_scale() -> InputError:
 
 def _relative(result: DepthResult) -> NDArray[np.float32]:
     """Valid values of a relative result that has no meters yet."""
-    if result.semantics is Semantics.DISPARITY and result.unit != "m":
+    if result.unit == "px":
         raise InputError(
             "disparity in pixels becomes meters with a calibration (focal length in pixels, baseline in meters), which "
             "--meters does not take",

@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ErrorClass, ModelContract
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
 from cdm_export.runtimes.processing import at_camera_size, output, preprocess, stacked
@@ -17,6 +17,8 @@ from cdm_export.runtimes.processing.depth import NEAREST, outside_share, usable
 from cdm_export.runtimes.runtime import Description, DeviceClock, Runtime
 
 _LOG = logging.getLogger("cdm_export")
+_UNITS = {ErrorClass.RELATIVE: "m", ErrorClass.RANGE: "", ErrorClass.PIXELS: "px"}
+"""Of the result's values."""
 _MOST_OUTSIDE = 0.5
 """Share of readings outside the range above which the depth is probably in another unit."""
 
@@ -31,7 +33,7 @@ class DepthPipeline:
         self.runtime = runtime
         self.contract = contract or runtime.contract
         """The runtime's contract, possibly with another ``max_depth`` or ``far``."""
-        self._images: list[NDArray[Any] | None] = [None] * self.contract.batch
+        self._buffers: list[Mapping[str, NDArray[Any]]] = [{}] * self.contract.batch
         self._warned = False
 
     def __call__(self, frame: Frame) -> DepthResult:
@@ -39,9 +41,10 @@ class DepthPipeline:
         return self.many([frame])[0]
 
     def many(self, frames: Sequence[Frame]) -> list[DepthResult]:
-        """Refine as many frames as the artifact takes at once; the timing of each result is that of the whole call.
+        """Refine up to as many frames as the artifact takes at once; the timing of each result is that of the whole
+        call. A last, partial batch is filled up with its last frame, whose further results are dropped.
 
-        Raises InputError for another number of frames, or one that does not fit the contract.
+        Raises InputError for more frames, or none, or one that does not fit the contract.
         """
         if not isinstance(frames, Sequence) or not all(isinstance(frame, Frame) for frame in frames):
             kinds = (
@@ -51,19 +54,20 @@ class DepthPipeline:
                 f"frames are cdm_export.Frame objects, got {', '.join(kinds) if isinstance(kinds, list) else kinds}",
                 "Make one: cdm_export.Frame(rgb=..., depth=...)",
             )
-        if len(frames) != self.contract.batch:
+        if not 1 <= len(frames) <= self.contract.batch:
             raise InputError(
-                f"this artifact takes {self.contract.batch} frame(s) at once, got {len(frames)}",
+                f"this artifact takes up to {self.contract.batch} frame(s) at once, got {len(frames)}",
                 "Open the bundle with the batch you call it with: cdm_export.open(BUNDLE, batch=...)",
             )
         started = time.perf_counter()
         prepared_frames = [
-            preprocess(frame, self.contract, image) for frame, image in zip(frames, self._images, strict=True)
+            preprocess(frame, self.contract, buffers) for frame, buffers in zip(frames, self._buffers, strict=False)
         ]
-        self._images = [inputs["image"] for inputs in prepared_frames]
-        inputs = stacked(prepared_frames)
+        self._buffers[: len(frames)] = prepared_frames
+        missing = self.contract.batch - len(frames)
+        inputs = stacked([*prepared_frames, *prepared_frames[-1:] * missing])
         prepared = time.perf_counter()
-        raw = self.runtime(inputs)[self.contract.outputs[0].name]
+        raw = self.runtime(inputs)[self.contract.output.name]
         inferred = time.perf_counter()
         interpreted = [
             output.interpret(at_camera_size(raw[index : index + 1], self.contract), self.contract)
@@ -85,14 +89,14 @@ class DepthPipeline:
         sensor_share = outside = None
         if frame.depth is not None:
             sensor_share = _share(usable(frame.depth, self.contract.max_depth))
-            if self.contract.depth_input is not None:
+            if self.contract.reads("depth"):
                 outside = outside_share(frame.depth, self.contract.max_depth)
                 self._warn_once(outside)
         return DepthResult(
             values=values,
             valid=valid,
             semantics=self.contract.semantics,
-            unit="m" if self.contract.metric else "",
+            unit=_UNITS[self.contract.semantics.error_class],
             timing=timing,
             health=Health(
                 non_finite_share=1 - _share(np.isfinite(raw)),
@@ -116,13 +120,11 @@ class DepthPipeline:
             )
 
     def warm_up(self) -> None:
-        """One call on empty frames, so that the first real one is not the slow one. Raises InputError, and leaves the
-        runtime alone, for a contract with an input that the processing does not make.
-        """
-        camera = self.contract.camera
-        plane = (camera.height, camera.width)
-        empty = Frame(rgb=np.zeros((*plane, 3), np.uint8), depth=np.zeros(plane, np.float32))
-        self.many([empty] * self.contract.batch)
+        """One call on empty frames, so that the first real one is not the slow one."""
+        camera, reads = self.contract.camera, self.contract.reads
+        image = np.zeros((camera.height, camera.width, 3), np.uint8)
+        depth = np.zeros(image.shape[:2], np.float32) if reads("depth") else None
+        self.many([Frame(image, depth=depth, right=image if reads("right") else None)] * self.contract.batch)
 
     def describe(self) -> Description:
         """What the runtime says of itself."""

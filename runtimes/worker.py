@@ -61,7 +61,7 @@ def _work(text: str) -> Outcome:
         indices = [(start + place) % len(job.frames) for place in range(batch)]
         inputs = stacked([_inputs(job, job.frames[index]) for index in indices])
         first = first or inputs
-        raw = runtime(inputs)[job.contract.outputs[0].name]
+        raw = runtime(inputs)[job.contract.output.name]
         for place, output in enumerate(job.outputs[start : start + batch]):
             with naming(Path(output)):
                 np.save(output, raw[place : place + 1], allow_pickle=False)

@@ -58,7 +58,7 @@ def bisect_bundle(
         raise BackendUnavailable("looking into a graph needs the package 'onnx'", f"Add it with: {install('export')}")
     contract = bundle.manifest.contract
     sections = get_variant(contract.model).sections
-    output, tolerance = contract.outputs[0].name, GATES[candidate[1]].p99
+    output, tolerance = contract.output.name, GATES[candidate[1]].p99
     with TemporaryFolder() as temporary:
         first, second = (
             _probe(bundle, pair, frame, _subfolder(temporary, role), checkpoint, threads)

@@ -93,7 +93,7 @@ def _work(text: str) -> Shown:
     if job.threads:
         torch.set_num_threads(job.threads)
     program = load_program(Path(job.package))
-    values = stage_values(program, job.contract.outputs[0].name)
+    values = stage_values(program, job.contract.output.name)
     types = {spec.name: spec for operation in program.operations for spec in operation.outputs}
     shapes = {stage: types[value].shape for stage, value in values.items()}
     if job.stages is None:

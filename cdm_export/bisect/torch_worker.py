@@ -92,14 +92,14 @@ def _listed(contract: ModelContract) -> Shown:
         seen = _hooked({name: module for name, module in network.named_modules() if name})
         out = exportable(*(torch.zeros(spec.shape) for spec in contract.inputs))
     shapes = {name: tuple(calls[0].shape) for name, calls in seen.items() if _one_tensor(calls)}
-    return Shown(shapes={**shapes, contract.outputs[0].name: tuple(out.shape)}, files={})
+    return Shown(shapes={**shapes, contract.output.name: tuple(out.shape)}, files={})
 
 
 def _shown(job: ShowJob, stages: tuple[str, ...]) -> Shown:
     from cdm_export.reference_model.reference import run_reference
 
     contract = job.contract
-    output = contract.outputs[0].name
+    output = contract.output.name
     exportable, in_force = _network(job)
     modules: dict[str, nn.Module] = {}
     for path, module in exportable.get_submodule(NETWORK).named_modules():

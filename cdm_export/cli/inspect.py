@@ -63,7 +63,7 @@ def command(
         ("made", f"{manifest.created} by {manifest.producer}"),
         ("model", f"{contract.model}, {contract.semantics.value} in {contract.semantics.unit or 'no unit'}"),
         ("camera", f"{Size(*contract.camera)}, network {Size(*contract.network)}"),
-        ("sensor depth", f"up to {contract.max_depth:g} m" if contract.depth_input else "not read"),
+        ("sensor depth", f"up to {contract.max_depth:g} m" if contract.reads("depth") else "not read"),
         ("output", _range(contract)),
         ("channel order", f"{contract.channel_order} inside the weights; the interface is RGB"),
         ("weights", _weights(provenance)),

@@ -35,7 +35,7 @@ CheckpointOption = Annotated[
 
 def run_inputs(contract: ModelContract) -> str:
     """What ``run`` is to be given, for the next command to type."""
-    return "--input RGB --depth DEPTH" if contract.depth_input else "--input RGB"
+    return "--input RGB --depth DEPTH" if contract.reads("depth") else "--input RGB"
 
 
 def given_scale(context: typer.Context, depth_scale: float) -> float | None:

@@ -105,7 +105,7 @@ def command(
         raise InputError(f"unknown color map '{colors}'. {did_you_mean(colors, list(COLORS))}")
     limits = _limits(color_range)
     to_meters = _to_meters(meters, contract, max_depth, far)
-    reads_depth = contract.depth_input is not None or (to_meters is not None and to_meters.needs_depth)
+    reads_depth = contract.reads("depth") or (to_meters is not None and to_meters.needs_depth)
     if depth is not None and not reads_depth and not contract.metric:
         raise InputError(
             f"{contract.model} does not read the depth image {depth}",
@@ -259,7 +259,7 @@ def _source(
     camera = Size(*contract.camera)
     if depth is not None or _one_file(source):
         if depth is None and reads_depth:
-            why = "refines sensor depth" if contract.depth_input else "is to be aligned to sensor depth"
+            why = "refines sensor depth" if contract.reads("depth") else "is to be aligned to sensor depth"
             raise InputError(f"{contract.model} {why}: {source} has no depth image", "Give it with --depth DEPTH.")
         return SingleSource.open(Path(source), depth, depth_scale, camera, fit)
     return open_source(source, depth_scale=depth_scale, camera=camera, fit=fit, needs_depth=reads_depth)

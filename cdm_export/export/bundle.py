@@ -24,19 +24,18 @@ from cdm_export.predict.unused_options import check_depth_scale, check_far, chec
 from cdm_export.progress import Progress
 from cdm_export.quantize.artifacts import Int8Request, add_int8, check_source
 from cdm_export.quantize.frame_figures import warn_of_unlike_frames
-from cdm_export.reference_model.config import PATCH, ChannelOrder
+from cdm_export.reference_model.config import ChannelOrder
 from cdm_export.reference_model.registry import get_variant, with_head_range
 from cdm_export.reference_model.variant import Variant
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.backends import BACKENDS, Backend
-from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
+from cdm_export.runtimes.bundle import MANIFEST, SCHEMA_VERSION, Artifact, Bundle, Manifest, State
 from cdm_export.runtimes.checkpoint_path import split_checkpoint
 from cdm_export.runtimes.contract import IMAGE, MOST_METERS, ModelContract, Size
 from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from cdm_export.runtimes.graph_precision import LowPrecision
 from cdm_export.runtimes.install import install
 from cdm_export.runtimes.output_paths import check_replaced_path
-from cdm_export.runtimes.processing.size import check_camera
 from cdm_export.runtimes.sources import DEFAULT_DEPTH_SCALE, FrameSource, MirroredSource, open_source
 
 _REFERENCE = "eager float32 PyTorch"
@@ -123,9 +122,10 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     if request.int8 is not None:
         calibration = _open(request.int8.calibration, request, contract)
         check_source(calibration, request.int8.calibration, progress)
-    if contract.input_size % PATCH:
+    multiple = contract.sizing.multiple
+    if contract.sizing.rule == "lower_bound" and contract.input_size % multiple:
         progress.note(
-            f"--input-size {contract.input_size} is no multiple of {PATCH}: the network runs at {contract.network}, "
+            f"--input-size {contract.input_size} is no multiple of {multiple}: the network runs at {contract.network}, "
             "rounded as the reference does"
         )
     with publish.staging(request.out) as folder:
@@ -186,7 +186,7 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         exact = [parity for parity in checked if parity.label == "fp32"]
         require_passed(exact, reports, request.out.name, contract.far)
         manifest = Manifest(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             name=request.out.name,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             producer=f"cdm-export {cdm_export.__version__}",
@@ -276,7 +276,7 @@ def _open(name: str, request: ExportRequest, contract: ModelContract) -> FrameSo
         depth_scale=DEFAULT_DEPTH_SCALE if request.depth_scale is None else request.depth_scale,
         camera=request.camera,
         fit=request.fit,
-        needs_depth=contract.depth_input is not None,
+        needs_depth=contract.reads("depth"),
     )
 
 
@@ -305,10 +305,9 @@ def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
             f"--channel-order {order}: {variant.name} is run with {' or '.join(variant.channel_orders)} only",
             "Leave it out.",
         )
-    check_camera(request.camera, input_size)
     max_depth = 6.0 if request.max_depth is None else request.max_depth
     contract = variant.contract(variant.name, request.camera, input_size, order, max_depth, request.far)
-    reads_depth = contract.depth_input is not None
+    reads_depth = contract.reads("depth")
     check_max_depth(contract, request.max_depth, reads_depth)
     check_far(contract, request.far)
     check_depth_scale(contract, request.depth_scale, reads_depth)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from cdm_export.parity.check_backend import BackendParity
-from cdm_export.parity.gates import GATES
+from cdm_export.parity.gates import GATES, gate_of
 from cdm_export.parity.golden import ReferenceFrame, load_reference
 from cdm_export.parity.normalization import spread
 from cdm_export.predict.drawing import write_png
 from cdm_export.predict.pictures import error_picture
 from cdm_export.runtimes.cache import cache_dir, write_atomically
-from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ErrorClass, ModelContract
 from cdm_export.runtimes.errors import ParityError
 from cdm_export.runtimes.processing import postprocess
 
@@ -34,8 +34,9 @@ def write_reports(
     ``BACKEND-PRECISION-INDEX.npy``.
     """
     folder.mkdir()
+    error_class = contract.semantics.error_class
     report: dict[str, Any] = {
-        "gates": {name: vars(gate) for name, gate in GATES.items()},
+        "gates": {name: vars(gate_of(name, error_class)) for name in GATES},
         "contract": contract.model_dump(mode="json"),
         "backends": [parity.model_dump(mode="json") for parity in parities],
     }
@@ -54,9 +55,10 @@ def write_reports(
             arrays["rgb"],
             arrays["depth"],
             postprocess(candidate, contract)[0],
-            GATES[parity.precision].p99,
+            gate_of(parity.precision, error_class).p99,
             f"{caption}: {parity.verdict}",
-            range_of_output=None if contract.metric else high - low,
+            error_class=error_class,
+            unit=high - low if error_class is ErrorClass.RANGE else contract.camera.width / contract.content.width,
         )
         write_png(folder / f"{name}.png", picture)
 

@@ -131,7 +131,7 @@ def _work(text: str) -> Made:
     frames = (*job.frames, *job.more_frames)
     report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(frames)})
     for frame in frames:
-        raw = run_reference(exportable, contract, inputs_of(frame, contract))[contract.outputs[0].name]
+        raw = run_reference(exportable, contract, inputs_of(frame, contract))[contract.output.name]
         save_output(Path(frame), Path(frame), contract, raw)
         report({"step": frame})
     rewrites = _specialize(exportable, contract)
@@ -213,7 +213,7 @@ def _low(
             raw = run_reference(exportable, job.contract, inputs_of(frame, job.contract))
         target = Path(job.outputs) / f"torch-{precision}-{index}.npy"
         with naming(target):
-            np.save(target, raw[job.contract.outputs[0].name])
+            np.save(target, raw[job.contract.output.name])
         report({"step": frame})
     report({"stage": f"export to ONNX, {precision}", "steps": 0})
     path = Path(job.folder) / f"{precision}.onnx"

@@ -1,6 +1,6 @@
 """Does an artifact give the depth that PyTorch gives? In millimeters, by range, at edges, in holes; fails closed.
 
-Of output that has no unit, the error is a share of its range (``normalization.py``).
+Of output that has no unit, the error is a share of its range, of disparity it is pixels (``normalization.py``).
 """
 
 import math
@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.parity.gates import GATES, LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate
-from cdm_export.parity.normalization import error_normalization
+from cdm_export.parity.gates import LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate, gate_of
+from cdm_export.parity.normalization import Normalization, error_normalization
 from cdm_export.runtimes.bundle import Verdict
-from cdm_export.runtimes.contract import ModelContract, Record, Semantics
+from cdm_export.runtimes.contract import ErrorClass, ModelContract, Record, Semantics
 from cdm_export.runtimes.processing import at_camera_size, output
 
 Image = NDArray[np.float32]
@@ -22,19 +22,20 @@ Image = NDArray[np.float32]
 class Statistics(Record):
     """Error over a set of pixels; None instead of NaN where the set is empty.
 
-    Relative to the reference's depth; of output that has no unit, to its range, and then nothing is in millimeters.
+    Relative to the reference's depth; of output that has no unit, to its range; of disparity, pixels of the network's
+    image. Millimeters only of depth in meters.
     """
 
     pixels: int
     """Pixels compared."""
     mean: float | None
-    """Mean relative error."""
+    """Mean error."""
     median: float | None
-    """Median relative error."""
+    """Median error."""
     p99: float | None
-    """99th percentile of the relative error."""
+    """99th percentile of the error."""
     max: float | None
-    """Largest relative error."""
+    """Largest error."""
     mean_mm: float | None
     """Mean absolute error, mm."""
     p99_mm: float | None
@@ -75,6 +76,8 @@ class FrameParity(Record):
     """Largest difference of the network inputs computed here from the stored ones; None when one is no number."""
     network: RawStatistics
     """Second stage: the raw output."""
+    error_class: ErrorClass
+    """What the errors of ``depth`` are."""
     depth: Statistics
     """Third stage: the full pipeline at camera size."""
     mask_disagreement: float
@@ -127,7 +130,7 @@ def compare(
 
     Compared pixels are valid in both; a pixel valid in only one counts as mask disagreement. Arithmetic is float64.
     """
-    gate = GATES[precision]
+    gate = gate_of(precision, contract.semantics.error_class)
     raw_reference, raw_candidate = (at_camera_size(raw, contract) for raw in (reference, candidate))
     depth_reference, valid_reference = output.interpret(raw_reference, contract)
     depth_candidate, valid_candidate = output.interpret(raw_candidate, contract)
@@ -147,7 +150,7 @@ def compare(
     depth = statistics(both)
     comparable = float(both.mean())
     mask = _mask_disagreement(raw_reference, valid_reference, valid_candidate, contract, gate)
-    verdict, reason = _judge(gate, comparable, network, depth, measure.name, mask, preprocessing)
+    verdict, reason = _judge(gate, comparable, network, depth, measure, mask, preprocessing)
     return FrameParity(
         frame=frame,
         verdict=verdict,
@@ -155,6 +158,7 @@ def compare(
         comparable=comparable,
         preprocessing=preprocessing,
         network=network,
+        error_class=contract.semantics.error_class,
         depth=depth,
         mask_disagreement=mask,
         by_range={name: statistics(both & pixels) for name, pixels in measure.bins.items()},
@@ -182,6 +186,7 @@ def summarize(backend: str, frames: list[FrameParity], reference: str) -> Verdic
         p99=worst([frame.depth.p99 for frame in frames]),
         max=worst([frame.depth.max for frame in frames]),
         mean_mm=worst([frame.depth.mean_mm for frame in frames]),
+        error_class=frames[0].error_class if frames else None,
         reference=reference,
     )
 
@@ -252,7 +257,7 @@ def _judge(
     comparable: float,
     network: RawStatistics,
     depth: Statistics,
-    error: str,
+    measure: Normalization,
     mask: float,
     preprocessing: float | None,
 ) -> tuple[Literal["passed", "failed", "inconclusive"], str]:
@@ -267,13 +272,21 @@ def _judge(
         return "failed", f"valid mask differs in {mask:.2%} of the pixels > {gate.mask:.2%}"
     if not comparable >= LEAST_COMPARABLE:
         return "inconclusive", f"only {comparable:.1%} of the pixels are comparable < {LEAST_COMPARABLE:.0%}"
+    px = " px" if measure.spread is not None else ""
     for name, value, limit in (
         ("mean", depth.mean, gate.mean),
         ("p99", depth.p99, gate.p99),
         ("max", depth.max, gate.max),
     ):
         if value is None or not math.isfinite(value):
-            return "inconclusive", f"{name} {error} is not a number"
+            return "inconclusive", f"{name} {measure.name} is not a number"
         if limit is not None and not value <= limit:
-            return "failed", f"{name} {error} {value:.2e} > {limit:g}"
+            return "failed", f"{name} {measure.name} {value:.2e}{px} > {limit:g}{px}"
+    if gate.of_spread is not None and measure.spread is not None:
+        assert depth.mean is not None
+        if not measure.spread > 0:
+            return "inconclusive", "the reference's disparity is the same everywhere: any constant would agree with it"
+        if not depth.mean <= gate.of_spread * measure.spread:
+            share = depth.mean / measure.spread
+            return "failed", f"mean disparity error is {share:.1e} of the reference's range > {gate.of_spread:g}"
     return "passed", ""

@@ -45,7 +45,7 @@ def prepare_frames(
     frames = []
     for index, name in enumerate(source.names):
         frame = source.load(index)
-        for warning in require_readings(frame, contract.max_depth) if contract.depth_input else ():
+        for warning in require_readings(frame, contract.max_depth) if contract.reads("depth") else ():
             progress.warn(warning)
         path = folder / f"{index:03d}.npz"
         save_frame(path, frame, preprocess(frame.frame, contract))

@@ -11,39 +11,43 @@ import numpy as np
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame, save_arrays, save_output
 from cdm_export.runtimes.bundle import InputLoss
-from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ModelContract, TensorSpec
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.processing import preprocess
 
-_IMAGE = "image"
 _UNIT = "red, green, blue, 0..255"
 
 
 def image_contract(contract: ModelContract) -> ModelContract:
     """The contract of the same network behind an 8-bit image."""
-    inputs = tuple(
-        spec.model_copy(update={"dtype": "uint8", "unit": _UNIT}) if spec.name == _IMAGE else spec
-        for spec in contract.inputs
-    )
-    return contract.model_copy(update={"inputs": inputs, "image_resize": "cubic_8bit"})
+    return contract.model_copy(update={"inputs": tuple(map(_of_levels, contract.inputs))})
+
+
+def _of_levels(spec: TensorSpec) -> TensorSpec:
+    """An image of 8 bits where the input is made of one."""
+    if spec.processing is None or not spec.processing.of_image:
+        return spec
+    processing = spec.processing.model_copy(update={"normalization": "levels"})
+    return spec.model_copy(update={"dtype": "uint8", "unit": _UNIT, "processing": processing})
 
 
 def fit_frame(frame: ReferenceFrame, contract: ModelContract, folder: Path) -> ReferenceFrame:
-    """The frame as a contract is fed: itself, or a copy in ``folder`` whose 8-bit image became floats.
+    """The frame as a contract is fed: itself, or a copy in ``folder`` whose 8-bit images became floats.
 
     Raises InputError the other way round: the levels would be rounded twice.
     """
     arrays = load_reference(frame.path)
-    (expected,) = {spec.dtype for spec in contract.inputs if spec.name == _IMAGE}
-    if arrays[_IMAGE].dtype == expected:
+    others = [spec for spec in contract.inputs if arrays[spec.name].dtype != spec.dtype]
+    if not others:
         return frame
-    if expected != "float32":
+    if any(spec.dtype != "float32" for spec in others):
         raise InputError(
             f"frame {frame.name} was made for floats, what it is meant for takes an 8-bit image",
             "Compare the other way round.",
         )
     path = folder / f"float-{frame.path.name}"
-    save_arrays(path, {**arrays, _IMAGE: arrays[_IMAGE].astype(np.float32) / np.float32(255)})
+    floats = {spec.name: arrays[spec.name].astype(np.float32) / np.float32(255) for spec in others}
+    save_arrays(path, {**arrays, **floats})
     return ReferenceFrame(frame.name, path)
 
 
@@ -67,7 +71,8 @@ class ImageFrames:
             exact = load_reference(reference.path)["raw_output"]
             losses.append(compare(frame.name, exact, output, self.contract, "fp16").depth)
         worst = max(losses, key=lambda loss: float("inf") if loss.mean is None else loss.mean)
-        return InputLoss.model_validate(worst.model_dump(include=set(InputLoss.model_fields)))
+        figures = worst.model_dump(include=set(InputLoss.model_fields))
+        return InputLoss(**figures, error_class=self.contract.semantics.error_class)
 
 
 def image_frames(references: list[ReferenceFrame], contract: ModelContract, folder: Path, fed: Path) -> ImageFrames:

@@ -1,4 +1,5 @@
-"""What an error is divided by: the reference's depth where the output is meters, else the range of the output.
+"""What an error is divided by: the reference's depth where the output is meters, a pixel of the network's image where
+it is disparity, else the range of the output.
 
 Scale and shift of relative inverse depth mean nothing, so a share of its value means nothing either; a share of its
 range survives both.
@@ -7,13 +8,13 @@ range survives both.
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ErrorClass, ModelContract
 
 _RANGES = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Lower bounds of the range bins in meters; the last reaches to ``far``."""
@@ -40,11 +41,20 @@ class Normalization:
     """Pixels by range."""
     edges: Mask
     """Pixels near edges of the reference."""
+    spread: float | None = None
+    """Range of the reference in the error's own unit; None where the error is a share already."""
 
 
 def error_normalization(reference: Image, valid: Mask, contract: ModelContract) -> Normalization:
     """For reference values [H, W] after post-processing."""
-    return _of_depth(reference, valid, contract.far) if contract.metric else _of_range(reference, valid)
+    if contract.semantics.error_class is ErrorClass.RELATIVE:
+        return _of_depth(reference, valid, contract.far)
+    by_range = _of_range(reference, valid)
+    if contract.semantics.error_class is ErrorClass.RANGE:
+        return by_range
+    pixel = contract.camera.width / contract.content.width  # of the network's image, in pixels of the camera's
+    low, high = spread(reference, valid)
+    return replace(by_range, name="disparity error", unit=np.full(reference.shape, pixel), spread=(high - low) / pixel)
 
 
 def spread(values: NDArray[np.floating], valid: Mask) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def prepared_frames(
         depth_scale=request.depth_scale,
         camera=contract.camera,
         fit=request.fit,
-        needs_depth=contract.depth_input is not None,
+        needs_depth=contract.reads("depth"),
     )
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")

@@ -54,6 +54,8 @@ _NO_OUTPUT = frozenset(
     ]
 )
 """Suffixes of files that somebody wants, and that would become folders of that name."""
+_KITTI = 256
+"""Steps per pixel of disparity in a 16-bit PNG, as in KITTI's ground truth."""
 _PNG_LIMIT_MM = 65535
 """A 16-bit PNG in millimeters ends at 65.535 m; beyond it a pixel is 0, as if there were no reading."""
 
@@ -176,10 +178,12 @@ def refine(
     """Run one frame and write it.
 
     ``out`` ending in ``.npy`` takes float32 meters, in ``.png`` 16-bit millimeters; any other is a folder and takes
-    both and a picture. Of output without meters (``to_meters`` may give it some) ``.npy`` takes the values and ``.png``
-    their range in this frame. All files are written or none. Raises InputError when sensor depth is wanted and no
-    reading is in range, or when ``to_meters`` finds no scale; ParityError when the network's output holds NaN or Inf;
-    nothing is written then. ``limits``: ends of the picture's color range; None for those of the frame.
+    both and a picture. Disparity is pixels, in ``.png`` times 256. Of output without a unit (``to_meters`` may give it
+    meters) ``.npy`` takes the values and ``.png`` their range in this frame. All files are written or none.
+
+    ``limits``: ends of the picture's color range; None for those of the frame. Raises InputError when sensor depth is
+    wanted and no reading is in range, or when ``to_meters`` finds no scale; ParityError when the network's output holds
+    NaN or Inf; nothing is written then.
     """
     warnings, notes = check_frame(source, pipeline.contract, to_meters)
     result = pipeline(source.frame)
@@ -198,7 +202,14 @@ def refine(
     contents: dict[Path, bytes] = {}
     if ".npy" in files:
         contents[files[".npy"]] = _npy(result)
-    if ".png" in files and result.unit != "m":
+    if ".png" in files and result.unit == "px":
+        contents[files[".png"]], too_far = _disparity(result)
+        remarks.append(f"{files['.png'].name} is disparity in pixels x {_KITTI}, 0 where there is none")
+        if too_far:
+            remarks.append(
+                f"{too_far} pixel(s) beyond {65535 / _KITTI:.2f} px are 0 in {files['.png'].name}: 16 bits hold no more"
+            )
+    elif ".png" in files and result.unit != "m":
         contents[files[".png"]], low, high = _range(result)
         remarks.append(f"0 to 65535 in {files['.png'].name} is {low:.4g} to {high:.4g} of this frame, without a unit")
     elif ".png" in files:
@@ -219,7 +230,7 @@ def check_frame(
     source: SourceFrame, contract: ModelContract, to_meters: ToMeters | None = None
 ) -> tuple[list[str], list[str]]:
     """Warnings and notes about the frame's depth, where it is read. Raises InputError when no reading is in range."""
-    if contract.depth_input is None and (to_meters is None or not to_meters.needs_depth):
+    if not contract.reads("depth") and (to_meters is None or not to_meters.needs_depth):
         return [], []
     warnings = require_readings(source, contract.max_depth)
     dropped = "" if warnings else dropped_note(source, contract.max_depth)
@@ -236,10 +247,10 @@ def _picture(
     limits: tuple[float, float] | None,
 ) -> NDArray[np.uint8]:
     """With the sensor's depth where there is one to compare meters with."""
-    rgb, sensor, metric = source.frame.rgb, source.frame.depth, result.unit == "m"
-    if sensor is None or not metric:
-        return prediction_picture(rgb, result.values, metric, label, warning, colors=colors, limits=limits)
-    word = "predicted" if pipeline.contract.depth_input is None else "refined"
+    rgb, sensor = source.frame.rgb, source.frame.depth
+    if sensor is None or result.unit != "m":
+        return prediction_picture(rgb, result.values, result.unit, label, warning, colors=colors, limits=limits)
+    word = "predicted" if not pipeline.contract.reads("depth") else "refined"
     return refinement_picture(rgb, sensor, result.depth_m, label, warning, word=word, colors=colors, limits=limits)
 
 
@@ -255,6 +266,14 @@ def _millimeters(result: DepthResult) -> tuple[bytes, int]:
     too_far = millimeters > _PNG_LIMIT_MM
     image: NDArray[np.uint16] = np.where(too_far, 0, millimeters).astype(np.uint16)
     return _png_of_16_bits(image), int(too_far.sum())
+
+
+def _disparity(result: DepthResult) -> tuple[bytes, int]:
+    """A 16-bit PNG as KITTI's, and how many pixels were too near for it."""
+    steps = np.rint(result.values.astype(np.float64) * _KITTI)
+    too_near = steps > 65535
+    image: NDArray[np.uint16] = np.where(too_near | ~result.valid, 0, steps).astype(np.uint16)
+    return _png_of_16_bits(image), int(too_near.sum())
 
 
 def _range(result: DepthResult) -> tuple[bytes, float, float]:

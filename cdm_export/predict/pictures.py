@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.predict.drawing import Rgb, bar, blank_bar, captioned, color, grid, titled
+from cdm_export.runtimes.contract import ErrorClass
 
 _LEAST_HEIGHT = 120
 """Pixels; smaller frames are enlarged in pictures."""
@@ -25,6 +26,7 @@ COLORS = {
 """Color maps by name, for what a picture shows; differences are always in viridis."""
 DEFAULT_COLORS = "inferno"
 _RELATIVE = "relative inverse depth, no unit"
+_DISPARITY = "disparity"
 
 
 def depth_limits(*depths: NDArray[np.float32]) -> tuple[float, float]:
@@ -108,20 +110,24 @@ def refinement_picture(
 def prediction_picture(
     rgb: Rgb,
     values: NDArray[np.float32],
-    metric: bool,
+    unit: str,
     caption: str,
     warning: str = "",
     *,
     colors: str = DEFAULT_COLORS,
     limits: tuple[float, float] | None = None,
 ) -> Rgb:
-    """Color beside depth, with a bar in meters, or beside relative inverse depth, with a bar that has none.
+    """Color beside depth, with a bar in meters, beside disparity, with one in pixels, or beside relative inverse depth,
+    with a bar without a unit.
 
-    ``limits``: values at the ends of the bar, for pictures that are to be compared; None for those of the frame.
+    ``unit``: of the values, as in ``DepthResult``. ``limits``: values at the ends of the bar, for pictures that are to
+    be compared; None for those of the frame.
     """
     rgb, values = _large_enough(rgb), _large_enough(values)
-    if metric:
+    if unit == "m":
         shown, title = _in_meters(values, limits or depth_limits(values), colors), "predicted depth"
+    elif unit == "px":
+        shown, title = _in_pixels(values, limits or depth_limits(values), colors), _DISPARITY
     else:
         shown, title = _without_unit(values, limits or relative_limits(values), colors), _RELATIVE
     tiles = [[titled(rgb, blank_bar(shown.bar), "color"), titled(*shown, title)]]
@@ -135,23 +141,29 @@ def error_picture(
     limit: float,
     caption: str,
     *,
-    range_of_output: float | None = None,
+    error_class: ErrorClass = ErrorClass.RELATIVE,
+    unit: float = 1.0,
 ) -> Rgb:
     """Heat map of the error beside its frame; the bar ends at ``limit`` (the gate's p99).
 
-    The error is relative to the reference's depth, or to ``range_of_output`` where the values have no unit.
+    The error is relative to the reference's depth; of another ``error_class`` it is in units of ``unit``: the range of
+    the output, or a pixel of the network's image in those of the camera's.
     """
     rgb, reference, candidate = _large_enough(rgb), _large_enough(reference), _large_enough(candidate)
-    if range_of_output is None:
+    if error_class is ErrorClass.RELATIVE:
         difference, known = relative_difference(candidate, reference)
         shown = _in_meters(reference, depth_limits(reference), DEFAULT_COLORS)
         title = f"relative error against PyTorch: {_mean(difference, known)}{_mean_mm(reference, candidate, known)}"
     else:
-        known = np.isfinite(reference) & np.isfinite(candidate) & (range_of_output > 0)
+        known = np.isfinite(reference) & np.isfinite(candidate) & (unit > 0)
         difference = np.zeros(reference.shape, np.float64)
-        np.divide(np.abs(candidate.astype(np.float64) - reference), range_of_output, out=difference, where=known)
-        shown = _without_unit(reference, relative_limits(reference), DEFAULT_COLORS)
-        title = f"error / range, against PyTorch: {_mean(difference, known)}"
+        np.divide(np.abs(candidate.astype(np.float64) - reference), unit, out=difference, where=known)
+        if error_class is ErrorClass.PIXELS:
+            shown = _in_pixels(reference, depth_limits(reference), DEFAULT_COLORS)
+            title = f"error in pixels, against PyTorch: {_mean(difference, known)}"
+        else:
+            shown = _without_unit(reference, relative_limits(reference), DEFAULT_COLORS)
+            title = f"error / range, against PyTorch: {_mean(difference, known)}"
     labels = ["0", f"{limit / 2:g}", f"{limit:g}"]
     error_bar = bar(rgb.shape[0], cv2.COLORMAP_VIRIDIS, labels, hatched=not known.all())
     tiles = [
@@ -199,6 +211,14 @@ def _in_meters(
     missing = not _read(depth).all() if hatched is None else hatched
     beside = bar(depth.shape[0], COLORS[colors], labels, reverse=True, hatched=missing)
     return _Shown(color_depth(depth, limits, colors), beside)
+
+
+def _in_pixels(disparity: NDArray[np.float32], limits: tuple[float, float], colors: str) -> _Shown:
+    """Near is bright, as everywhere: a large disparity."""
+    labels = [f"{limits[0] + share * (limits[1] - limits[0]):.1f} px" for share in (0, 0.5, 1)]
+    known = _read(disparity)
+    beside = bar(disparity.shape[0], COLORS[colors], labels, hatched=not known.all())
+    return _Shown(color_relative(np.where(known, disparity, np.float32(np.nan)), limits, colors), beside)
 
 
 def _without_unit(values: NDArray[np.float32], limits: tuple[float, float], colors: str) -> _Shown:

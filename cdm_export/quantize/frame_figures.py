@@ -89,7 +89,7 @@ def warn_of_unlike_frames(
     """One warning where the sets are unlike; their frames lie prepared on disk. Nothing without calibration frames."""
     if not calibration:
         return
-    max_depth = contract.max_depth if contract.depth_input is not None else None
+    max_depth = contract.max_depth if contract.reads("depth") else None
     found = unlike(list(_read(calibration, max_depth)), list(_read(verification, max_depth)))
     if found:
         progress.warn(

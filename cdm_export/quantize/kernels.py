@@ -115,7 +115,7 @@ def _work(text: str) -> KernelCosts:
             onnx.save(graph, path)
             runtime = load_runtime(get_backend(job.backend), path, job.contract, job.precision)
             try:
-                output = runtime(inputs)[job.contract.outputs[0].name]
+                output = runtime(inputs)[job.contract.output.name]
             finally:
                 runtime.close()
         used = summarize([compare("", arrays["raw_output"], output, job.contract, "int8")]).share_of_gate

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.parity.compare import FrameParity, compare
-from cdm_export.parity.gates import GATES
+from cdm_export.parity.gates import gate_of
 from cdm_export.quantize.calibration import CalibrationStore
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import ParityError
@@ -266,7 +266,7 @@ def summarize(frames: Sequence[FrameParity]) -> Trial:
 
 def _frame_share(frame: FrameParity) -> float:
     """The largest figure of a frame as a share of its limit; infinite where nothing could be compared."""
-    gate, mean, p99 = GATES["int8"], frame.depth.mean, frame.depth.p99
+    gate, mean, p99 = gate_of("int8", frame.error_class), frame.depth.mean, frame.depth.p99
     if mean is None or p99 is None or frame.verdict == "inconclusive" or frame.network.non_finite:
         return math.inf
     shares = (mean / gate.mean, p99 / gate.p99, frame.mask_disagreement / gate.mask)

@@ -312,7 +312,7 @@ class _Session:
         from cdm_export.reference_model.reference import run_reference
 
         contract = self._job.contract
-        return run_reference(self._exportable, contract, inputs_of(frame.path, contract))[contract.outputs[0].name]
+        return run_reference(self._exportable, contract, inputs_of(frame.path, contract))[contract.output.name]
 
 
 def _write(

@@ -18,13 +18,14 @@ from cdm_export.report.sizes import SizeRow, compare_sizes
 from cdm_export.runtimes import engines, local_results
 from cdm_export.runtimes.bundle import Bundle, Verdict
 from cdm_export.runtimes.cache import cache_dir, write_atomically
-from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.contract import ErrorClass, Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError
 from cdm_export.runtimes.install import install
 from cdm_export.runtimes.output_paths import check_output_paths
 
 _WIDEST = 1400
 """Pixels; wider pictures are scaled down."""
+_ERROR_UNITS = {ErrorClass.RELATIVE: "mm", ErrorClass.RANGE: "share of the range", ErrorClass.PIXELS: "px"}
 _PARTS = 16
 """Most sensitive parts of an INT8 network that are shown."""
 
@@ -92,7 +93,7 @@ def write_page(request: ReportRequest) -> Path:
         weights_warning=weights_warning(manifest),
         result=result,
         parity_words=parity_words,
-        error_unit="mm" if contract.metric else "share of the range",
+        error_unit=_ERROR_UNITS[contract.semantics.error_class],
         bars=latency_bars(result.entries) if result else [],
         plot=scatter(points),
         per_frame_note=per_frame_note(result.entries) if result else "",

@@ -10,7 +10,7 @@ from cdm_export.parity.golden import load_reference
 from cdm_export.parity.normalization import spread
 from cdm_export.runtimes import local_results
 from cdm_export.runtimes.bundle import Bundle
-from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.contract import ErrorClass, Size
 from cdm_export.runtimes.errors import InputError
 
 Depth = NDArray[np.float32]
@@ -66,17 +66,17 @@ def compare_sizes(bundles: Sequence[Bundle]) -> list[SizeRow]:
                 f"{bundle.path} and {largest.path} have no golden frame in common",
                 "Export both with the same --frames.",
             )
-        metric = bundle.manifest.contract.metric
-        differences = [_difference(depth, depths[name], metric) for name, depth in shared.items()]
+        error_class = bundle.manifest.contract.semantics.error_class
+        differences = [_difference(depth, depths[name], error_class) for name, depth in shared.items()]
         rows.append(_row(bundle, np.concatenate(differences)))
     return rows
 
 
-def _difference(depth: Depth, largest: Depth, metric: bool) -> Depth:
-    """Meters, or shares of the range of ``largest``, at pixels with a value in both."""
+def _difference(depth: Depth, largest: Depth, error_class: ErrorClass) -> Depth:
+    """Meters, pixels of the camera, or shares of the range of ``largest``, at pixels with a value in both."""
     both = (depth > 0) & (largest > 0)
     difference: Depth = np.abs(depth - largest)[both]
-    if metric:
+    if error_class is not ErrorClass.RANGE:
         return difference
     low, high = spread(largest, both)
     return difference / np.float32(high - low)
@@ -88,6 +88,7 @@ def _depths(bundle: Bundle) -> dict[str, Depth]:
 
 def _row(bundle: Bundle, difference: Depth | None) -> SizeRow:
     contract = bundle.manifest.contract
+    error_class = contract.semantics.error_class
     passed = [
         (local.p50_ms, f"{local.backend} {local.precision}")
         for local in local_results.load(bundle).values()
@@ -97,11 +98,13 @@ def _row(bundle: Bundle, difference: Depth | None) -> SizeRow:
     return SizeRow(
         input_size=contract.input_size,
         network=str(Size(*contract.network)),
-        mean=None if difference is None else _words(float(difference.mean()), contract.metric),
-        p99=None if difference is None else _words(float(np.percentile(difference, 99)), contract.metric),
+        mean=None if difference is None else _words(float(difference.mean()), error_class),
+        p99=None if difference is None else _words(float(np.percentile(difference, 99)), error_class),
         fastest=None if fastest is None else (fastest[1], fastest[0]),
     )
 
 
-def _words(difference: float, metric: bool) -> str:
-    return f"{1e3 * difference:.1f} mm" if metric else f"{difference:.2%} of the range"
+def _words(difference: float, error_class: ErrorClass) -> str:
+    if error_class is ErrorClass.RELATIVE:
+        return f"{1e3 * difference:.1f} mm"
+    return f"{difference:.2g} px" if error_class is ErrorClass.PIXELS else f"{difference:.2%} of the range"

@@ -279,7 +279,7 @@ def test_contracts_say_what_the_numbers_are():
     assert relative.semantics is Semantics.RELATIVE_INVERSE_DEPTH and not relative.metric
     assert (relative.output_resize, metric.output_resize) == ("bilinear", "bilinear_corners")
     assert metric.semantics is Semantics.METRIC_DEPTH and metric.far == 80 and metric.outputs[0].unit == "m, 0..80"
-    assert relative.depth_input is metric.depth_input is None and relative.channel_order == "rgb"
+    assert not relative.reads("depth") and not metric.reads("depth") and relative.channel_order == "rgb"
     assert get_variant(OUTDOOR).contract(OUTDOOR, Size(160, 120), 70, far=30.0).far == 30
 
 

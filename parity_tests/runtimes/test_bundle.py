@@ -131,10 +131,11 @@ def test_symlink_that_leaves_the_bundle(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.update(schema_version=99), "schema version 99, this cdm-export reads 1"),
+        (lambda manifest: manifest.update(schema_version=99), "schema version 99, this cdm-export reads 1 and 2"),
         (lambda manifest: manifest.pop("contract"), "contract"),
         (lambda manifest: manifest.update(surprise=1), "surprise"),
-        (lambda manifest: manifest["contract"].update(depth_input="eval"), "depth_input"),
+        (lambda manifest: manifest["contract"]["inputs"][0].update(source="eval"), "source"),
+        (lambda manifest: manifest["contract"].update(depth_input=None), "depth_input"),
         (lambda manifest: manifest["contract"].update(far=-1), "far"),
     ],
 )

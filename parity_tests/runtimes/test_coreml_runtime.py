@@ -50,7 +50,7 @@ class FakeMac:
 
     def predict(self, inputs):
         self.fed = inputs
-        return {"inverse_depth_refined": np.full(self.contract.outputs[0].shape, 0.5, np.float64)}
+        return {"inverse_depth_refined": np.full(self.contract.output.shape, 0.5, np.float64)}
 
     def load(self) -> CoreMl:
         return load(self.package, self.contract, BACKENDS["coreml"], "fp16", 0)
@@ -71,7 +71,7 @@ def test_the_fastest_that_works_is_taken(mac):
     description = runtime.describe()
     assert (description.provider, description.executed["residency"]) == ("CPU_AND_GPU", {"GPU": 7})
     output = runtime(inputs(mac.contract))["inverse_depth_refined"]
-    assert output.dtype == np.float32 and output.shape == mac.contract.outputs[0].shape
+    assert output.dtype == np.float32 and output.shape == mac.contract.output.shape
     runtime.close()
     with pytest.raises(RuntimeMisuse):
         runtime(inputs(mac.contract))

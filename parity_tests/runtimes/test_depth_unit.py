@@ -86,7 +86,7 @@ class TestHealth:
     def pipeline(self, contract: ModelContract) -> DepthPipeline:
         network = contract.network
         output = np.full((1, 1, network.height, network.width), 0.5, np.float32)
-        runtime: Any = lambda inputs: {contract.outputs[0].name: output}  # noqa: E731
+        runtime: Any = lambda inputs: {contract.output.name: output}  # noqa: E731
         return DepthPipeline(runtime, contract)
 
     def frame(self, depth: NDArray[Any]) -> Frame:
@@ -280,5 +280,5 @@ def loaded_too_early(*arguments: object, **options: object) -> SimpleNamespace:
 @pytest.mark.parametrize("text", ["a\udcff\udcfe", "\x1b[31m", "\x00", "\u202e", "Küche 厨房 😀", "x" * 5000])
 def test_any_text_can_be_drawn(text: str) -> None:
     picture = np.zeros((120, 160, 3), np.uint8)
-    drawn = pictures.prediction_picture(picture, np.ones((120, 160), np.float32), True, text, f"{text}\n{text} {text}")
+    drawn = pictures.prediction_picture(picture, np.ones((120, 160), np.float32), "m", text, f"{text}\n{text} {text}")
     assert drawn.shape[0] > 120 and drawing.drawable(text).isprintable()

@@ -8,7 +8,7 @@ import pytest
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference, raw_frame, save_frame
 from cdm_export.reference_model.registry import get_variant
-from cdm_export.runtimes.contract import ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.contract import ModelContract, Semantics, Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
 from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
@@ -50,8 +50,8 @@ def mono() -> ModelContract:
 
 @pytest.fixture
 def stereo(mono: ModelContract) -> ModelContract:
-    """What a stereo model's contract will look like."""
-    right = TensorSpec(name="image_right", shape=mono.inputs[0].shape, unit="RGB, 0..1")
+    """The contract of a model that reads a pair."""
+    right = mono.inputs[0].model_copy(update={"name": "image_right", "source": "right"})
     return mono.model_copy(update={"inputs": (*mono.inputs, right), "semantics": Semantics.DISPARITY})
 
 
@@ -122,27 +122,37 @@ def test_reference_frames_keep_the_right_image(pair: Frame, tmp_path) -> None:
 # --- processing -------------------------------------------------------------------------------------------------------
 
 
-class NeverCalled:
-    """A runtime that must not be reached."""
-
-    def __init__(self, contract: ModelContract) -> None:
-        self.contract = contract
-
-    def __call__(self, inputs):
-        raise AssertionError(f"called with {sorted(inputs)}")
-
-
-def test_an_input_nobody_makes_is_named(stereo: ModelContract, contract: ModelContract) -> None:
-    with pytest.raises(InputError, match="reads image_right: this version prepares image for it"):
-        preprocess(empty(right=np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)), stereo)
-    without_depth = contract.model_copy(update={"depth_input": None})
-    with pytest.raises(InputError, match="reads inverse_depth"):
-        preprocess(empty(depth=np.ones((CAMERA.height, CAMERA.width), np.float32)), without_depth)
+def test_both_images_go_in_alike(stereo: ModelContract) -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, 256, (2, CAMERA.height, CAMERA.width, 3), np.uint8)
+    inputs = preprocess(Frame(left, right=right), stereo)
+    assert list(inputs) == ["image", "image_right"]
+    swapped = preprocess(Frame(right, right=left), stereo)
+    assert np.array_equal(inputs["image"], swapped["image_right"])
+    assert not np.array_equal(inputs["image"], inputs["image_right"])
 
 
-def test_the_runtime_is_not_warmed_up_without_all_inputs(stereo: ModelContract) -> None:
-    with pytest.raises(InputError, match="reads image_right"):
-        DepthPipeline(NeverCalled(stereo)).warm_up()
+def test_a_missing_eye_is_named(stereo: ModelContract) -> None:
+    with pytest.raises(InputError, match="reads a stereo pair: the frame has no right image") as caught:
+        preprocess(empty(), stereo)
+    assert "--right FILE" in caught.value.next_step
+
+
+def test_warm_up_brings_what_the_contract_reads(stereo: ModelContract, mono: ModelContract) -> None:
+    class Remembers:
+        reuses_outputs = False
+
+        def __init__(self, contract: ModelContract) -> None:
+            self.contract = contract
+
+        def __call__(self, inputs):
+            self.names = list(inputs)
+            return {self.contract.output.name: np.ones(self.contract.output.shape, np.float32)}
+
+    for contract, names in ((stereo, ["image", "image_right"]), (mono, ["image"])):
+        runtime = Remembers(contract)
+        DepthPipeline(runtime).warm_up()
+        assert runtime.names == names
 
 
 def test_a_right_image_nobody_reads_is_refused(mono: ModelContract, contract: ModelContract) -> None:
@@ -181,7 +191,7 @@ def test_disparity_made_of_none_is_a_difference(stereo: ModelContract) -> None:
 def test_disparity_wants_a_calibration_for_meters() -> None:
     values = np.full((60, 80), 12.5, np.float32)
     result = DepthResult(
-        values, np.ones(values.shape, bool), Semantics.DISPARITY, "", Timing(0, 0, 0), Health(0.0, 1.0, None, None)
+        values, np.ones(values.shape, bool), Semantics.DISPARITY, "px", Timing(0, 0, 0), Health(0.0, 1.0, None, None)
     )
     frame = Frame(np.zeros((60, 80, 3), np.uint8), values)
     for to_meters in (KnownRange(0.5, 10), SensorAlignment()):

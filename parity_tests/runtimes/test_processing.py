@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdm_export.reference_model.registry import get_variant
-from cdm_export.runtimes.contract import Semantics, Size
+from cdm_export.runtimes.contract import Processing, Semantics, Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.processing import at_camera_size, output, postprocess, preprocess
-from cdm_export.runtimes.processing.image import BOUND, cubic, cubic_8bit
+from cdm_export.runtimes.processing.image import BOUND, as_planes
 from cdm_export.runtimes.processing.size import lower_bound_size
 
 IPP = cv2.ipp.useIPP()
+CUBIC = Processing(resize="cubic", normalization="unit")
+LEVELS = Processing(resize="cubic", normalization="levels")
 
 CAMERAS = [
     (Size(640, 480), Size(686, 518)),
@@ -74,9 +76,8 @@ def test_inputs_equal_the_reference_steps(camera, network, frame):
 def test_float32_image_stays_within_its_bound(seed, height, width, out_height, out_width):
     rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)  # noise is the worst case
     exact = cv2.resize(rgb / 255.0, (out_width, out_height), interpolation=cv2.INTER_CUBIC)
-    buffer = np.full((1, 3, out_height, out_width), np.nan, np.float32)
-    assert cubic(rgb, Size(out_width, out_height), buffer) is buffer
-    assert np.abs(buffer[0].transpose(1, 2, 0) - exact).max() <= BOUND
+    got = as_planes(rgb, Size(out_width, out_height), CUBIC)
+    assert got.dtype == np.float32 and np.abs(got.transpose(1, 2, 0) - exact).max() <= BOUND
     assert cv2.ipp.useIPP() == IPP
 
 
@@ -85,11 +86,23 @@ def test_float32_image_stays_within_its_bound(seed, height, width, out_height, o
 def test_8_bit_image_is_the_nearest_level(seed, out_height, out_width):
     rgb = np.random.default_rng(seed).integers(0, 256, (17, 23, 3), dtype=np.uint8)
     size = Size(out_width, out_height)
-    buffer = np.empty((1, 3, out_height, out_width), np.uint8)
-    assert cubic_8bit(rgb, size, buffer) is buffer
-    exact = 255 * cubic(rgb, size).astype(np.float64)
-    assert np.abs(buffer - exact.clip(0, 255)).max() <= 0.5 + 1e-3
-    assert np.array_equal(cubic_8bit(rgb, Size.of(rgb))[0].transpose(1, 2, 0), rgb)
+    levels = as_planes(rgb, size, LEVELS)
+    exact = 255 * as_planes(rgb, size, CUBIC).astype(np.float64)
+    assert levels.dtype == np.uint8 and np.abs(levels - exact.clip(0, 255)).max() <= 0.5 + 1e-3
+    assert np.array_equal(as_planes(rgb, Size.of(rgb), LEVELS).transpose(1, 2, 0), rgb)
+
+
+@given(st.integers(0, 2**31), st.integers(2, 60), st.integers(2, 60), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_bilinear_is_pytorch_s(seed, out_height, out_width, antialias):
+    rgb = np.random.default_rng(seed).integers(0, 256, (29, 37, 3), dtype=np.uint8)
+    processing = Processing(resize="bilinear", antialias=antialias, normalization="unit")
+    got = as_planes(rgb, Size(out_width, out_height), processing)
+    image = torch.from_numpy(rgb.astype(np.float64).transpose(2, 0, 1)[None] / 255)
+    expected = F.interpolate(
+        image, size=(out_height, out_width), mode="bilinear", align_corners=False, antialias=antialias
+    )
+    assert np.abs(got - expected[0].numpy()).max() <= 1e-6
 
 
 def test_buffer_of_the_last_frame_is_written_again(small_bundle, frame):

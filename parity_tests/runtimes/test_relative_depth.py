@@ -185,7 +185,7 @@ def test_alignment_refuses(scene):
 @pytest.mark.parametrize("colors", [name for name in COLORS if name != "turbo"])
 def test_near_is_bright_in_meters_and_without(colors):
     rgb, values = np.zeros((120, 160, 3), np.uint8), np.linspace(1, 9, 160, dtype=np.float32)[None].repeat(120, 0)
-    for metric in (True, False):
-        picture = prediction_picture(rgb, values, metric, "x", colors=colors).astype(int)
+    for unit in ("m", "", "px"):
+        picture = prediction_picture(rgb, values, unit, "x", colors=colors).astype(int)
         shown = picture[40:100, picture.shape[1] // 2 :][:, :160]
-        assert (shown[:, 20:30].mean() > shown[:, 130:140].mean()) == metric
+        assert (shown[:, 20:30].mean() > shown[:, 130:140].mean()) == (unit == "m")

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cdm_export.reference_model.cdm.config import CONFIGS
-from cdm_export.reference_model.config import DINO_DPT_UNUSED, ChannelOrder
+from cdm_export.reference_model.config import DINO_DPT_UNUSED, PATCH, ChannelOrder
 from cdm_export.reference_model.sections import decoder_section, encoder_section
 from cdm_export.reference_model.variant import SeededRange, Variant, exportable
-from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.graph_precision import Island, IslandKind
-from cdm_export.runtimes.processing.size import lower_bound_size
+from cdm_export.runtimes.processing.size import network_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,7 @@ _WEIGHTS = {
 }
 _LICENSES = {"vitt": "Apache-2.0, as this package", "vitl": "CC-BY-NC-4.0 for the published weights"}
 _INPUT_SIZES = {"vitt": 266}
+_SIZING = Sizing(rule="lower_bound", multiple=PATCH)
 _LAST = "depth_head_rgbd.scratch.output_conv2.2"
 _ISLANDS = (
     Island(
@@ -64,18 +65,32 @@ def contract(
     batch: int = 1,
 ) -> ModelContract:
     """GraphInterface of a CDM artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
-    network = lower_bound_size(camera, input_size)
+    network, content = network_size(camera, input_size, _SIZING)
     plane = (network.height, network.width)
     return ModelContract(
         model=model,
         semantics=Semantics.INVERSE_DEPTH,
         inputs=(
-            TensorSpec(name="image", shape=(batch, 3, *plane), unit="RGB, 0..1"),
-            TensorSpec(name="inverse_depth", shape=(batch, 1, *plane), unit="1/m, 0 = invalid"),
+            TensorSpec(
+                name="image",
+                shape=(batch, 3, *plane),
+                unit="RGB, 0..1",
+                source="rgb",
+                processing=Processing(resize="cubic", normalization="unit"),
+            ),
+            TensorSpec(
+                name="inverse_depth",
+                shape=(batch, 1, *plane),
+                unit="1/m, 0 = invalid",
+                source="depth",
+                processing=Processing(resize="nearest", normalization="inverse_depth"),
+            ),
         ),
         outputs=(TensorSpec(name="inverse_depth_refined", shape=(batch, 1, *plane), unit="1/m, >= 0"),),
         camera=camera,
         network=network,
+        content=content,
+        sizing=_SIZING,
         input_size=input_size,
         channel_order=channel_order,
         max_depth=max_depth,

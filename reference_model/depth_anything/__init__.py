@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cdm_export.reference_model.config import DINO_DPT_UNUSED, ENCODERS, ChannelOrder
+from cdm_export.reference_model.config import DINO_DPT_UNUSED, ENCODERS, PATCH, ChannelOrder
 from cdm_export.reference_model.depth_anything.config import KINDS, Kind, config
 from cdm_export.reference_model.sections import decoder_section, encoder_section
 from cdm_export.reference_model.variant import SeededRange, Variant, exportable
-from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.graph_precision import Island, IslandKind
-from cdm_export.runtimes.processing.size import lower_bound_size
+from cdm_export.runtimes.processing.size import network_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,7 @@ _CANNOT_TELL = (
 )
 _V1_LICENSE = "published with Apache-2.0 code, without a note of their own"
 _V2_LICENSES = dict.fromkeys(ENCODERS, "CC-BY-NC-4.0: not for commercial use") | {"vits": "Apache-2.0"}
+_SIZING = Sizing(rule="lower_bound", multiple=PATCH)
 _LAST = "depth_head.scratch.output_conv2.2"
 _SECTIONS = (encoder_section("encoder", "pretrained"), decoder_section("decoder", "depth_head"))
 
@@ -57,7 +58,7 @@ def _contract(kind: Kind) -> Callable[..., ModelContract]:
         batch: int = 1,
     ) -> ModelContract:
         """GraphInterface of an artifact made for ``camera``: see ``ModelContract`` for units and defaults."""
-        network = lower_bound_size(camera, input_size)
+        network, content = network_size(camera, input_size, _SIZING)
         plane = (network.height, network.width)
         if kind.max_depth is None:
             output = TensorSpec(
@@ -70,13 +71,22 @@ def _contract(kind: Kind) -> Callable[..., ModelContract]:
         return ModelContract(
             model=model,
             semantics=Semantics.RELATIVE_INVERSE_DEPTH if kind.max_depth is None else Semantics.METRIC_DEPTH,
-            inputs=(TensorSpec(name="image", shape=(batch, 3, *plane), unit="RGB, 0..1"),),
+            inputs=(
+                TensorSpec(
+                    name="image",
+                    shape=(batch, 3, *plane),
+                    unit="RGB, 0..1",
+                    source="rgb",
+                    processing=Processing(resize="cubic", normalization="unit"),
+                ),
+            ),
             outputs=(output,),
             camera=camera,
             network=network,
+            content=content,
+            sizing=_SIZING,
             input_size=input_size,
             channel_order=channel_order,
-            depth_input=None,
             output_resize=kind.output_resize,
             max_depth=max_depth,
             far=far if far is not None else kind.max_depth or DEFAULT_FAR,

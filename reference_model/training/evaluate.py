@@ -80,7 +80,7 @@ def refiner(network: nn.Module, variant: Variant) -> Method:
         contract = variant.contract(
             variant.name, frame.size, variant.default_input_size, CHANNEL_ORDER, max_depth=MAX_DEPTH
         )
-        raw = run_reference(exportable, contract, preprocess(frame, contract))[contract.outputs[0].name]
+        raw = run_reference(exportable, contract, preprocess(frame, contract))[contract.output.name]
         return postprocess(raw, contract)[0]
 
     return refine

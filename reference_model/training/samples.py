@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.contract import Processing, Size
 from cdm_export.runtimes.processing.depth import inverse_nearest
-from cdm_export.runtimes.processing.image import cubic
+from cdm_export.runtimes.processing.image import as_planes
 from cdm_export.runtimes.sources.sensor_noise import CAMERAS, hide_regions, simulate_sensor
 from cdm_export.runtimes.sources.synthetic import View
 
@@ -46,9 +46,9 @@ def training_sample(view: View, size: Size, rng: np.random.Generator) -> Sample:
     )
     rgb = _jittered(rgb, rng)
     return Sample(
-        cubic(rgb, size)[0],
-        inverse_nearest(meters, size, MAX_DEPTH)[0],
-        inverse_nearest(depth, size, 2 * _FARTHEST)[0],
+        as_planes(rgb, size, Processing(resize="cubic", normalization="unit")),
+        inverse_nearest(meters, size, MAX_DEPTH)[None],
+        inverse_nearest(depth, size, 2 * _FARTHEST)[None],
     )
 
 

@@ -6,31 +6,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.contract import ModelContract, Size
+from cdm_export.runtimes.contract import ModelContract, Semantics, Size, Source, TensorSpec
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.processing import depth, image, output
+from cdm_export.runtimes.processing.padding import pad_around, window
+
+_MISSING: dict[Source, tuple[str, str]] = {
+    "right": ("reads a stereo pair: the frame has no right image", "Give it with --right FILE, or as Frame.right."),
+    "depth": ("refines sensor depth: the frame has no depth image", ""),
+}
+"""What to say of a part of the frame that an input is made of, and that is not there."""
 
 
 def preprocess(
-    frame: Frame, contract: ModelContract, image_buffer: NDArray[Any] | None = None
+    frame: Frame, contract: ModelContract, buffers: Mapping[str, NDArray[Any]] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Frame at camera size -> network inputs by name, each [1, C, h, w] of the contract's type.
+    """Frame at camera size -> the contract's inputs by name, each of its shape for one frame and of its type.
 
-    ``image_buffer``: an earlier ``image`` that nobody needs any more, written instead of a new array.
+    ``buffers``: what an earlier call returned and nobody needs any more, written instead of new arrays.
     Raises InputError when the frame lacks what the contract needs, has a right image that no input takes, or has
-    another size, and for a contract with an input that is not made here. Depth that no input takes is left alone: it
-    may give a scale afterwards (``runtimes/metric_scale.py``).
+    another size. Depth that no input takes is left alone: it may give a scale afterwards
+    (``runtimes/metric_scale.py``).
     """
-    made = ["image"] if contract.depth_input is None else ["image", "inverse_depth"]
-    unknown = [spec.name for spec in contract.inputs if spec.name not in made]
-    if unknown:
-        raise InputError(
-            f"{contract.model} reads {', '.join(unknown)}: this version prepares {' and '.join(made)} for it, "
-            "and nothing else",
-            "Run this bundle with the version of cdm-export that made it.",
-        )
-    if frame.right is not None:
+    if frame.right is not None and not contract.reads("right"):
         raise InputError(
             f"{contract.model} reads one image: the frame has a right image too", "Leave the right image out."
         )
@@ -39,25 +38,45 @@ def preprocess(
             f"the frame is {frame.size}, this bundle was made for {contract.camera}",
             f"Export a bundle with --camera {frame.size}, or resize the frames with --fit.",
         )
-    inputs = {"image": image.RESIZES[contract.image_resize](frame.rgb, contract.network, image_buffer)}
-    if contract.depth_input is not None:
-        if frame.depth is None:
-            raise InputError(f"{contract.model} refines sensor depth: the frame has no depth image")
-        resize = depth.INPUTS[contract.depth_input]
-        inputs["inverse_depth"] = resize(frame.depth, contract.network, contract.max_depth)
-    return inputs
+    return {spec.name: _made(frame, spec, contract, (buffers or {}).get(spec.name)) for spec in contract.inputs}
 
 
-def stacked(inputs: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
-    """Network inputs of one frame each, float32 [1, C, h, w] -> [B, C, h, w] by name; of a single one, as they are."""
+def _made(frame: Frame, spec: TensorSpec, contract: ModelContract, buffer: NDArray[Any] | None) -> NDArray[Any]:
+    processing = spec.processing
+    assert spec.source is not None and processing is not None  # the contract's own check
+    part: NDArray[Any] | None = {"rgb": frame.rgb, "right": frame.right, "depth": frame.depth}[spec.source]
+    if part is None:
+        what, advice = _MISSING[spec.source]
+        raise InputError(f"{contract.model} {what}", advice)
+    planar = (1 if spec.source == "depth" else 3, contract.network.height, contract.network.width)
+    nhwc = processing.layout == "NHWC"
+    planes = np.empty(planar, spec.dtype) if buffer is None or nhwc else buffer[0]
+    inside = window(contract)
+    if processing.of_image:
+        image.write_planes(part, processing, planes, inside)
+    else:
+        make = depth.NORMALIZATIONS[processing.normalization]
+        planes[0][inside] = make(part, contract.content, contract.max_depth)
+        pad_around(planes[0], inside, processing.padding)
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))[None] if nhwc else planes[None]
+
+
+def stacked(inputs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Network inputs of one frame each, [1, ...] -> [B, ...] by name; of a single one, as they are."""
     if len(inputs) == 1:
         return dict(inputs[0])
     return {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
 
 
 def at_camera_size(raw: NDArray[np.float32], contract: ModelContract) -> NDArray[np.float32]:
-    """Raw output [1, 1, h, w] -> [H, W] at camera size, still in the network's unit."""
-    return output.RESIZES[contract.output_resize](raw[0, 0], Size(*contract.camera))
+    """Raw output [1, 1, h, w] -> [H, W] at camera size: the frame's window of it, resized.
+
+    Still in the network's unit, but for disparity: pixels of the network's image become pixels of the camera's.
+    """
+    resized = output.RESIZES[contract.output_resize](raw[0, 0][window(contract)], Size(*contract.camera))
+    if contract.semantics is Semantics.DISPARITY and contract.content != contract.camera:
+        return resized * np.float32(contract.camera.width / contract.content.width)
+    return resized
 
 
 def postprocess(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -1,4 +1,4 @@
-"""Sensor depth -> network input ``inverse_depth``."""
+"""Sensor depth -> network input."""
 
 import cv2
 import numpy as np
@@ -29,19 +29,30 @@ def outside_share(depth: NDArray[np.float32], max_depth: float) -> float | None:
 
 
 def inverse_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) -> NDArray[np.float32]:
-    """[H, W] meters -> [1, 1, h, w] float32 inverse depth in 1/m, 0 where there is no usable reading.
+    """[H, W] meters -> [h, w] float32 inverse depth in 1/m, 0 where there is no usable reading.
 
     Nearest commutes with the pointwise inversion, so the small image is inverted. OpenCV's index rule
     (``floor(dst * (1 / (n_dst / n_src)))`` in float64) is the reference's; PyTorch's differs on some sizes.
     """
-    if Size.of(depth) != size:
-        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
+    depth = _nearest(depth, size)
     # A subnormal reading inverts to Inf; nothing on earth measures 1e-38 m, so it is no reading.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         valid = (depth >= np.finfo(np.float32).tiny) & (depth <= max_depth)
         inverse = np.float32(1) / depth
-    return masked(inverse, valid)[None, None]
+    return masked(inverse, valid)
 
 
-INPUTS = {"inverse_nearest": inverse_nearest}
-"""By the name a contract gives (``ModelContract.depth_input``)."""
+def meters_nearest(depth: NDArray[np.float32], size: Size, max_depth: float) -> NDArray[np.float32]:
+    """[H, W] meters -> [h, w] float32 meters, 0 where there is no usable reading; the same pixels are picked."""
+    depth = _nearest(depth, size)
+    return masked(depth, usable(depth, max_depth))
+
+
+def _nearest(depth: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    if Size.of(depth) == size:
+        return depth
+    return np.asarray(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST), np.float32)
+
+
+NORMALIZATIONS = {"inverse_depth": inverse_nearest, "meters": meters_nearest}
+"""By the name a contract gives (``Processing.normalization``)."""

@@ -1,48 +1,54 @@
-"""Color image -> network input ``image``."""
+"""Color image -> network input, one plane after another."""
 
-from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.contract import Size
+from cdm_export.runtimes.contract import Processing, Size
+from cdm_export.runtimes.processing.padding import pad_around
 
 BOUND = 5e-7
 """Largest difference of ``cubic`` from the reference's float64, of 0..1: four steps of float32 at 1."""
 
 
-def cubic(rgb: NDArray[np.uint8], size: Size, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """[H, W, 3] uint8 RGB -> [1, 3, h, w] float32, nominally 0..1 (cubic overshoot is kept, as the reference does).
+def write_planes(
+    rgb: NDArray[np.uint8], processing: Processing, planes: NDArray[Any], inside: tuple[slice, slice]
+) -> None:
+    """[H, W, 3] uint8 RGB -> ``planes`` [3, h, w], float32 0..1 or uint8 0..255, its window ``inside`` and the padding.
 
-    The reference resizes in float64; float32 is within ``BOUND`` of it in half the time, where resizing the uint8 image
-    would cost 7e-4 of depth. ``out``: written and returned instead of a new array.
+    Overshoot of the cubic kernel is kept in float32, as the reference does, and cut off in uint8. A plane at a time:
+    arrays of all three would be new memory pages in every frame, which cost as much as the resize.
     """
-    planes = np.empty((1, 3, size.height, size.width), np.float32) if out is None else out
-    for channel, plane in zip(cv2.split(rgb), planes[0], strict=True):
-        _cubic_channel(channel, size, plane)
+    rows, columns = inside
+    size = Size(columns.stop - columns.start, rows.stop - rows.start)
+    whole = size == Size(planes.shape[2], planes.shape[1])
+    levels = planes.dtype == np.uint8
+    buffer = None if whole and not levels else np.empty((size.height, size.width), np.float32)
+    for channel, plane in zip(cv2.split(rgb), planes, strict=True):
+        values = plane if buffer is None else buffer
+        _RESIZES[processing.resize, processing.antialias](channel, size, values)
+        if levels:
+            np.multiply(values, 255, out=values)
+            np.rint(values, out=values)
+            np.copyto(plane[inside], values.clip(0, 255, out=values), casting="unsafe")
+        elif buffer is not None:
+            plane[inside] = values
+        pad_around(plane, inside, processing.padding)
+
+
+def as_planes(rgb: NDArray[np.uint8], size: Size, processing: Processing) -> NDArray[Any]:
+    """[H, W, 3] uint8 RGB -> [3, h, w] without padding, float32 or, as levels, uint8."""
+    planes = np.empty((3, size.height, size.width), np.uint8 if processing.normalization == "levels" else np.float32)
+    write_planes(rgb, processing, planes, (slice(0, size.height), slice(0, size.width)))
     return planes
 
 
-def cubic_8bit(rgb: NDArray[np.uint8], size: Size, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB -> [1, 3, h, w] uint8: ``cubic`` in whole levels, overshoot cut off.
-
-    ``out``: written and returned instead of a new array.
-    """
-    planes = np.empty((1, 3, size.height, size.width), np.uint8) if out is None else out
-    levels = np.empty((size.height, size.width), np.float32)
-    for channel, plane in zip(cv2.split(rgb), planes[0], strict=True):
-        _cubic_channel(channel, size, levels)
-        np.multiply(levels, 255, out=levels)
-        np.rint(levels, out=levels)
-        np.copyto(plane, levels.clip(0, 255, out=levels), casting="unsafe")
-    return planes
-
-
-def _cubic_channel(channel: NDArray[Any], size: Size, out: NDArray[np.float32]) -> None:
-    """[H, W] uint8 -> ``out`` [h, w] in 0..1. A channel at a time: arrays of all three would be new memory pages in
-    every frame, which cost as much as the resize.
+def _cubic(channel: NDArray[Any], size: Size, out: NDArray[np.float32]) -> None:
+    """[H, W] uint8 -> ``out`` [h, w] in 0..1. The reference resizes in float64; float32 is within ``BOUND`` of it in
+    half the time, where resizing the uint8 image would cost 7e-4 of depth.
 
     Without Intel's IPP, whose cubic places samples differently for float32: up to 5e-5 away (OpenCV 5.0). The switch is
     the calling thread's own. Delete it when float32 with IPP is within ``BOUND``.
@@ -59,5 +65,44 @@ def _cubic_channel(channel: NDArray[Any], size: Size, out: NDArray[np.float32]) 
         cv2.ipp.setUseIPP(before)
 
 
-RESIZES: Mapping[str, Callable[..., NDArray[Any]]] = {"cubic": cubic, "cubic_8bit": cubic_8bit}
-"""By the name a contract gives (``ModelContract.image_resize``)."""
+def _bilinear(channel: NDArray[Any], size: Size, out: NDArray[np.float32]) -> None:
+    """As PyTorch's ``interpolate(mode="bilinear", align_corners=False)``."""
+    _separable(channel, size, out, antialias=False)
+
+
+def _bilinear_antialias(channel: NDArray[Any], size: Size, out: NDArray[np.float32]) -> None:
+    """As PyTorch's ``interpolate(mode="bilinear", align_corners=False, antialias=True)``."""
+    _separable(channel, size, out, antialias=True)
+
+
+def _separable(channel: NDArray[Any], size: Size, out: NDArray[np.float32], antialias: bool) -> None:
+    if Size.of(channel) == size:
+        np.multiply(channel, np.float32(1 / 255), out=out)
+        return
+    values = np.multiply(channel, np.float32(1 / 255), dtype=np.float32)
+    across = triangle(channel.shape[1], size.width, antialias)
+    down = triangle(channel.shape[0], size.height, antialias)
+    np.matmul(down, values @ across.T, out=out)
+
+
+@lru_cache(maxsize=8)
+def triangle(source: int, target: int, antialias: bool) -> NDArray[np.float32]:
+    """[target, source] weights of linear interpolation at half-pixel centers; the triangle widens with ``antialias``
+    where the image shrinks (Turkowski, "Filters for Common Resampling Tasks", 1990). Rows sum to 1.
+    """
+    scale = source / target
+    support = max(scale, 1.0) if antialias else 1.0
+    centers = (np.arange(target) + 0.5) * scale
+    if not antialias:  # beyond the outermost centers their values go on
+        centers = centers.clip(0.5, source - 0.5)
+    distance = np.abs(np.arange(source)[None] + 0.5 - centers[:, None]) / support
+    weights = np.maximum(1 - distance, 0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+_RESIZES = {
+    ("cubic", False): _cubic,
+    ("bilinear", False): _bilinear,
+    ("bilinear", True): _bilinear_antialias,
+}
+"""By kernel and antialias."""

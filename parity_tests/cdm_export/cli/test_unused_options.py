@@ -14,11 +14,13 @@ from cdm_export.predict.unused_options import check_depth_scale, check_far, chec
 from cdm_export.progress import Silent
 from cdm_export.reference_model.registry import get_variant, with_head_range
 from cdm_export.runtimes.bundle import Bundle
-from cdm_export.runtimes.contract import LARGEST_SIDE, ModelContract, Size
+from cdm_export.runtimes.contract import LARGEST_SIDE, ModelContract, Size, Sizing
 from cdm_export.runtimes.errors import InputError
-from cdm_export.runtimes.processing.size import check_camera
+from cdm_export.runtimes.processing.size import network_size
 from parity_tests.conftest import CAMERA, cli
 from parity_tests.frame_files import refusal
+
+SIZING = Sizing(rule="lower_bound", multiple=14)
 
 METRIC, RELATIVE = "depth-anything-v2-metric-indoor-vits", "depth-anything-v2-vits"
 
@@ -112,8 +114,8 @@ class TestSizes:
         ("camera", "input_size"), [(Size(1, 480), 518), (Size(99, 10000), 518), (Size(9, 900), 4096)]
     )
     def test_too_narrow_for_the_network(self, camera: Size, input_size: int) -> None:
-        assert "no side above 16384" in refusal(lambda: check_camera(camera, input_size))
-        check_camera(Size(640, 480), 4096)
+        assert "no side above 16384" in refusal(lambda: network_size(camera, input_size, SIZING))
+        network_size(Size(640, 480), 4096, SIZING)
 
     @pytest.mark.parametrize("camera", ["1x480", "99999x99999", "16385x16385"])
     def test_export_refuses(self, tmp_path: Path, capsys: Any, camera: str) -> None:

@@ -20,7 +20,7 @@ from cdm_export.progress import Silent
 from cdm_export.quantize.smoothquant import smoothable
 from cdm_export.reference_model.variant import NETWORK
 from cdm_export.runtimes.bundle import Bundle
-from cdm_export.runtimes.contract import QUANTIZED, ModelContract, Semantics, Size, TensorSpec
+from cdm_export.runtimes.contract import QUANTIZED, ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.coreml_target import get_target
 from cdm_export.runtimes.errors import BundleError, InputError
 from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
@@ -62,12 +62,16 @@ class GraphInterface(nn.Module):
 
 @pytest.fixture(scope="module")
 def contract():
-    def plane(name, channels):
-        return TensorSpec(name=name, shape=(1, channels, 14, 14), unit="1/m")
+    def plane(name, channels, **made):
+        return TensorSpec(name=name, shape=(1, channels, 14, 14), unit="1/m", **made)
+
+    image = {"source": "rgb", "processing": Processing(resize="cubic", normalization="unit")}
 
     return ModelContract(
-        model="cdm-vitt", semantics=Semantics.INVERSE_DEPTH, inputs=(plane("image", 3),), outputs=(plane("depth", 1),),
-        camera=Size(14, 14), network=Size(14, 14), input_size=14, channel_order="rgb",
+        model="cdm-vitt", semantics=Semantics.INVERSE_DEPTH, inputs=(plane("image", 3, **image),), 
+        outputs=(plane("depth", 1),),
+        camera=Size(14, 14), network=Size(14, 14), content=Size(14, 14), input_size=14, channel_order="rgb",
+        sizing=Sizing(rule="camera", multiple=1),
     )  # fmt: skip
 
 

@@ -214,7 +214,7 @@ def test_metric_model_in_meters(tmp_path, frame):
                "--frames", "synthetic:1", "--precision", "fp32", "-o", out, "-q")  # fmt: skip
     assert done.returncode == 0, done.stderr
     contract = Bundle.open(out).manifest.contract
-    assert contract.semantics is Semantics.METRIC_DEPTH and contract.far == 20 and not contract.depth_input
+    assert contract.semantics is Semantics.METRIC_DEPTH and contract.far == 20 and not contract.reads("depth")
     picture = frame(CAMERA)
     with cdm_export.open(out) as predict:
         result = predict(cdm_export.Frame(picture.rgb))

@@ -34,7 +34,7 @@ class Network:
     """
 
     def __init__(self, contract, costs, **elsewhere):
-        height, width = contract.outputs[0].shape[-2:]
+        height, width = contract.output.shape[-2:]
         self.reference = np.full((1, 1, height, width), 0.5, np.float32)
         self.costs = {FrameGroup.CALIBRATION: [costs]}
         self.costs |= {FrameGroup[group.upper()]: frames for group, frames in elsewhere.items()}
