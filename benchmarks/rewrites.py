@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.reference_model.cdm.config import CONFIGS
+from cdm_export.reference_model.cdm.rewrites import NEEDS
 from cdm_export.reference_model.config import PATCH
 from cdm_export.reference_model.random_weights import seeded_network
 from cdm_export.reference_model.registry import get_variant
@@ -33,8 +34,9 @@ from cdm_export.runtimes.measure import measure
 from cdm_export.runtimes.processing import preprocess
 from cdm_export.runtimes.sources import open_source
 from cdm_export.runtimes.telemetry import import_onnxruntime, import_openvino
-from cdm_export.transforms import NEEDS, RULES
+from cdm_export.transforms import rules_of
 
+RULES = rules_of(get_variant("cdm-vits"))
 CAMERA = Size(640, 480)
 RESULT = Path(__file__).parent / "results" / "rewrites.json"
 THREADS = 2
@@ -151,11 +153,12 @@ def graph(rules: Sequence[str], part: str, folder: Path) -> Path:
     variant = get_variant(part.split()[0])
     contract = _contract(part)
     network = variant.exportable(seeded_network(variant, 0), contract.channel_order).eval()
-    rows, columns = contract.network.height // PATCH, contract.network.width // PATCH
+    size = Size(*contract.network)
+    rows, columns = size.height // PATCH, size.width // PATCH
     savings = {}
     for name in rules:
         rule = RULES[name] if name in RULES else TRIALS[name].rule
-        savings[name] = asdict(apply_rule(rule, network, rows, columns))
+        savings[name] = asdict(apply_rule(rule, network, size))
     if part != WHOLE:
         contract = _decoder_contract(contract)
         network = Decoder(network.get_submodule("network"), rows, columns)

@@ -1,14 +1,10 @@
-"""The exportable that every artifact has: the image is RGB 0..1, whatever the weights want."""
+"""The interface that every artifact has: images are RGB 0..1, whatever the weights want."""
 
 import torch
 from torch import Tensor, nn
 
 from cdm_export.reference_model.config import ChannelOrder
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-IMAGE_PROJECTION = "pretrained.patch_embed.proj"
-"""Path, in the networks that stand behind ``ExportableNetwork``, of the convolution that reads the image."""
+from cdm_export.reference_model.variant import ImageStatistics
 
 
 class ImageNormalization(nn.Module):
@@ -21,26 +17,32 @@ class ImageNormalization(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, order: ChannelOrder) -> None:
+    def __init__(self, order: ChannelOrder, statistics: ImageStatistics) -> None:
         super().__init__()
         self.planes = (2, 1, 0) if order == "bgr" else (0, 1, 2)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(statistics.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(statistics.std).reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, H, W] RGB 0..1 -> [B, 3, H, W] normalized."""
-        return (image[:, list(self.planes)] - self.mean) / self.std
+        planes = image if self.planes == (0, 1, 2) else image[:, list(self.planes)]
+        return (planes - self.mean) / self.std
 
 
 class ExportableNetwork(nn.Module):
-    """A network behind the interface; the image is its first input, others go in as they are."""
+    """A network behind the interface; images are its first inputs, others go in as they are."""
 
-    def __init__(self, network: nn.Module, order: ChannelOrder) -> None:
+    def __init__(self, network: nn.Module, order: ChannelOrder, statistics: ImageStatistics, images: int = 1) -> None:
         super().__init__()
-        self.normalize = ImageNormalization(order)
+        plain = order == "rgb" and statistics.mean == (0.0, 0.0, 0.0) and statistics.std == (1.0, 1.0, 1.0)
+        self.normalize: nn.Module = nn.Identity() if plain else ImageNormalization(order, statistics)
         self.network = network
+        self.images = images
+        self.projection = statistics.projection
+        """See ``ImageStatistics``."""
 
-    def forward(self, image: Tensor, *others: Tensor) -> Tensor:
-        """[B, 3, H, W] RGB 0..1 and the network's other inputs -> the network's output."""
-        out: Tensor = self.network(self.normalize(image), *others)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """[B, 3, H, W] RGB 0..1 for every image, and the network's other inputs -> the network's output."""
+        images = [self.normalize(image) for image in inputs[: self.images]]
+        out: Tensor = self.network(*images, *inputs[self.images :])
         return out

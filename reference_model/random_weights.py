@@ -25,13 +25,19 @@ def seeded_network(variant: Variant, seed: int) -> nn.Module:
     """Network with seeded weights that keep signal and image dependence through all layers; range not calibrated."""
     with torch.device("meta"):
         network = variant.build()
-    network = network.to_empty(device="cpu").eval().requires_grad_(False)
+    # Buffers have values that no seed makes: statistics of norms, tables of indices.
+    plain = next(network.buffers(), None) is None
+    network = network.to_empty(device="cpu") if plain else variant.build()
+    network = network.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
+    if variant.seed is not None:
+        variant.seed(network, generator)
+        return network
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             parameter.fill_(_BRANCH)
         elif parameter.ndim <= 1 and name.endswith("weight"):
-            parameter.fill_(1.0)  # LayerNorm
+            parameter.fill_(1.0)  # a norm
         elif parameter.ndim <= 1:
             parameter.normal_(0, 0.02, generator=generator)
         elif parameter.ndim == 2 and parameter.shape[0] > 1:
@@ -49,10 +55,14 @@ def seeded_network(variant: Variant, seed: int) -> nn.Module:
 def calibrate_range(
     network: nn.Module, variant: Variant, order: ChannelOrder, inputs: tuple[Tensor, ...], seed: int
 ) -> RandomWeights:
-    """Rescale the last convolution in place so that its output on ``inputs`` spans the variant's ``seeded_range``.
+    """Rescale the last convolution in place so that its output on ``inputs`` spans the variant's ``seeded_range``; a
+    variant without one keeps what its seed makes.
 
     Raises CheckpointError when the network's output does not vary over the frame.
     """
+    wanted = variant.seeded_range
+    if wanted is None:
+        return RandomWeights(seed=seed, scale=1.0, shift=0.0)
     convolution = network.get_submodule(variant.last_convolution)
     seen: list[Tensor] = []
     hook = convolution.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -65,7 +75,6 @@ def calibrate_range(
     low, high = (float(values[round(share * (len(values) - 1))]) for share in (0.01, 0.99))
     if not high > low:
         raise CheckpointError(f"seeded weights {seed} give a constant output on this frame; choose another seed")
-    wanted = variant.seeded_range
     scale = (wanted.high - wanted.low) / (high - low)
     weights = RandomWeights(seed=seed, scale=scale, shift=wanted.low - scale * low)
     _rescale(convolution, weights)
@@ -75,7 +84,8 @@ def calibrate_range(
 def rebuild(variant: Variant, weights: RandomWeights) -> nn.Module:
     """The network that ``seeded_network`` and ``calibrate_range`` made, from their record."""
     network = seeded_network(variant, weights.seed)
-    _rescale(network.get_submodule(variant.last_convolution), weights)
+    if variant.seeded_range is not None:
+        _rescale(network.get_submodule(variant.last_convolution), weights)
     return network
 
 

@@ -1,7 +1,8 @@
 """Parts of a network that a person knows by name, and the modules in them whose output is worth looking at."""
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+
+from cdm_export.reference_model.policies import matches
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Section:
 
     def holds(self, stage: str) -> bool:
         """Whether a stage belongs to this section."""
-        return any(_matches(stage, pattern) for pattern in self.patterns)
+        return any(matches(stage, pattern) for pattern in self.patterns)
 
 
 def encoder_section(title: str, path: str) -> Section:
@@ -31,8 +32,3 @@ def decoder_section(title: str, path: str) -> Section:
     """Stages of the ``DptHead`` at ``path``."""
     inside = ("projects.*", "resize_layers.*", "scratch.layer*_rn", "scratch.refinenet*", "scratch.output_conv1")
     return Section(title, tuple(f"{path}.{pattern}" for pattern in inside))
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, patterns = name.split("."), pattern.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

@@ -1,16 +1,19 @@
 """One entry of the registry: a model that can be built, loaded and exported."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cdm_export.reference_model.config import ChannelOrder
+from cdm_export.reference_model.policies import PrecisionPolicy, QuantizationPolicy
 from cdm_export.reference_model.sections import Section
 from cdm_export.runtimes.contract import ModelContract
-from cdm_export.runtimes.graph_precision import Island
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from cdm_export.reference_model.rewriting import Rule
 
 
 NETWORK = "network"
@@ -30,8 +33,27 @@ class SeededRange:
 
 
 @dataclass(frozen=True)
+class ImageStatistics:
+    """What a network's images are normalized with; the interface of every artifact is RGB 0..1."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Per plane, of 0..1."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Per plane, of 0..1."""
+    projection: str = ""
+    """Path of the convolution that alone reads every image, and into which the normalization can be folded where it
+    has no padding; empty when there is none."""
+
+
+IMAGENET = ImageStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
 class Variant:
-    """Everything the toolkit asks of a model; PyTorch is imported only by ``build`` and ``exportable``."""
+    """Everything the toolkit asks of a model; PyTorch is imported only by ``build``, ``exportable``, ``rewrites`` and
+    ``seed``. What has a default is for speed, accuracy of reduced precision, or better words: a network without it is
+    exported all the same.
+    """
 
     name: str
     """Name on the command line, ``family-size``."""
@@ -47,39 +69,46 @@ class Variant:
     """Note on the weights' license that travels in the manifest; may be empty."""
     build: "Callable[[], nn.Module]"
     """The network with the checkpoint's own state dict, freshly initialized."""
-    exportable: "Callable[[nn.Module, ChannelOrder], nn.Module]"
-    """The network behind the graph interface that artifacts have."""
     fits: Callable[[Mapping[str, tuple[int, ...]]], bool]
     """Whether a state dict's shapes are those of this variant."""
-    cannot_tell: str
-    """What the shapes leave open, as a sentence; empty when they say it all. If not, the user must name the variant."""
-    published_files: tuple[str, ...]
-    """Stems of the file names under which weights of this variant were published; they settle what shapes leave open
-    only to contradict the user."""
     contract: Callable[..., ModelContract]
     """Contract for a camera size: ``contract(model, camera, input_size, channel_order, max_depth, far)``; ``far`` None
-    for the variant's own."""
-    channel_orders: tuple[ChannelOrder, ...]
-    """Plane orders its weights may be run with, the usual one first."""
+    for the variant's own. Its inputs stand in the order of the network's arguments."""
     default_input_size: int
     """Lower bound of the network's sides, pixels, that its weights were trained for."""
-    unused_parameters: tuple[str, ...]
+    channel_orders: tuple[ChannelOrder, ...] = ("rgb",)
+    """Plane orders its weights may be run with, the usual one first."""
+    images: int = 1
+    """How many of the network's arguments, the first ones, are images to be normalized."""
+    image: ImageStatistics = field(default_factory=ImageStatistics)
+    """What they are normalized with."""
+    cannot_tell: str = ""
+    """What the shapes leave open, as a sentence; empty when they say it all. If not, the user must name the variant."""
+    published_files: tuple[str, ...] = ()
+    """Stems of the file names under which weights of this variant were published; they settle what shapes leave open
+    only to contradict the user."""
+    unused_parameters: tuple[str, ...] = ()
     """Substrings of parameter names that the forward never reads; a checkpoint may lack them."""
-    last_convolution: str
-    """Module whose scale sets the output's range (rescaled for seeded random weights)."""
-    seeded_range: SeededRange
-    """What it is rescaled to."""
-    islands: tuple[Island, ...]
-    """Modules that stay FP32 in a graph of lower precision, whatever the ranges."""
-    sections: tuple[Section, ...]
-    """What a bisect looks at, in network order."""
+    rewrites: "Callable[[], Mapping[str, Rule]]" = dict
+    """The family's own exact rewrites, in order; they come before those that any family may use."""
+    precision: PrecisionPolicy = field(default_factory=PrecisionPolicy)
+    """What stays FP32 beside what measured ranges decide."""
+    quantization: QuantizationPolicy = field(default_factory=QuantizationPolicy)
+    """What 8-bit integers are kept away from, and what stands or falls together."""
+    sections: tuple[Section, ...] = ()
+    """What a bisect looks at, in network order; none: the network's children and what is called in them."""
+    last_convolution: str = ""
+    """Module whose scale sets the output's range; empty when the seeded weights' own range has to do."""
+    seeded_range: SeededRange | None = None
+    """What it is rescaled to for seeded weights; None likewise."""
+    seed: "Callable[[nn.Module, torch.Generator], None] | None" = None
+    """Fills a network with seeded weights; None for the rule that goes by shapes (``random_weights.py``)."""
     at_head_range: "Callable[[float], Variant] | None" = None
     """The same model with a head trained for another range, meters; None for one without such a head. Its name is the
     registry's with ``@METERSm`` behind it (``registry.get_variant``)."""
 
+    def exportable(self, network: "nn.Module", order: ChannelOrder) -> "nn.Module":
+        """The network behind the graph interface that artifacts have."""
+        from cdm_export.reference_model.exportable import ExportableNetwork
 
-def exportable(network: "nn.Module", order: ChannelOrder) -> "nn.Module":
-    """``Variant.exportable`` of the families whose image is normalized with ImageNet's statistics."""
-    from cdm_export.reference_model.exportable import ExportableNetwork
-
-    return ExportableNetwork(network, order)
+        return ExportableNetwork(network, order, self.image, self.images)

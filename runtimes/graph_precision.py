@@ -75,16 +75,28 @@ class PrecisionPlan(Record):
     residuals: dict[str, str]
     """Blocks that keep their residual stream in FP32, and why."""
     inputs: dict[str, str]
-    """Modules that take an FP32 graph input in lower precision, and why that is harmless."""
+    """Modules that read FP32 in lower precision, and why that is harmless."""
+    outputs: dict[str, str] = Field(default_factory=dict)
+    """Modules of lower precision whose result is widened to FP32, and why."""
+    products: dict[str, str] = Field(default_factory=dict)
+    """Modules outside of islands whose own products are FP32, and why."""
+    sums: dict[str, str] = Field(default_factory=dict)
+    """Modules outside of islands in whose own operations FP32 meets a lower precision, which is widened, and why."""
 
     def reason(self, module: str) -> str | None:
         """Why a cast may stand in ``module``; None when nothing explains one there."""
-        explained = {**{island.module: island.reason for island in self.islands}, **self.residuals, **self.inputs}
-        return next((why for path, why in explained.items() if within(module, path)), None)
+        islands = {island.module: island.reason for island in self.islands}
+        explained = {**islands, **self.residuals, **self.outputs, **self.inputs}
+        inside = next((why for path, why in explained.items() if within(module, path)), None)
+        return inside or self.products.get(module) or self.sums.get(module)
 
     def computes_in_fp32(self, module: str) -> bool:
         """Whether ``module`` is (in) an island."""
         return any(within(module, island.module) for island in self.islands)
+
+    def multiplies_in_fp32(self, module: str) -> bool:
+        """Whether the products of ``module`` are FP32: in an island, or because of what it reads."""
+        return self.computes_in_fp32(module) or module in self.products
 
 
 class GraphAudit(Record):

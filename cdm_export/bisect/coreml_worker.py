@@ -173,7 +173,7 @@ def _traced(job: ShowJob, wanted: Collection[str]) -> "Mapping[str, Tensor]":
     assert job.weights is not None
     contract = job.contract
     exportable = load_exportable(Path(job.weights), contract)
-    specialize_for(contract, exportable, coreml_rules(get_target(job.target)))
+    specialize_for(contract, exportable, **coreml_rules(get_target(job.target)))
     module = trace(exportable, contract).program.module()
     seen: dict[str, Tensor] = {}
 

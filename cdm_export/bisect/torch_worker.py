@@ -66,7 +66,7 @@ def _network(job: ShowJob) -> "tuple[nn.Module, AbstractContextManager[Any]]":
     from cdm_export.transforms import specialize_for
 
     specialize_for(job.contract, exportable)
-    type_network(exportable.get_submodule(NETWORK), job.precision_plan)
+    type_network(exportable, job.precision_plan, job.contract)
     return exportable, RoundedProducts()
 
 

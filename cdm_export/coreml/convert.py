@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -35,14 +35,19 @@ FUSED_HERE = IslandKind.LAYER_NORM
 kernel; sixty casts to FP32 would take the Neural Engine out of the network."""
 
 
-def coreml_rules(target: CoremlTarget) -> "dict[str, Rule]":
-    """The rewrites for Core ML: attention as the target's operator where it has one; linear layers as they are."""
-    from cdm_export.transforms import RULES, fused_attention
+class CoremlRules(TypedDict):
+    """What ``transforms.specialize_for`` takes beside contract and network."""
 
-    rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
-    if target.fused_attention:
-        rules["explicit_attention"] = fused_attention
-    return rules
+    exclude: tuple[str, ...]
+    instead: "dict[str, Rule]"
+
+
+def coreml_rules(target: CoremlTarget) -> CoremlRules:
+    """The rewrites for Core ML: attention as the target's operator where it has one; linear layers as they are."""
+    from cdm_export.transforms import fused_attention
+
+    instead: dict[str, Rule] = {"explicit_attention": fused_attention} if target.fused_attention else {}
+    return {"exclude": ("linear_layout",), "instead": instead}
 
 
 def coreml_plan(precision_plan: PrecisionPlan) -> PrecisionPlan:

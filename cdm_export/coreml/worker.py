@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_export.progress import Progress, relay
+from cdm_export.reference_model.registry import get_variant
 from cdm_export.reference_model.variant import NETWORK
 from cdm_export.runtimes.bundle import RandomWeights
 from cdm_export.runtimes.contract import IMAGE, QUANTIZED, ModelContract, Precision, Record
@@ -133,9 +134,9 @@ def _traced(
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
     contract = job.contract
     exportable = make_exportable(job.random_weights or Path(str(job.checkpoint)), contract)
-    savings = specialize_for(contract, exportable, coreml_rules(target))
+    savings = specialize_for(contract, exportable, **coreml_rules(target))
     if scales:
-        fold_all(exportable.get_submodule(NETWORK), scales)
+        fold_all(exportable.get_submodule(NETWORK), get_variant(contract.model).quantization, scales)
     rewrites = {name: Rewrite.model_validate(vars(saving)) for name, saving in savings.items()}
     return trace(exportable, contract), rewrites
 

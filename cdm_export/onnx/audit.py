@@ -43,7 +43,7 @@ def audit(path: Path, precision_plan: PrecisionPlan | None) -> GraphAudit:
         elif kind == "UNDEFINED":
             wrong.append(f"{node.name} has no known type")
         elif node.op_type in _COMPUTE_OPS and (kind in _WIDE) != (
-            precision_plan is None or precision_plan.computes_in_fp32(module)
+            precision_plan is None or precision_plan.multiplies_in_fp32(module)
         ):
             wrong.append(f"{node.name} computes in {kind}")
     if wrong:

@@ -196,7 +196,7 @@ def _low(
     from cdm_export.transforms.explicit_attention import AttentionCore
 
     network = exportable.get_submodule(NETWORK)
-    precision_plan = plan(network, max_abs, variant.islands, precision)
+    precision_plan = plan(network, max_abs, variant.precision, precision)
     modules = dict(network.named_modules())
     cores = [
         path
@@ -206,7 +206,7 @@ def _low(
     if precision == "fp16":  # in BF16 it is every block, for resolution
         for block, why in precision_plan.residuals.items():
             report({"note": f"{precision}: {block} keeps an FP32 residual stream: {why}"})
-    type_network(network, precision_plan)
+    precision_plan = type_network(exportable, precision_plan, job.contract)
     report({"stage": f"{precision} in PyTorch, with arithmetic that overflows", "steps": len(job.frames)})
     for index, frame in enumerate(job.frames):
         with RoundedProducts():
@@ -290,7 +290,8 @@ def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Prov
     from cdm_export.reference_model.random_weights import calibrate_range, seeded_network, state_dict_sha256
 
     report({"stage": f"seeded random weights for {variant.name}", "steps": 0})
-    made = f"random weights (seed {seed}), range-calibrated to {variant.seeded_range.description}"
+    brought = f", range-calibrated to {variant.seeded_range.description}" if variant.seeded_range else ""
+    made = f"random weights (seed {seed}){brought}"
     report({"note": f"{made}: they prove the plumbing, the depth means nothing"})
     network = seeded_network(variant, seed)
     inputs = inputs_of(job.frames[0], job.contract)

@@ -1,9 +1,9 @@
 """The largest magnitude every module of a network produces on real frames, before anything is typed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -20,6 +20,7 @@ class RangeScan(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.max_abs: dict[str, float] = {}
+        """Of results; and, under ``entering(PATH)``, of what operations with a parameter read in module PATH."""
         self._tracker = ModuleTracker()
 
     def __enter__(self) -> "RangeScan":
@@ -36,16 +37,29 @@ class RangeScan(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation and look at what came out; views show nothing new."""
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.is_floating_point() and out.numel() and not func.is_view:
+        if not func.is_view:
             path = self._path()
-            low, high = (float(bound) for bound in out.detach().aminmax())
-            peak = max(-low, high) if low == low and high == high else float("nan")
-            known = self.max_abs.get(path, 0.0)
-            self.max_abs[path] = known if known != known or known >= peak else peak
+            if any(isinstance(value, nn.Parameter) for value in args):
+                self._see(entering(path), (value for value in args if not isinstance(value, nn.Parameter)))
+            self._see(path, out if isinstance(out, tuple | list) else (out,))
         return out
+
+    def _see(self, key: str, values: Iterable[object]) -> None:
+        for value in values:
+            if not (isinstance(value, Tensor) and value.is_floating_point() and value.numel()):
+                continue
+            low, high = (float(bound) for bound in value.detach().aminmax())
+            peak = max(-low, high) if low == low and high == high else float("nan")
+            known = self.max_abs.get(key, 0.0)
+            self.max_abs[key] = known if known != known or known >= peak else peak
 
     def _path(self) -> str:
         """Path in the network of the innermost module being run; empty for the interface."""
         innermost = max(self._tracker.parents - {"Global"}, key=len, default="")
         parts = innermost.split(".")[1:]
         return ".".join(parts[1:] if parts[:1] == [NETWORK] else parts)
+
+
+def entering(path: str) -> str:
+    """Key of what a layer reads; no module has a path with an arrow in it."""
+    return f"-> {path}"

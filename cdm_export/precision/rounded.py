@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-_COMPUTE_OPS = (
+COMPUTE_OPS = (
     torch.ops.aten.matmul.default,  # seen whole in inference mode, in parts otherwise
     torch.ops.aten.linear.default,
     torch.ops.aten.conv2d.default,
@@ -46,7 +46,7 @@ class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         last, self._last = self._last, None
         if last is not None and func is torch.ops.aten.add.Tensor and _is_bias_of(args, last[0]):
             return (last[1].reshape(args[0].shape) + args[1].float()).to(args[0].dtype)
-        low = args[0].dtype if func in _COMPUTE_OPS else None
+        low = args[0].dtype if func in COMPUTE_OPS else None
         if low not in (torch.float16, torch.bfloat16):
             return func(*args, **(kwargs or {}))
         widened = tree_map(lambda value: value.float() if isinstance(value, Tensor) else value, args)

@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cdm_export.reference_model.backbones.vit import DinoV2, PatchEmbed
+from cdm_export.reference_model.policies import matching
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.graph_precision import within
 from cdm_export.transforms.phase_convolution import PhaseConvolution
-from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
 
 LARGEST = 127
 """Of a weight's integers; -128 is not used, so that they are symmetric. Activations saturate at -128 and 127."""
@@ -22,11 +21,10 @@ Quantizable = nn.Linear | nn.Conv2d | PhaseConvolution
 def quantizable(network: nn.Module, variant: Variant) -> dict[str, Quantizable]:
     """Linear layers and convolutions by path, in network order; before ``linear_layout`` takes the linear ones away.
 
-    Matrix products of attention, LayerNorm and sums are none of them; the last convolution writes the depth. What the
-    forward never reads is in no graph.
+    Matrix products of attention, norms and sums are none of them; the last convolution writes the depth. What the
+    forward never reads is in no graph. What reads pixels or writes depth has too few channels anyway.
     """
-    # The first products see pixels and readings: little to gain, much to lose.
-    never = [path for path, module in network.named_modules() if isinstance(module, PatchEmbed)]
+    never = list(matching((path for path, _ in network.named_modules()), variant.quantization.never))
     return {
         path: module
         for path, module in network.named_modules()
@@ -39,19 +37,16 @@ def quantizable(network: nn.Module, variant: Variant) -> dict[str, Quantizable]:
 
 
 def groups(network: nn.Module, layers: dict[str, Quantizable], variant: Variant) -> dict[str, tuple[str, ...]]:
-    """Layers by the part of the network they are in: an encoder's block, a fusion, or a stage of the decoder."""
-    wholes = [path for path, module in network.named_modules() if isinstance(module, ClosedFormPairFusion)]
-    wholes += [
-        f"{path}.blocks.{index}"
-        for path, module in network.named_modules()
-        if isinstance(module, DinoV2)
-        for index in range(len(module.blocks))
-    ]
+    """Layers by the part of the network they are in: what the family wants as a whole, else a stage of one of its
+    sections, else one of the network's children.
+    """
+    wholes = list(matching((path for path, _ in network.named_modules()), variant.quantization.parts))
     found: dict[str, list[str]] = {}
     for path in layers:
         parts = path.split(".")
         prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-        stage = next((name for name in prefixes if any(section.holds(name) for section in variant.sections)), path)
+        alone = path if variant.sections else prefixes[0]
+        stage = next((name for name in prefixes if any(section.holds(name) for section in variant.sections)), alone)
         found.setdefault(next((whole for whole in wholes if within(path, whole)), stage), []).append(path)
     return {name: tuple(paths) for name, paths in found.items()}
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_export.quantize.layers import LARGEST, rounded
-from cdm_export.reference_model.backbones.vit import Block, SwiGlu
-from cdm_export.transforms.attention import AttentionAround
+from cdm_export.reference_model.policies import QuantizationPolicy, matching
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 """Tried beside none at all."""
@@ -34,18 +33,20 @@ class Smoothable:
     """What is divided by ``s`` along its first axis: LayerNorm's scale and offset, or V's rows and offsets."""
 
 
-def smoothable(network: nn.Module) -> Iterator[Smoothable]:
-    """Of every block: the projection after attention first, because it moves rows of the one before it."""
-    for path, block in network.named_modules():
-        if not isinstance(block, Block):
-            continue
-        attention = block.attn
-        assert isinstance(attention, AttentionAround)
-        value = slice(2 * attention.proj.in_features, None)
-        yield Smoothable(f"{path}.attn.proj", attention.proj, (attention.qkv.weight[value], attention.qkv.bias[value]))
-        first, name = (block.mlp.w12, "w12") if isinstance(block.mlp, SwiGlu) else (block.mlp.fc1, "fc1")
-        yield Smoothable(f"{path}.attn.qkv", attention.qkv, (block.norm1.weight, block.norm1.bias))
-        yield Smoothable(f"{path}.mlp.{name}", first, (block.norm2.weight, block.norm2.bias))
+def smoothable(network: nn.Module, policy: QuantizationPolicy) -> Iterator[Smoothable]:
+    """What a family says of its blocks, as far as it is in this network."""
+    modules = dict(network.named_modules())
+    for block in matching(modules, (policy.blocks,)) if policy.blocks else ():
+        for smoothing in policy.smoothings:
+            path = f"{block}.{smoothing.layer}"
+            layer, divided = modules.get(path), modules.get(f"{block}.{smoothing.divided}")
+            if not isinstance(layer, nn.Linear):
+                continue
+            if isinstance(divided, nn.LayerNorm):
+                yield Smoothable(path, layer, (divided.weight, divided.bias))
+            elif isinstance(divided, nn.Linear):
+                value = slice(divided.out_features - layer.in_features, None)  # queries and keys come first
+                yield Smoothable(path, layer, (divided.weight[value], divided.bias[value]))
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def fold(target: Smoothable, scales: Tensor) -> None:
         tensor.div_(scales[:, None] if tensor.ndim > 1 else scales)
 
 
-def fold_all(network: nn.Module, scales: Mapping[str, Sequence[float]]) -> None:
+def fold_all(network: nn.Module, policy: QuantizationPolicy, scales: Mapping[str, Sequence[float]]) -> None:
     """Fold what was chosen, by path."""
-    for target in smoothable(network):
+    for target in smoothable(network, policy):
         fold(target, torch.tensor(scales[target.path]))

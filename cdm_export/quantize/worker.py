@@ -119,15 +119,14 @@ def _work(text: str) -> MadeInt8:
     from cdm_export.quantize.layers import groups, quantizable, step_of
     from cdm_export.reference_model.reference import exact_float32
     from cdm_export.reference_model.torch_runtime import make_exportable
-    from cdm_export.transforms import RULES, specialize_for
+    from cdm_export.transforms import specialize_for
 
     job = Int8Job.model_validate_json(text)
     contract, variant = job.contract, get_variant(job.contract.model)
     exact_float32()
     report({"stage": "quantizing: weights", "steps": 0})
     exportable = make_exportable(job.random_weights or Path(str(job.checkpoint)), contract)
-    rules = {name: rule for name, rule in RULES.items() if name != "linear_layout"}
-    savings = specialize_for(contract, exportable, rules)
+    savings = specialize_for(contract, exportable, exclude=("linear_layout",))
     network = exportable.get_submodule(NETWORK)
     layers = quantizable(network, variant)
     parts = groups(network, layers, variant)
@@ -182,6 +181,7 @@ class _Session:
         self._layers = layers
         self._store = store
         self._form = "plain"
+        self._policy = get_variant(job.contract.model).quantization
         ranged, held_out = ([job.frames[index] for index in indices] for indices in split(len(job.frames)))
         self._ranged = ranged
         chosen = np.linspace(0, len(ranged) - 1, min(_SEARCHED, len(ranged))).round().astype(int)
@@ -197,7 +197,7 @@ class _Session:
         from cdm_export.quantize.smoothquant import choose_scales, smoothable
 
         network = self._exportable.get_submodule(NETWORK)
-        targets = {target.path: target for target in smoothable(network) if target.path in self._layers}
+        targets = {target.path: target for target in smoothable(network, self._policy) if target.path in self._layers}
         if not self._store.found.scales:
             gathered = self._gather("ranges of every layer", targets)
             strengths, scales = {}, {}
@@ -287,7 +287,7 @@ class _Session:
                     self._forward(frame)
             self._store.add(max_abs={path: peak if np.isfinite(peak) else None for path, peak in scan.max_abs.items()})
         max_abs = {path: float("nan") if peak is None else peak for path, peak in self._store.found.max_abs.items()}
-        precision_plan = plan(network, max_abs, variant.islands, "fp16")
+        precision_plan = plan(network, max_abs, variant.precision, "fp16")
         reasons = {path: precision_plan.reason(path) for path in self._layers if precision_plan.computes_in_fp32(path)}
         return precision_plan, {path: f"FP32 in the FP16 counterpart: {reason}" for path, reason in reasons.items()}
 
@@ -300,7 +300,7 @@ class _Session:
         scales = self._store.found.scales
         if form == "plain":
             scales = {path: tuple(1 / scale for scale in chosen) for path, chosen in scales.items()}
-        fold_all(self._exportable.get_submodule(NETWORK), scales)
+        fold_all(self._exportable.get_submodule(NETWORK), self._policy, scales)
         self._form = form
 
     def _forward(self, frame: JobFrame) -> NDArray[np.float32]:
@@ -332,7 +332,7 @@ def _write(
 
     weights = integer_weights(layers)
     network = exportable.get_submodule(NETWORK)
-    linear_layout.apply(network, 0, 0)
+    linear_layout.apply(network, job.contract.network)
     insert = partial(insert_pairs, steps=steps, weights=weights)
     graphs = []
     counterparts: tuple[tuple[Precision, int, PrecisionPlan | None], ...] = (
@@ -342,7 +342,7 @@ def _write(
     for precision, opset, typed in counterparts:
         report({"stage": f"export to ONNX, {precision}", "steps": 0})
         if typed is not None:
-            type_network(network, typed)
+            typed = type_network(exportable, typed, job.contract)
         path = Path(job.folder) / f"{precision}.onnx"
         versions = export_onnx(exportable, job.contract, path, opset=opset, change=insert)
         check_rules(path, steps)

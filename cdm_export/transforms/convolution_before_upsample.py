@@ -11,8 +11,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.dpt import DptHead, FeatureFusion, upsample
+from cdm_export.reference_model.backbones.vit import patch_grid
 from cdm_export.reference_model.rewriting.conditions import pointwise
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 class EarlyConvolutionFusion(nn.Module):
@@ -45,8 +47,9 @@ def check(network: nn.Module) -> str | None:
     return None if heads else "there is no DPT decoder"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite the four fusions of every decoder."""
+    rows, columns = patch_grid(size)
     patches = rows * columns
     # Pixels in, finest fusion first; each fusion's output is the next one's input, the finest doubles once more.
     grids = [64 * patches, 16 * patches, 4 * patches, patches, -(-rows // 2) * -(-columns // 2)]

@@ -14,6 +14,7 @@ from cdm_export.reference_model.backbones.vit import SelfAttention
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 from cdm_export.transforms.attention import AttentionAround
 
 
@@ -42,7 +43,7 @@ def check(network: nn.Module) -> str | None:
     return None if found else "there is no self-attention of a vision transformer"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite every self-attention."""
     modules = replace_modules(network, SelfAttention, _rewrite)
     return Saving(modules, nodes=-2 * modules)  # the query's Mul goes, three Gather become Slice and Squeeze

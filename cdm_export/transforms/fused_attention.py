@@ -12,6 +12,7 @@ from cdm_export.reference_model.backbones.vit import SelfAttention
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 from cdm_export.transforms.attention import AttentionAround
 
 
@@ -32,6 +33,6 @@ def check(network: nn.Module) -> str | None:
     return None if found else "there is no self-attention of a vision transformer"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite every self-attention."""
     return Saving(replace_modules(network, SelfAttention, lambda attention: AttentionAround(FusedCore(), attention)))

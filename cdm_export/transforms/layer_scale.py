@@ -11,6 +11,7 @@ from torch import nn
 from cdm_export.reference_model.backbones.vit import Block, LayerScale, Mlp, SwiGlu
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def check(network: nn.Module) -> str | None:
     return None if found else "there is no LayerScale in a transformer block"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Fold both scales of every block."""
     folded = 0
     for block in network.modules():

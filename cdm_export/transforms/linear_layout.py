@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 class MatMulLinear(nn.Module):
@@ -39,6 +40,6 @@ def check(network: nn.Module) -> str | None:
     return None if modules_of(network, nn.Linear) else "there is no linear layer"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite every linear layer; last of the rules, because the others read ``nn.Linear`` weights."""
     return Saving(replace_modules(network, nn.Linear, _rewrite))

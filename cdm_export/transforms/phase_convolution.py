@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.dpt import DptHead
+from cdm_export.reference_model.backbones.vit import patch_grid
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 class PhaseConvolution(nn.Module):
@@ -101,8 +103,9 @@ def check(network: nn.Module) -> str | None:
     return None if found else "there is no DPT decoder with transposed convolutions"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite the two finest levels of every decoder."""
+    rows, columns = patch_grid(size)
     modules = macs = nodes = 0
     for _, head, level, resize in list(_levels(network)):
         name = f"layer{level + 1}_rn"

@@ -9,8 +9,9 @@ E' is computed once by the original call, offset included. Exporters and runtime
 import torch
 from torch import Tensor, nn
 
-from cdm_export.reference_model.backbones.vit import TRAINED_GRID, DinoV2, InterpolatedPosition
+from cdm_export.reference_model.backbones.vit import TRAINED_GRID, DinoV2, InterpolatedPosition, patch_grid
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 class FixedPosition(nn.Module):
@@ -37,8 +38,9 @@ def check(network: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Fold the embedding of every encoder."""
+    rows, columns = patch_grid(size)
     encoders = [module for module in network.modules() if isinstance(module, DinoV2)]
     for encoder in encoders:
         folded = encoder.position(encoder.pos_embed, rows, columns).detach().clone()

@@ -22,7 +22,7 @@ from cdm_export.reference_model.registry import get_variant
 from cdm_export.runtimes.contract import Semantics, Size
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.processing import at_camera_size, output, postprocess, preprocess
-from cdm_export.transforms import RULES, specialize
+from cdm_export.transforms import SHARED, specialize
 
 V1, V2 = "depth-anything-v1-vits", "depth-anything-v2-vits"
 INDOOR, OUTDOOR = "depth-anything-v2-metric-indoor-vits", "depth-anything-v2-metric-outdoor-vits"
@@ -214,12 +214,11 @@ def test_rewrites_are_exact(miniature):
     image = torch.rand(1, 3, 70, 98, dtype=torch.float64)
     with torch.inference_mode():
         before = miniature(image)
-        savings = specialize(miniature, 5, 7)
+        savings = specialize(miniature, Size(98, 70), SHARED)
         after = miniature(image)
     assert before.std() > 1e-3
     assert float((before - after).abs().max() / before.abs().max()) <= EXACT
-    of_pairs = {"two_token_attention", "depth_channel_sum", "fusion_projection"}
-    assert {name for name, saving in savings.items() if saving.modules} == RULES.keys() - of_pairs
+    assert {name for name, saving in savings.items() if saving.modules} == set(SHARED)
 
 
 def test_typed_fp16_keeps_the_last_steps_in_fp32(miniature):
@@ -228,10 +227,12 @@ def test_typed_fp16_keeps_the_last_steps_in_fp32(miniature):
     seen = []
     with torch.inference_mode():
         expected = network(image)
-        specialize(network, 5, 7)
+        specialize(network, Size(98, 70), SHARED)
         with RangeScan() as scan:
             network(image)
-        type_network(network.network, plan(network.network, scan.max_abs, get_variant(V2).islands, "fp16"))
+        policy = get_variant(V2).precision
+        contract = get_variant(V2).contract(V2, Size(98, 70), 70)
+        type_network(network, plan(network.network, scan.max_abs, policy, "fp16"), contract)
         last = network.network.depth_head.scratch.output_conv2
         for module in last:
             module.register_forward_hook(lambda module, args, output: seen.append(output.dtype))

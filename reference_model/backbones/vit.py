@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.reference_model.config import PATCH, VitConfig
+from cdm_export.runtimes.contract import Size
 
 TRAINED_GRID = 37
 """Patches per side the position embedding was trained on (518 / 14)."""
@@ -20,6 +21,11 @@ _GRID_OFFSET = 0.1
 """Added to the target grid before the scale is formed. The scale, not the size, enters the bicubic coordinates, so
 dropping the offset moves the embedding by up to a tenth of a token (3 % relative error on a smooth embedding)."""
 LAYER_NORM_EPS = 1e-6
+
+
+def patch_grid(size: Size) -> tuple[int, int]:
+    """(rows, columns) of patches in an image of ``size`` pixels."""
+    return size.height // PATCH, size.width // PATCH
 
 
 class PatchEmbed(nn.Module):

@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from cdm_export.reference_model.backbones.policies import DINO_IMAGE, dino_precision, dino_quantization
 from cdm_export.reference_model.cdm.config import CONFIGS
 from cdm_export.reference_model.config import DINO_DPT_UNUSED, PATCH, ChannelOrder
 from cdm_export.reference_model.sections import decoder_section, encoder_section
-from cdm_export.reference_model.variant import SeededRange, Variant, exportable
+from cdm_export.reference_model.variant import SeededRange, Variant
 from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.graph_precision import Island, IslandKind
 from cdm_export.runtimes.processing.size import network_size
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from cdm_export.reference_model.rewriting import Rule
 
 _MILLIONS = {"vitt": 12.787, "vits": 49.484, "vitb": 194.607, "vitl": 659.361, "vitg": 2441.823}
 _WEIGHTS = {
@@ -42,6 +45,23 @@ _SECTIONS = (
     encoder_section("depth encoder", "depth_pretrained"),
     decoder_section("decoder", "depth_head_rgbd"),
 )
+
+
+_ENCODERS = ("pretrained", "depth_pretrained")
+_PRECISION = dino_precision(
+    _ENCODERS,
+    "depth_head_rgbd",
+    _ISLANDS,
+    sums=(("crossAtts.*.core", "sums of the two-token attention, elementwise"),),
+    fusions=("crossAtts.*",),
+)
+_QUANTIZATION = dino_quantization(_ENCODERS, fusions=("crossAtts.*",))
+
+
+def _rewrites() -> "Mapping[str, Rule]":
+    from cdm_export.reference_model.cdm.rewrites import RULES
+
+    return RULES
 
 
 def _build(size: str) -> "nn.Module":
@@ -108,16 +128,16 @@ VARIANTS = tuple(
         license=_LICENSES.get(size, ""),
         default_input_size=_INPUT_SIZES.get(size, 518),
         build=lambda size=size: _build(size),  # type: ignore[misc]
-        exportable=exportable,
         fits=lambda shapes, size=size: _fits(shapes, size),  # type: ignore[misc]
-        cannot_tell="",
-        published_files=(),
         contract=contract,
         channel_orders=("bgr", "rgb"),
         unused_parameters=DINO_DPT_UNUSED,
         last_convolution=_LAST,
         seeded_range=SeededRange(1 / 4.0, 1 / 0.5, "0.5 to 4 m"),
-        islands=_ISLANDS,
+        image=DINO_IMAGE,
+        rewrites=_rewrites,
+        precision=_PRECISION,
+        quantization=_QUANTIZATION,
         sections=_SECTIONS,
     )
     for size in CONFIGS

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cdm_export.reference_model.backbones.policies import DINO_IMAGE, dino_precision, dino_quantization
 from cdm_export.reference_model.config import DINO_DPT_UNUSED, ENCODERS, PATCH, ChannelOrder
 from cdm_export.reference_model.depth_anything.config import KINDS, Kind, config
 from cdm_export.reference_model.sections import decoder_section, encoder_section
-from cdm_export.reference_model.variant import SeededRange, Variant, exportable
+from cdm_export.reference_model.variant import SeededRange, Variant
 from cdm_export.runtimes.contract import DEFAULT_FAR, ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.graph_precision import Island, IslandKind
 from cdm_export.runtimes.processing.size import network_size
@@ -28,6 +29,7 @@ _V1_LICENSE = "published with Apache-2.0 code, without a note of their own"
 _V2_LICENSES = dict.fromkeys(ENCODERS, "CC-BY-NC-4.0: not for commercial use") | {"vits": "Apache-2.0"}
 _SIZING = Sizing(rule="lower_bound", multiple=PATCH)
 _LAST = "depth_head.scratch.output_conv2.2"
+_ENCODERS = ("pretrained",)
 _SECTIONS = (encoder_section("encoder", "pretrained"), decoder_section("decoder", "depth_head"))
 
 
@@ -121,7 +123,6 @@ def _variant(kind: Kind, size: str) -> Variant:
         license=license,
         default_input_size=518,
         build=partial(_build, kind, size),
-        exportable=exportable,
         fits=partial(_fits, size),
         cannot_tell=_CANNOT_TELL,
         published_files=(kind.published_file.format(size=size),),
@@ -130,7 +131,9 @@ def _variant(kind: Kind, size: str) -> Variant:
         unused_parameters=DINO_DPT_UNUSED,
         last_convolution=_LAST,
         seeded_range=_seeded_range(kind),
-        islands=(_island(kind),),
+        image=DINO_IMAGE,
+        precision=dino_precision(_ENCODERS, "depth_head", (_island(kind),)),
+        quantization=dino_quantization(_ENCODERS),
         sections=_SECTIONS,
         at_head_range=None if kind.max_depth is None else partial(_at_head_range, kind, size),
     )

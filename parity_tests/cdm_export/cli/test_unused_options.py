@@ -66,7 +66,7 @@ class TestHeadRange:
         assert get_variant(contract.model).name == variant.name
         network: Any = get_variant(contract.model).build()
         assert network.max_depth == 10
-        assert "20 m" not in variant.summary and variant.islands[0].reason.endswith("at 10 m")
+        assert "20 m" not in variant.summary and variant.precision.islands[0].reason.endswith("at 10 m")
 
     def test_the_name_says_the_range_to_the_last_digit_that_counts(self) -> None:
         variant = with_head_range(get_variant(METRIC), 12.34567891)

@@ -24,7 +24,7 @@ from cdm_export.runtimes.contract import QUANTIZED, ModelContract, Processing, S
 from cdm_export.runtimes.coreml_target import get_target
 from cdm_export.runtimes.errors import BundleError, InputError
 from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
-from cdm_export.transforms import RULES, specialize_for
+from cdm_export.transforms import specialize_for
 from parity_tests.coreml_bundle import OUTPUT, package
 from parity_tests.coreml_operation import random
 
@@ -166,10 +166,10 @@ def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_varian
     manifest = Bundle.open(coreml_bundle).manifest
     contract, layer = manifest.contract, "pretrained.blocks.0.attn.qkv"
     exportable = mini_variant.exportable(mini_variant.build(), contract.channel_order)
-    specialize_for(contract, exportable, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    specialize_for(contract, exportable, exclude=("linear_layout",))
     scales = {
         target.path: (0.5, 2.0) * (target.divided[0].shape[0] // 2)
-        for target in smoothable(exportable.get_submodule(NETWORK))
+        for target in smoothable(exportable.get_submodule(NETWORK), mini_variant.quantization)
     }  # fmt: skip
     half = next(one for one in manifest.artifacts if one.name == "coreml/fp16")
     job = CoremlJob(

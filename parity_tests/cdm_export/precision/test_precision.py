@@ -16,6 +16,7 @@ from cdm_export.precision.plan import LARGEST_FP16, MARGIN, plan
 from cdm_export.precision.range_scan import RangeScan
 from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
+from cdm_export.reference_model.registry import get_variant
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.backends import BACKENDS, load_runtime
 from cdm_export.runtimes.bundle import Bundle, State
@@ -24,10 +25,12 @@ from cdm_export.runtimes.errors import BackendUnavailable, CdmExportError, Parit
 from cdm_export.runtimes.graph_precision import Island, IslandKind, PrecisionPlan
 from cdm_export.runtimes.host import cpu_features
 from cdm_export.runtimes.selection import choose, executions
-from cdm_export.transforms import specialize
+from cdm_export.transforms import rules_of, specialize
 from parity_tests.conftest import cli
 
 ROWS, COLUMNS = 5, 7
+CONTRACT = get_variant("cdm-vits").contract("cdm-vits", Size(14 * COLUMNS, 14 * ROWS), 14 * ROWS)
+RULES = rules_of(get_variant("cdm-vits"))
 
 
 @pytest.fixture
@@ -47,12 +50,11 @@ def inputs():
 
 def typed(network, variant, inputs, precision="fp16"):
     """Scan, plan and type in place; the plan."""
-    specialize(network, ROWS, COLUMNS)
+    specialize(network, CONTRACT.network, RULES)
     with torch.inference_mode(), RangeScan() as scan:
         network(*inputs)
-    precision_plan = plan(network.network, scan.max_abs, variant.islands, precision)
-    type_network(network.network, precision_plan)
-    return precision_plan
+    precision_plan = plan(network.network, scan.max_abs, variant.precision, precision)
+    return type_network(network, precision_plan, CONTRACT)
 
 
 def run_typed(network, inputs):
@@ -87,7 +89,7 @@ def test_same_as_half_arithmetic_of_pytorch(network, mini_variant, inputs):
 
 
 def test_ranges_are_those_of_the_modules(network, inputs):
-    specialize(network, ROWS, COLUMNS)
+    specialize(network, CONTRACT.network, RULES)
     seen = []
     module = network.network.pretrained.blocks[1].mlp.fc1
     module.register_forward_hook(lambda module, args, output: seen.append(float(output.abs().max())))
@@ -102,8 +104,11 @@ def test_harmless_ranges_keep_only_the_declared_islands(network, mini_variant, i
     expected = network(*inputs)
     precision_plan = typed(network, mini_variant, inputs, precision)
     assert bool(precision_plan.residuals) == (precision == "bf16")
-    assert {island.module for island in mini_variant.islands} <= {island.module for island in precision_plan.islands}
-    assert precision_plan.inputs == ({"pretrained.patch_embed": "the image, 0..1"} if precision == "fp16" else {})
+    assert {island.module for island in mini_variant.precision.islands} <= {
+        island.module for island in precision_plan.islands
+    }
+    reads_fp32 = {"pretrained.patch_embed.proj"} if precision == "fp16" else set()
+    assert set(precision_plan.inputs) == reads_fp32 and not precision_plan.products
     got = run_typed(network, inputs)
     error = float((got / expected - 1).abs().mean())
     assert 1e-6 < error < (1e-3 if precision == "fp16" else 1e-2), "typed as nothing, or wrongly"
@@ -146,8 +151,8 @@ def test_without_the_plan_a_planted_activation_overflows(network, mini_variant, 
     for block in (0, 1, 2, 3):
         plant(network, 6e4, block)
         network.network.pretrained.blocks[block].ls2.gamma.fill_(1.0)
-    specialize(network, ROWS, COLUMNS)
-    type_network(network.network, plan(network.network, {}, mini_variant.islands, "fp16"))
+    specialize(network, CONTRACT.network, RULES)
+    type_network(network, plan(network.network, {}, mini_variant.precision, "fp16"), CONTRACT)
     assert not run_typed(network, inputs).isfinite().all()
 
 
@@ -159,17 +164,17 @@ def test_what_no_island_covers_is_refused(network, mini_variant, inputs):
 
 
 def test_nan_in_the_ranges_is_not_small(network, mini_variant):
-    specialize(network, ROWS, COLUMNS)
-    precision_plan = plan(network.network, {"pretrained.blocks.2": float("nan")}, mini_variant.islands, "fp16")
+    specialize(network, CONTRACT.network, RULES)
+    precision_plan = plan(network.network, {"pretrained.blocks.2": float("nan")}, mini_variant.precision, "fp16")
     assert "pretrained.blocks.2" in precision_plan.residuals
     assert LARGEST_FP16 / MARGIN == 16376
 
 
 def test_weights_beyond_fp16_are_refused(network, mini_variant):
-    specialize(network, ROWS, COLUMNS)
+    specialize(network, CONTRACT.network, RULES)
     network.network.depth_head_rgbd.scratch.output_conv1.weight[0, 0, 0, 0] = 1e6
     with pytest.raises(ParityError, match=r"output_conv1\.weight reaches 1e"):
-        type_network(network.network, plan(network.network, {}, mini_variant.islands, "fp16"))
+        type_network(network, plan(network.network, {}, mini_variant.precision, "fp16"), CONTRACT)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +242,8 @@ def test_an_attribute_called_module_keeps_its_place(network, mini_variant, input
     scratch.output_conv1 = Holder(scratch.output_conv1)
     path = "depth_head_rgbd.scratch.output_conv1.module"
     island = Island(kind=IslandKind.DECLARED, module=path, reason="a test", output_dtype="low")
-    precision_plan = typed(network, replace(mini_variant, islands=(*mini_variant.islands, island)), inputs)
+    policy = replace(mini_variant.precision, islands=(*mini_variant.precision.islands, island))
+    precision_plan = typed(network, replace(mini_variant, precision=policy), inputs)
     contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
     export_onnx(network, contract, tmp_path / "fp16.onnx")
     names = {node.name for node in onnx.load(tmp_path / "fp16.onnx").graph.node}

@@ -20,11 +20,14 @@ from cdm_export.quantize.layers import groups, integers, quantizable, round_up, 
 from cdm_export.quantize.observers import OBSERVERS, Histogram
 from cdm_export.quantize.smoothquant import choose_scales, fold, fold_all, smoothable
 from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.rewriting import apply_rule
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import CdmExportError, ParityError
-from cdm_export.transforms import RULES, apply_rule, linear_layout, specialize
+from cdm_export.transforms import SHARED, linear_layout, rules_of, specialize
 
 ROWS, COLUMNS = 5, 7
+SIZE = Size(14 * COLUMNS, 14 * ROWS)
+POLICY = get_variant("cdm-vits").quantization
 
 
 @pytest.fixture(params=["mlp", "swiglu"])
@@ -34,7 +37,8 @@ def exportable(request, mini_variant):
     network = mini_variant.build(request.param).eval().requires_grad_(False)
     network.depth_head_rgbd.scratch.output_conv2[2].bias.fill_(3.0)
     exportable = mini_variant.exportable(network, "bgr").eval()
-    specialize(exportable, ROWS, COLUMNS, {name: rule for name, rule in RULES.items() if name != "linear_layout"})
+    rules = {name: rule for name, rule in rules_of(mini_variant).items() if name != "linear_layout"}
+    specialize(exportable, SIZE, rules)
     return exportable
 
 
@@ -64,7 +68,7 @@ class TestLayers:
     def test_a_convolution_for_all_phases_is_one_product(self):
         variant = get_variant("cdm-vitt")
         network = variant.build()
-        apply_rule(RULES["phase_convolution"], network, ROWS, COLUMNS)
+        apply_rule(SHARED["phase_convolution"], network, SIZE)
         assert "depth_head_rgbd.scratch.layer2_rn" in quantizable(network, variant)
 
     def test_every_layer_is_in_one_part(self, exportable, mini_variant):
@@ -125,18 +129,22 @@ class TestSmoothing:
         generator = torch.Generator().manual_seed(3)
         scales = {
             target.path: torch.exp2(torch.randint(-6, 7, (target.layer.in_features,), generator=generator)).tolist()
-            for target in smoothable(exportable.network)
+            for target in smoothable(exportable.network, POLICY)
         }
         assert len(scales) == 3 * 8
-        fold_all(double.network, scales)
+        fold_all(double.network, POLICY, scales)
         assert float((double(*wide) - expected).abs().max() / expected.abs().max()) <= 1e-13
-        fold_all(exportable.network, scales)
+        fold_all(exportable.network, POLICY, scales)
         assert any(not torch.equal(value, before[name]) for name, value in exportable.state_dict().items())
-        fold_all(exportable.network, {path: [1 / scale for scale in values] for path, values in scales.items()})
+        fold_all(
+            exportable.network,
+            POLICY,
+            {path: [1 / scale for scale in values] for path, values in scales.items()},
+        )
         assert all(torch.equal(value, before[name]) for name, value in exportable.state_dict().items())
 
     def test_an_outlier_channel_is_moved_into_the_weights(self, exportable):
-        target = next(smoothable(exportable.network))
+        target = next(smoothable(exportable.network, POLICY))
         rows = torch.randn(256, target.layer.in_features, generator=torch.Generator().manual_seed(0))
         rows[:, 5] *= 300
         strength, scales = choose_scales(target.layer, rows.abs().amax(dim=0), rows)
@@ -173,7 +181,7 @@ class TestGraph:
         with torch.inference_mode(), quantized(chosen, steps):
             simulated = exportable(*inputs)
         weights = integer_weights(chosen)
-        linear_layout.apply(exportable.network, 0, 0)
+        linear_layout.apply(exportable.network, SIZE)
         contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
         path = tmp_path / "int8.onnx"
         export_onnx(exportable, contract, path, change=lambda model: insert_pairs(model, steps, weights))

@@ -8,15 +8,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cdm_export.coreml.convert import coreml_rules
 from cdm_export.onnx.convert import export_onnx
+from cdm_export.reference_model.backbones.policies import DINO_IMAGE
 from cdm_export.reference_model.backbones.vit import DinoV2, SelfAttention
 from cdm_export.reference_model.cdm.network import RepeatChannels, TokenPairFusion
+from cdm_export.reference_model.cdm.rewrites import NEEDS
 from cdm_export.reference_model.exportable import ExportableNetwork, ImageNormalization
+from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.rewriting import apply_rule
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.coreml_target import TARGETS
-from cdm_export.transforms import NEEDS, RULES, apply_rule, fused_attention, specialize
+from cdm_export.transforms import fused_attention, rules_of, specialize, specialize_for
 from cdm_export.transforms.fused_attention import FusedCore
 
 ROWS, COLUMNS = 5, 7
+SIZE = Size(14 * COLUMNS, 14 * ROWS)
+RULES = rules_of(get_variant("cdm-vits"))
 EXACT = 1e-13
 
 
@@ -62,11 +68,11 @@ def multiply_adds(network, inputs) -> int:
 @pytest.mark.parametrize("rule", RULES)
 def test_rule_alone_is_exact_and_saves_what_it_says(rule, network, inputs):
     for needed in NEEDS.get(rule, ()):
-        assert apply_rule(RULES[needed], network, ROWS, COLUMNS).modules > 0
+        assert apply_rule(RULES[needed], network, SIZE).modules > 0
     expected = network(*inputs)
     assert expected.std() > 1e-3, "an output that does not vary proves nothing"
     before = multiply_adds(network, inputs)
-    saving = apply_rule(RULES[rule], network, ROWS, COLUMNS)
+    saving = apply_rule(RULES[rule], network, SIZE)
     assert saving.modules > 0, "the rule found nothing to rewrite"
     assert relative_error(network(*inputs), expected) <= EXACT
     assert saving.macs == before - multiply_adds(network, inputs)
@@ -75,9 +81,9 @@ def test_rule_alone_is_exact_and_saves_what_it_says(rule, network, inputs):
 @pytest.mark.parametrize("target", ["macos14", "macos15"])
 def test_the_rules_for_core_ml_are_exact(target, network, inputs):
     expected = network(*inputs)
-    rules = coreml_rules(TARGETS[target])
-    savings = specialize(network, ROWS, COLUMNS, rules)
-    assert set(savings) == set(rules) == set(RULES) - {"linear_layout"}
+    contract = get_variant("cdm-vits").contract("cdm-vits", SIZE, min(SIZE))
+    savings = specialize_for(contract, network, **coreml_rules(TARGETS[target]))
+    assert contract.network == SIZE and set(savings) == set(RULES) - {"linear_layout"}
     assert all(saving.modules for saving in savings.values())
     assert relative_error(network(*inputs), expected) <= EXACT
     fused = [module for module in network.modules() if isinstance(module, FusedCore)]
@@ -87,7 +93,7 @@ def test_the_rules_for_core_ml_are_exact(target, network, inputs):
 def test_all_rules_together_are_exact(network, inputs):
     expected = network(*inputs)
     before = multiply_adds(network, inputs)
-    savings = specialize(network, ROWS, COLUMNS)
+    savings = specialize(network, SIZE, RULES)
     assert set(savings) == set(RULES) and all(saving.modules for saving in savings.values())
     assert relative_error(network(*inputs), expected) <= EXACT
     assert sum(saving.macs for saving in savings.values()) == before - multiply_adds(network, inputs)
@@ -110,7 +116,7 @@ def test_the_graph_has_as_many_nodes_less_as_the_rules_say(each, network, mini_v
     first = before = nodes()
     claimed, seen = {}, {}
     for name, rule in RULES.items():
-        claimed[name] = apply_rule(rule, network, ROWS, COLUMNS).nodes
+        claimed[name] = apply_rule(rule, network, SIZE).nodes
         if each:
             after = nodes()
             seen[name], before = before - after, after
@@ -125,7 +131,7 @@ def test_borders_are_exact_on_every_grid(rows, columns, network):
     inputs = [torch.rand(1, n, 14 * rows, 14 * columns, generator=generator, dtype=torch.float64) for n in (3, 1)]
     expected = network(*inputs)
     before = multiply_adds(network, inputs)
-    savings = specialize(network, rows, columns)
+    savings = specialize(network, Size(14 * columns, 14 * rows), RULES)
     assert relative_error(network(*inputs), expected) <= EXACT
     assert sum(saving.macs for saving in savings.values()) == before - multiply_adds(network, inputs)
 
@@ -134,7 +140,7 @@ def test_rgb_order_is_folded_too(mini_variant, network, inputs):
     rgb = mini_variant.exportable(copy.deepcopy(network.network), "rgb").double()
     expected = rgb(*inputs)
     assert relative_error(expected, network(*inputs)) > 1e-6, "the orders must differ for this test to mean anything"
-    apply_rule(RULES["input_normalization"], rgb, ROWS, COLUMNS)
+    apply_rule(RULES["input_normalization"], rgb, SIZE)
     assert relative_error(rgb(*inputs), expected) <= EXACT
 
 
@@ -148,7 +154,7 @@ def test_position_embedding_is_the_original_call_not_a_resize(network):
 
 
 def test_folded_network_refuses_another_size(network, inputs):
-    specialize(network, ROWS, COLUMNS)
+    specialize(network, SIZE, RULES)
     wider = [torch.nn.functional.pad(tensor, (0, 14)) for tensor in inputs]
     with pytest.raises(ValueError, match="folded for"):
         network(*wider)
@@ -171,7 +177,7 @@ def _cnn(stem):
     network.pretrained.patch_embed = torch.nn.Module()
     network.pretrained.patch_embed.proj = stem
     network.forward = lambda image: network.pretrained.patch_embed.proj(image)
-    return ExportableNetwork(network, "bgr").double().eval().requires_grad_(False)
+    return ExportableNetwork(network, "bgr", DINO_IMAGE).double().eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +193,7 @@ def _cnn(stem):
 def test_normalization_is_not_folded_where_that_is_not_exact(stem, reason):
     network = _cnn(stem)
     before = copy.deepcopy(network)
-    savings = specialize(network, ROWS, COLUMNS)
+    savings = specialize(network, SIZE, RULES)
     assert savings["input_normalization"].modules == 0 and reason in savings["input_normalization"].skipped
     assert isinstance(network.normalize, ImageNormalization)
     if isinstance(stem, torch.nn.Conv2d):
@@ -198,14 +204,14 @@ def test_normalization_is_not_folded_where_that_is_not_exact(stem, reason):
 def test_normalization_is_folded_into_any_stem_without_padding():
     network, image = _cnn(_convolution()), torch.rand(1, 3, 20, 20, dtype=torch.float64)
     expected = network(image)
-    assert specialize(network, ROWS, COLUMNS)["input_normalization"].modules == 1
+    assert specialize(network, SIZE, RULES)["input_normalization"].modules == 1
     assert relative_error(network(image), expected) <= EXACT
 
 
 def test_a_network_without_any_of_it_is_left_alone():
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).double()
     before = copy.deepcopy(network.state_dict())
-    savings = specialize(network, ROWS, COLUMNS)
+    savings = specialize(network, SIZE, RULES)
     assert all(saving.skipped and not saving.modules for saving in savings.values()), savings
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -259,7 +265,7 @@ def test_a_layer_in_two_places_is_rewritten_once(network, inputs):
     for block in blocks[:2]:
         block.ls1, block.ls2 = torch.nn.Identity(), torch.nn.Identity()
     expected = network(*inputs)
-    specialize(network, ROWS, COLUMNS)
+    specialize(network, SIZE, RULES)
     assert relative_error(network(*inputs), expected) <= EXACT
 
 
@@ -283,6 +289,6 @@ def test_a_rule_refuses_what_it_is_not_exact_for(change, rule, reason, network, 
     change(network)
     expected = network(*inputs)
     rules = {**RULES, "explicit_attention": fused_attention} if change is _other_scale else RULES
-    savings = specialize(network, ROWS, COLUMNS, rules)
+    savings = specialize(network, SIZE, rules)
     assert savings[rule].modules == 0 and reason in savings[rule].skipped, savings[rule]
     assert relative_error(network(*inputs), expected) <= EXACT

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from cdm_export.reference_model.backbones.vit import patch_grid
 from cdm_export.reference_model.cdm.network import Cdm
+from cdm_export.reference_model.cdm.rewrites.two_token_attention import ClosedFormPairFusion
 from cdm_export.reference_model.rewriting.conditions import mismatch, pointwise
 from cdm_export.reference_model.rewriting.saving import Saving
-from cdm_export.transforms.two_token_attention import ClosedFormPairFusion
+from cdm_export.runtimes.contract import Size
 
 
 @torch.no_grad()
@@ -52,8 +54,9 @@ def check(network: nn.Module) -> str | None:
     return None if found else "there is no fusion of two tokens in closed form"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Fold every fusion that is in closed form already."""
+    rows, columns = patch_grid(size)
     folded = macs = 0
     for _, fusion, project in _pairs(network):
         assert isinstance(project, nn.Conv2d)

@@ -13,9 +13,11 @@ goes into W_q.
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.vit import patch_grid
 from cdm_export.reference_model.cdm.network import TokenPairFusion
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 class PairCore(nn.Module):
@@ -90,8 +92,9 @@ def check(network: nn.Module) -> str | None:
     return None if found else "there is no fusion of two tokens"
 
 
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite every fusion."""
+    rows, columns = patch_grid(size)
     macs = 0
 
     def rewrite(fusion: TokenPairFusion) -> ClosedFormPairFusion:

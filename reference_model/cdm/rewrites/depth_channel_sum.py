@@ -6,10 +6,12 @@ conv(W, repeat(d, 3)) = conv(W[:, 0] + W[:, 1] + W[:, 2], d)
 import torch
 from torch import nn
 
+from cdm_export.reference_model.backbones.vit import patch_grid
 from cdm_export.reference_model.cdm.network import Cdm, RepeatChannels
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
+from cdm_export.runtimes.contract import Size
 
 
 def check(network: nn.Module) -> str | None:
@@ -29,8 +31,9 @@ def check(network: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def apply(network: nn.Module, rows: int, columns: int) -> Saving:
+def apply(network: nn.Module, size: Size) -> Saving:
     """Give every depth encoder a one-channel patch embedding."""
+    rows, columns = patch_grid(size)
     macs = 0
     for module in network.modules():
         if isinstance(module, Cdm) and isinstance(module.depth_channels, RepeatChannels):
