@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cdm_export.runtimes.contract import ModelContract, Semantics, Size
     from cdm_export.runtimes.errors import CdmExportError
     from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
-    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
+    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment, to_meters
     from cdm_export.runtimes.opening import open
     from cdm_export.runtimes.pipeline import DepthPipeline
 
@@ -40,6 +40,7 @@ _MODULES = {
     "Timing": "frame",
     "open": "opening",
     "read_calibration": "calibration_files",
+    "to_meters": "metric_scale",
     "write_calibration": "calibration_files",
 }
 """Public name -> module of ``cdm_export.runtimes`` that defines it."""
@@ -61,6 +62,7 @@ __all__ = [
     "Timing",
     "open",
     "read_calibration",
+    "to_meters",
     "write_calibration",
 ]
 

@@ -171,7 +171,8 @@ class DepthResult:
         if self.semantics is Semantics.DISPARITY:
             raise InputError(
                 "this model predicts disparity in pixels, which becomes meters with a calibration only",
-                "Use .values; depth = focal length in pixels * baseline in meters / disparity, where valid.",
+                "Give it the pair's, cdm_export.to_meters(result, stereo): focal length in pixels * baseline in meters "
+                "/ (disparity + distance of the principal points). Or use .values.",
             )
         raise InputError(
             f"this model predicts {self.semantics.value}, which has no metric scale",

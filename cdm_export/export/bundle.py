@@ -31,7 +31,7 @@ from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.backends import BACKENDS, Backend
 from cdm_export.runtimes.bundle import MANIFEST, Artifact, Bundle, Manifest, State
 from cdm_export.runtimes.checkpoint_path import split_checkpoint
-from cdm_export.runtimes.contract import IMAGE, MOST_METERS, ModelContract, Size
+from cdm_export.runtimes.contract import IMAGE, MOST_METERS, ModelContract, Semantics, Size
 from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
 from cdm_export.runtimes.graph_precision import LowPrecision
 from cdm_export.runtimes.install import install
@@ -277,6 +277,7 @@ def _open(name: str, request: ExportRequest, contract: ModelContract) -> FrameSo
         camera=request.camera,
         fit=request.fit,
         needs_depth=contract.depth_input is not None,
+        needs_right=contract.semantics is Semantics.DISPARITY,
     )
 
 

@@ -12,7 +12,7 @@ from cdm_export.parity.request import VerifyRequest
 from cdm_export.progress import Progress
 from cdm_export.runtimes.backends import BACKENDS
 from cdm_export.runtimes.bundle import Bundle, GraphInterface
-from cdm_export.runtimes.contract import ModelContract
+from cdm_export.runtimes.contract import ModelContract, Semantics
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
 from cdm_export.runtimes.opening import reference_path
 from cdm_export.runtimes.selection import choose
@@ -64,6 +64,7 @@ def prepared_frames(
         camera=contract.camera,
         fit=request.fit,
         needs_depth=contract.depth_input is not None,
+        needs_right=contract.semantics is Semantics.DISPARITY,
     )
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")

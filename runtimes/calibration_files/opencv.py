@@ -41,7 +41,7 @@ def read(tree: Node, size: Size | None, raw: bool) -> Calibration:
             tree, size, ("camera_matrix", "Camera_Matrix"), ("distortion_coefficients", "Distortion_Coefficients")
         )
     unit = _unit(tree)
-    if "P1" in tree and "P2" in tree and not raw:
+    if ("P1" in tree or "P2" in tree) and not raw:
         return _rectified(tree, size, unit)
     left, right = (_camera(tree, size, *names) for names in (_LEFT, _RIGHT))
     rotation = matrix3(tree["R"], matrix(tree["R"], (3, 3)))
