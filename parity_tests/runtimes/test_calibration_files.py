@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdm_export import read_calibration, write_calibration
-from cdm_export.runtimes.calibration import Distortion, DistortionModel, StereoCalibration
+from cdm_export.runtimes.calibration import Distortion, DistortionModel, Intrinsics, StereoCalibration
 from cdm_export.runtimes.calibration_files import SizeMissing, calibration_of, own, read_calibration_pair
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
@@ -318,6 +318,13 @@ def test_wrong_files(text: str, old: str, new: str, message: str, refused) -> No
 
 def test_xml_of_something_else(refused) -> None:
     assert "line 2: it is XML of calibration" in refused(OPENCV_XML.replace("opencv_storage", "calibration"))
+
+
+def test_the_json_in_the_documentation(tmp_path: Path) -> None:
+    examples = re.findall(r"(?s)```json\n(.*?)```", (Path(__file__).parents[2] / "docs" / "calibration.md").read_text())
+    for example, kind in zip(examples, (StereoCalibration, Intrinsics), strict=True):
+        (tmp_path / "it.json").write_text(example)
+        assert isinstance(read_calibration(tmp_path / "it.json"), kind)
 
 
 def test_open3d_by_rows(refused) -> None:

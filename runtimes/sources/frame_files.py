@@ -110,8 +110,7 @@ def _calibrated(source: SourceFrame, files: FrameFiles, reading: Reading) -> Sou
     except InputError as error:
         if not files.found or reading.needs_right:
             raise
-        names = " and ".join(path.name for path in files.paths if path not in (files.color, files.depth, files.right))
-        return replace(source, notes=(*source.notes, f"{names} is left out: {error.message}"))
+        return replace(source, notes=(*source.notes, f"calibration left out: {error.message}"))
 
 
 def _refuse_turned(source: SourceFrame, color: Path) -> None:

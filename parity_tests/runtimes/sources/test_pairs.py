@@ -202,7 +202,7 @@ def test_a_file_that_says_no_size(tmp_path: Path) -> None:
 def test_what_nobody_asked_for_does_not_stop_a_model_of_one_image(tmp_path: Path) -> None:
     (folder_of_pairs(tmp_path, "a") / "calib.txt").write_text("525 525 319.5 239.5\n")
     loaded = images_in(tmp_path).load(0)
-    assert loaded.frame.intrinsics is None and loaded.notes[0].startswith("calib.txt is left out: calib.txt, line 1")
+    assert loaded.frame.intrinsics is None and loaded.notes[0].startswith("calibration left out: calib.txt, line 1")
     assert "calib.txt, line 1" in refusal(lambda: pairs_in(tmp_path).load(0))
     asked = images_in(tmp_path, calibration=tmp_path / "calib.txt")
     assert "calib.txt, line 1" in refusal(lambda: asked.load(0))
