@@ -11,6 +11,7 @@ from cdm_export.runtimes.calibration_files import SizeMissing, read_calibration,
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.rectification import rectifier
 from cdm_export.runtimes.sources.base import SourceFrame
 from cdm_export.runtimes.sources.images import effective_scale, read_color, read_depth
 from cdm_export.runtimes.sources.pair_images import read_eyes, split
@@ -139,7 +140,13 @@ def _with_calibration(
         return replace(source, frame=replace(frame, intrinsics=calibration), notes=notes)
     if frame.right is None:
         return replace(source, frame=replace(frame, intrinsics=calibration.left), notes=notes)
-    return replace(source, frame=replace(frame, stereo=calibration), notes=notes)
+    if calibration.rectified:
+        return replace(source, frame=replace(frame, stereo=calibration), notes=notes)
+    notes += (f"rectified by {name}",)
+    if frame.depth is not None:
+        notes += ("the depth image is left out: it belongs to the left image before it was rectified",)
+    rectified = rectifier(calibration)(replace(frame, depth=None, stereo=calibration))
+    return replace(source, frame=rectified, raw_depth=None, depth_scale=1.0, notes=notes)
 
 
 def _read(paths: tuple[Path, ...], size: Size) -> tuple[Calibration, str, tuple[str, ...]]:
