@@ -12,10 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cdm_export.runtimes.calibration import Distortion, Intrinsics, StereoCalibration
+    from cdm_export.runtimes.calibration_files import read_calibration, write_calibration
     from cdm_export.runtimes.contract import ModelContract, Semantics, Size
     from cdm_export.runtimes.errors import CdmExportError
     from cdm_export.runtimes.frame import DepthResult, Frame, Health, Timing
-    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
+    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment, to_meters
     from cdm_export.runtimes.opening import open
     from cdm_export.runtimes.pipeline import DepthPipeline
 
@@ -25,15 +27,21 @@ _MODULES = {
     "CdmExportError": "errors",
     "DepthPipeline": "pipeline",
     "DepthResult": "frame",
+    "Distortion": "calibration",
     "Frame": "frame",
     "Health": "frame",
+    "Intrinsics": "calibration",
     "KnownRange": "metric_scale",
     "ModelContract": "contract",
     "Semantics": "contract",
     "SensorAlignment": "metric_scale",
     "Size": "contract",
+    "StereoCalibration": "calibration",
     "Timing": "frame",
     "open": "opening",
+    "read_calibration": "calibration_files",
+    "to_meters": "metric_scale",
+    "write_calibration": "calibration_files",
 }
 """Public name -> module of ``cdm_export.runtimes`` that defines it."""
 
@@ -41,15 +49,21 @@ __all__ = [
     "CdmExportError",
     "DepthPipeline",
     "DepthResult",
+    "Distortion",
     "Frame",
     "Health",
+    "Intrinsics",
     "KnownRange",
     "ModelContract",
     "Semantics",
     "SensorAlignment",
     "Size",
+    "StereoCalibration",
     "Timing",
     "open",
+    "read_calibration",
+    "to_meters",
+    "write_calibration",
 ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.runtimes.arguments import is_number
+from cdm_export.runtimes.calibration import Calibration, Intrinsics, StereoCalibration
 from cdm_export.runtimes.contract import Semantics, Size
 from cdm_export.runtimes.errors import InputError
 
@@ -21,6 +22,10 @@ class Frame:
     """[H, W] float32, meters; 0, negative, NaN and Inf mean no reading."""
     right: NDArray[np.uint8] | None = None
     """[H, W, 3] uint8, the right image of a rectified pair whose left image is ``rgb``; stereo models only."""
+    intrinsics: Intrinsics | None = None
+    """Of the camera that took ``rgb``; where only ``stereo`` is given, its left camera."""
+    stereo: StereoCalibration | None = None
+    """Of both cameras, for meters; only with ``right``."""
     captured_at: float | None = None
     """``time.monotonic()`` at capture, seconds; None leaves ``health.age`` None."""
 
@@ -45,6 +50,7 @@ class Frame:
                 f"the images of a pair differ in size: right is {Size.of(self.right)}, expected {self.size} like rgb",
                 "Rectify or resize the pair to one size first.",
             )
+        self._check_calibration()
         depth = self.depth
         if depth is None:
             return
@@ -60,6 +66,39 @@ class Frame:
             )
         if depth.dtype != np.float32:
             object.__setattr__(self, "depth", depth.astype(np.float32))
+
+    def _check_calibration(self) -> None:
+        kinds: tuple[tuple[str, Calibration | None, type[Intrinsics] | type[StereoCalibration]], ...] = (
+            ("intrinsics", self.intrinsics, Intrinsics),
+            ("stereo", self.stereo, StereoCalibration),
+        )
+        for name, calibration, kind in kinds:
+            if calibration is None:
+                continue
+            if not isinstance(calibration, kind):
+                raise InputError(
+                    f"{name} must be {kind.__name__}, got {type(calibration).__name__}",
+                    "Read one from a file: cdm_export.read_calibration(path).",
+                )
+            if calibration.size != self.size:
+                raise InputError(
+                    f"{name} is for images of {calibration.size}, the frame is {self.size}",
+                    f"If the images were resized as a whole, scale it: {name}.scaled(Size{tuple(self.size)}).",
+                )
+        if self.stereo is None:
+            return
+        if self.right is None:
+            raise InputError(
+                "a calibration of two cameras is given, but no right image",
+                "Give right as well, or of the left camera alone: intrinsics=stereo.left.",
+            )
+        if self.intrinsics is None:
+            object.__setattr__(self, "intrinsics", self.stereo.left)
+        elif self.intrinsics != self.stereo.left:
+            raise InputError(
+                "intrinsics are not those of the left camera in stereo",
+                "Give one of the two, or intrinsics=stereo.left.",
+            )
 
     @property
     def size(self) -> Size:
@@ -133,7 +172,8 @@ class DepthResult:
         if self.semantics is Semantics.DISPARITY:
             raise InputError(
                 "this model predicts disparity in pixels, which becomes meters with a calibration only",
-                "Use .values; depth = focal length in pixels * baseline in meters / disparity, where valid.",
+                "Give it the pair's, cdm_export.to_meters(result, stereo): focal length in pixels * baseline in meters "
+                "/ (disparity + distance of the principal points). Or use .values.",
             )
         raise InputError(
             f"this model predicts {self.semantics.value}, which has no metric scale",

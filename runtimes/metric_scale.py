@@ -1,6 +1,7 @@
-"""Relative inverse depth -> meters, when somebody says how: between two known depths, or by a sensor's readings.
+"""Relative inverse depth and disparity -> meters, when somebody says how.
 
-The network's output is the inverse of depth up to a scale and a shift that differ from image to image, so every frame
+Relative inverse depth: between two known depths, or by a sensor's readings. Disparity: by the pair's calibration. The
+network's output is the inverse of depth up to a scale and a shift that differ from image to image, so every frame
 gets a scale and a shift of its own.
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.runtimes.arguments import check_meters, is_number
+from cdm_export.runtimes.calibration import StereoCalibration
 from cdm_export.runtimes.contract import DEFAULT_FAR, MOST_METERS, Semantics
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import DepthResult, Frame
@@ -117,6 +119,39 @@ class SensorAlignment:
         return replace(aligned, scaled=f"aligned to the sensor, half of its readings within {off:.1%}")
 
 
+@dataclass(frozen=True)
+class CalibratedPair:
+    """Disparity by the calibration that each frame brings; a frame without one keeps its pixels."""
+
+    needs_depth = False
+
+    def __call__(self, result: DepthResult, frame: Frame) -> DepthResult:
+        """See ``ToMeters``."""
+        return result if frame.stereo is None else to_meters(result, frame.stereo)
+
+
+def to_meters(result: DepthResult, stereo: StereoCalibration) -> DepthResult:
+    """Disparity, pixels of the left image -> meters: fx * baseline / (disparity + doffs), 0 where not valid.
+
+    Raises InputError unless the result is disparity in pixels, at the size the calibration is for, of rectified images.
+    """
+    if result.semantics is not Semantics.DISPARITY or result.unit == "m":
+        got = "is in meters already" if result.unit == "m" else f"is {result.semantics.value}"
+        raise InputError(f"a calibration of a pair makes meters of disparity, and this result {got}")
+    depth, finite = stereo.meters(result.values)
+    valid = result.valid & finite
+    health = replace(result.health, valid_share=float(valid.mean()))
+    offset = f", principal points {stereo.doffs:.4g} px apart" if stereo.doffs else ""
+    return replace(
+        result,
+        values=np.where(valid, depth, np.float32(0)),
+        valid=valid,
+        unit="m",
+        scaled=f"focal length {stereo.left.fx:.5g} px, baseline {stereo.baseline:.4g} m{offset}",
+        health=health,
+    )
+
+
 def fit(given: NDArray[np.float64], wanted: NDArray[np.float64]) -> tuple[float, float]:
     """Scale above 0 and shift with ``scale * given + shift`` near most of ``wanted``; the same in every run.
 
@@ -170,7 +205,7 @@ def _relative(result: DepthResult) -> NDArray[np.float32]:
         raise InputError(
             "disparity in pixels becomes meters with a calibration (focal length in pixels, baseline in meters), which "
             "--meters does not take",
-            "Leave --meters out; depth = focal length * baseline / disparity.",
+            "Leave --meters out, and give the calibration of the pair: --calib FILE.",
         )
     if result.semantics is not Semantics.RELATIVE_INVERSE_DEPTH or result.unit:
         raise InputError("this result is in meters already", "Leave --meters out.")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cdm_export.predict.frames import Refined
     from cdm_export.runtimes.contract import ModelContract
     from cdm_export.runtimes.metric_scale import ToMeters
-    from cdm_export.runtimes.sources import FrameSource
+    from cdm_export.runtimes.sources import FrameSource, Reading
 
 _WARNED_OF = 3
 """Frames whose depth looks wrong that are named one by one."""
@@ -40,11 +40,27 @@ def command(
     *,
     source: Annotated[
         str,
-        typer.Option("--input", "--rgb-image", help="Color image; or a folder, frames.json, synthetic:N, sample."),
+        typer.Option(
+            "--input",
+            "--left",
+            "--rgb-image",
+            help="Color or left image; or a folder, frames.json, synthetic:N, sample.",
+        ),
     ],
     depth: Annotated[
         Path | None, typer.Option("--depth", "--depth-image", help="Depth image (16-bit PNG, or .npy in meters).")
     ] = None,
+    right: Annotated[Path | None, typer.Option("--right", help="Right image, for stereo models.")] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Every image is a pair: left half, right half.")
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calib", "--calibration", help="Of a stereo pair, for meters: docs/calibration.md has formats."),
+    ] = None,
+    scale_calibration: Annotated[
+        bool, typer.Option("--scale-calibration", help="Use a calibration for another image size, scaled.")
+    ] = False,
     out: Annotated[
         Path, typer.Option("--out", "-o", "--output", help=".npy (meters), .png (16-bit mm), or a folder for all.")
     ],
@@ -88,11 +104,12 @@ def command(
     """
     from cdm_export.predict.frames import check_frame, check_output, refine_source, weights_warning
     from cdm_export.predict.pictures import COLORS
-    from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
+    from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth, check_pair
     from cdm_export.runtimes.arguments import check_meters
     from cdm_export.runtimes.bundle import Bundle
     from cdm_export.runtimes.opening import check_reader, open_choice
     from cdm_export.runtimes.selection import choose
+    from cdm_export.runtimes.sources import Reading
 
     opened = Bundle.open(bundle)
     contract = opened.manifest.contract
@@ -104,6 +121,8 @@ def command(
     if colors not in COLORS:
         raise InputError(f"unknown color map '{colors}'. {did_you_mean(colors, list(COLORS))}")
     limits = _limits(color_range)
+    pairs = contract.reads("right")
+    check_pair(contract, pairs, right=right, calibration=calibration, scale_calibration=scale_calibration)
     to_meters = _to_meters(meters, contract, max_depth, far)
     reads_depth = contract.reads("depth") or (to_meters is not None and to_meters.needs_depth)
     if depth is not None and not reads_depth and not contract.metric:
@@ -115,7 +134,8 @@ def command(
     check_far(contract, far, scaled_by_sensor=to_meters is not None and to_meters.needs_depth)
     compared = contract.metric and (depth is not None or not _one_file(source))
     check_depth_scale(contract, given_scale(context, depth_scale), reads_depth or compared)
-    frames = _source(source, depth, depth_scale, contract, fit, reads_depth)
+    reading = Reading(depth_scale, reads_depth, pairs, side_by_side, scale_calibration)
+    frames = _source(source, depth, right, calibration, reading, contract, fit)
     check_output(out, frames, bundle)
     if frames.files and (strict or len(frames) == 1):
         limit = contract.max_depth if max_depth is None else max_depth
@@ -137,6 +157,8 @@ def command(
             for left_out in frames.left_out:
                 shown.note(left_out)
             shown.stage(f"running {len(frames)} frame(s)", len(frames))
+
+            said: set[str] = set()
 
             def on_bad(name: str, error: InputError) -> None:
                 bad[name] = error.message
@@ -162,7 +184,9 @@ def command(
                         shown.warn(text)
                     doubted += bool(item.warnings)
                     for text in (*item.remarks, *item.notes):
-                        shown.note(text)
+                        if text not in said:
+                            shown.note(text)
+                        said.add(text)
                     if not as_json and not quiet:
                         say(_line(item, reads_depth))
                     shown.step()
@@ -232,10 +256,11 @@ def _limits(given: str | None) -> tuple[float, float] | None:
 def _to_meters(
     given: str | None, contract: "ModelContract", max_depth: float | None, far: float | None
 ) -> "ToMeters | None":
-    from cdm_export.runtimes.metric_scale import KnownRange, SensorAlignment
+    from cdm_export.runtimes.contract import Semantics
+    from cdm_export.runtimes.metric_scale import CalibratedPair, KnownRange, SensorAlignment
 
     if given is None:
-        return None
+        return CalibratedPair() if contract.semantics is Semantics.DISPARITY else None
     if contract.metric:
         raise InputError(f"{contract.model} gives meters already", "Leave --meters out.")
     if given == "sensor":
@@ -250,16 +275,38 @@ def _to_meters(
 
 
 def _source(
-    source: str, depth: Path | None, depth_scale: float, contract: "ModelContract", fit: bool, reads_depth: bool
+    source: str,
+    depth: Path | None,
+    right: Path | None,
+    calibration: Path | None,
+    reading: "Reading",
+    contract: "ModelContract",
+    fit: bool,
 ) -> "FrameSource":
     from cdm_export.runtimes.contract import Size
-    from cdm_export.runtimes.sources import open_source
+    from cdm_export.runtimes.sources import FrameFiles, open_source
     from cdm_export.runtimes.sources.single import SingleSource
 
     camera = Size(*contract.camera)
-    if depth is not None or _one_file(source):
-        if depth is None and reads_depth:
+    if depth is not None or right is not None or _one_file(source):
+        if depth is None and reading.needs_depth:
             why = "refines sensor depth" if contract.reads("depth") else "is to be aligned to sensor depth"
             raise InputError(f"{contract.model} {why}: {source} has no depth image", "Give it with --depth DEPTH.")
-        return SingleSource.open(Path(source), depth, depth_scale, camera, fit)
-    return open_source(source, depth_scale=depth_scale, camera=camera, fit=fit, needs_depth=reads_depth)
+        if reading.needs_right and right is None and not reading.side_by_side:
+            raise InputError(
+                f"{contract.model} reads a pair of images: {source} has no right image",
+                "Give it with --right FILE; if the image is both, side by side, add --side-by-side.",
+            )
+        given = None if calibration is None else (calibration,)
+        return SingleSource.open(FrameFiles(Path(source), depth, right, given), reading, camera, fit)
+    return open_source(
+        source,
+        depth_scale=reading.depth_scale,
+        camera=camera,
+        fit=fit,
+        needs_depth=reading.needs_depth,
+        needs_right=reading.needs_right,
+        side_by_side=reading.side_by_side,
+        calibration=calibration,
+        scale_calibration=reading.scale_calibration,
+    )

@@ -277,6 +277,7 @@ def _open(name: str, request: ExportRequest, contract: ModelContract) -> FrameSo
         camera=request.camera,
         fit=request.fit,
         needs_depth=contract.reads("depth"),
+        needs_right=contract.reads("right"),
     )
 
 

@@ -42,9 +42,16 @@ def prepare_frames(
     """
     progress.stage(f"preparing {len(source)} frame(s)", len(source))
     folder.mkdir()
+    for note in (*(f"{unpaired} has no partner and is left out" for unpaired in source.unpaired), *source.left_out):
+        progress.note(note)
     frames = []
+    said: set[str] = set()
     for index, name in enumerate(source.names):
         frame = source.load(index)
+        for note in frame.notes:
+            if note not in said:
+                progress.note(note)
+        said.update(frame.notes)
         for warning in require_readings(frame, contract.max_depth) if contract.reads("depth") else ():
             progress.warn(warning)
         path = folder / f"{index:03d}.npz"

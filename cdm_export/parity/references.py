@@ -64,6 +64,7 @@ def prepared_frames(
         camera=contract.camera,
         fit=request.fit,
         needs_depth=contract.reads("depth"),
+        needs_right=contract.reads("right"),
     )
     if len(source) == 0:
         raise InputError(f"'{request.frames}' holds no frames")

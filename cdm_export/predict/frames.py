@@ -222,7 +222,12 @@ def refine(
         contents[files[".view.png"]] = encode_png(_picture(pipeline, source, result, label, in_red, colors, limits))
     write_together(contents)
     return Refined(
-        source.name, result, tuple(files.values()), tuple(warnings), remarks=tuple(remarks), notes=tuple(notes)
+        source.name,
+        result,
+        tuple(files.values()),
+        tuple(warnings),
+        remarks=tuple(remarks),
+        notes=(*source.notes, *notes),
     )
 
 

@@ -1,5 +1,7 @@
 """Options that would do nothing for a model: refused, since whoever gives one believes that it does something."""
 
+from pathlib import Path
+
 from cdm_export.runtimes.contract import ModelContract, Semantics
 from cdm_export.runtimes.errors import InputError
 
@@ -42,5 +44,23 @@ def check_depth_scale(contract: ModelContract, depth_scale: float | None, has_de
     raise InputError(
         f"{contract.model} reads no sensor depth, and no depth image is given: --depth-scale {depth_scale:g} has no "
         "meaning",
+        "Leave it out.",
+    )
+
+
+def check_pair(
+    contract: ModelContract, pairs: bool, *, right: Path | None, calibration: Path | None, scale_calibration: bool
+) -> None:
+    """Raises InputError for parts of a stereo pair where one image is read."""
+    options = {
+        "--right": right is not None,
+        "--calib": calibration is not None,
+        "--scale-calibration": scale_calibration,
+    }
+    given = next((option for option, there in options.items() if there), None)
+    if given is None or pairs:
+        return
+    raise InputError(
+        f"{contract.model} reads one image: {given}, for stereo models, has no meaning",
         "Leave it out.",
     )

@@ -17,11 +17,13 @@ class SourceFrame:
     name: str
     """Unique within the source; good as the stem of a file name."""
     frame: Frame
-    """Color, and where the source has them depth in meters and the right image of a pair."""
+    """Color, and where the source has them depth in meters, the right image of a pair, and a calibration."""
     raw_depth: NDArray[Any] | None = None
     """[H, W] as stored: integer sensor units, or floating point meters; None when the frame has no depth."""
     depth_scale: float = 1.0
     """Meters = ``raw_depth / depth_scale``; 1 when ``raw_depth`` is meters already."""
+    notes: tuple[str, ...] = ()
+    """What was made of its files on the way, in sentences: worth a note."""
 
 
 class FrameSource(Protocol):

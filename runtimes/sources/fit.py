@@ -1,15 +1,19 @@
 """Frames at the camera size of a bundle: checked, or cropped and resized on request."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.runtimes.calibration import Intrinsics, StereoCalibration
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.sources.base import FrameSource, SourceFrame
+
+AnyCalibration = TypeVar("AnyCalibration", Intrinsics, StereoCalibration)
 
 
 class AtCameraSize:
@@ -44,17 +48,25 @@ def fit_frame(source_frame: SourceFrame, camera: Size) -> SourceFrame:
 
     Color is averaged when shrinking and cubic when growing; depth is nearest, since a mean of two depths is
     a surface that is not there. Both images of a pair are fitted alike, so it stays rectified; its disparity and its
-    focal length in pixels change with the width.
+    focal length in pixels change with the width. Calibrations follow the pixels.
     """
     given, raw = source_frame.frame, source_frame.raw_depth
     frame = Frame(
         rgb=_fit_color(given.rgb, camera),
         depth=None if given.depth is None else fit_nearest(given.depth, camera),
         right=None if given.right is None else _fit_color(given.right, camera),
+        intrinsics=None if given.intrinsics is None else fit_calibration(given.intrinsics, camera),
+        stereo=None if given.stereo is None else fit_calibration(given.stereo, camera),
         captured_at=given.captured_at,
     )
-    fitted_raw = None if raw is None else fit_nearest(raw, camera)
-    return SourceFrame(source_frame.name, frame, fitted_raw, source_frame.depth_scale)
+    return replace(source_frame, frame=frame, raw_depth=None if raw is None else fit_nearest(raw, camera))
+
+
+def fit_calibration(calibration: AnyCalibration, camera: Size) -> AnyCalibration:
+    """Of the images that ``fit_frame`` makes of those it belongs to: exactly the same window, and the same scale."""
+    rows, columns = crop(calibration.size, camera)
+    window = Size(columns.stop - columns.start, rows.stop - rows.start)
+    return calibration.cropped(columns.start, rows.start, window).scaled(camera)
 
 
 def crop(size: Size, camera: Size) -> tuple[slice, slice]:

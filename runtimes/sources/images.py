@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_export.runtimes.errors import InputError
-from cdm_export.runtimes.frame import Frame
-from cdm_export.runtimes.sources.base import SourceFrame
 from cdm_export.runtimes.sources.decode import decode
 from cdm_export.runtimes.sources.files import read_bytes
 from cdm_export.runtimes.sources.npy import load_npy
@@ -55,17 +53,18 @@ def _refuse_unless_16_bits(path: Path, bgr: NDArray[Any]) -> None:
     if 0 < largest < 1 << (_FEWEST_BITS - 1):
         raise InputError(
             f"{path.name} holds 16 bits per channel, but its largest value is {largest} of 65535: that is how "
-            f"{_likely_bits(largest)}-bit images are stored, and it would arrive nearly black",
+            f"{likely_bits(largest)}-bit images are stored, and it would arrive nearly black",
             f"Save it with 8 bits: {_to_8_bits(path, largest)}",
         )
 
 
-def _likely_bits(largest: int) -> int:
+def likely_bits(largest: int) -> int:
+    """Bits of the camera whose largest value of 16 bits this is: 8, 10, 12, 14 or 16."""
     return next((bits for bits in (8, 10, 12, 14) if largest < 1 << bits), 16)
 
 
 def _to_8_bits(path: Path, largest: int) -> str:
-    shift = max(0, _likely_bits(largest) - 8)
+    shift = max(0, likely_bits(largest) - 8)
     return (
         f"python -c \"import cv2; cv2.imwrite('{path.stem}.8bit.png', "
         f"(cv2.imread('{path.name}', -1) >> {shift}).astype('uint8'))\""
@@ -141,18 +140,3 @@ def require_scale(depth_scale: float) -> None:
 def effective_scale(raw: NDArray[Any], depth_scale: float) -> float:
     """Units of ``raw`` per meter: ``depth_scale`` for integers, 1 for floating point, which is meters."""
     return depth_scale if np.issubdtype(raw.dtype, np.integer) else 1.0
-
-
-def load_pair(name: str, color: Path, depth: Path | None, depth_scale: float) -> SourceFrame:
-    """One frame from its files; ``depth`` may be None: then color is turned upright as a rotation in its file says.
-
-    Raises InputError naming the frame and what is wrong.
-    """
-    try:
-        if depth is None:
-            return SourceFrame(name, Frame(read_color(color, upright=True)))
-        rgb = read_color(color)
-        raw, meters = read_depth(depth, depth_scale)
-        return SourceFrame(name, Frame(rgb, meters), raw, effective_scale(raw, depth_scale))
-    except InputError as error:
-        raise InputError(f"{name}: {error.message}", error.next_step) from error

@@ -1,5 +1,6 @@
 """More frames than a source has: its own, then their mirror images. What a batch is checked on must differ."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.sources.base import FrameSource, SourceFrame
+from cdm_export.runtimes.sources.fit import AnyCalibration
 
 _AXES: dict[str, tuple[int, ...]] = {"mirrored": (1,), "upside-down": (0,), "turned": (0, 1)}
 """Ending of a name, and the axes that are flipped: every reading stays what the sensor gave."""
@@ -18,7 +20,7 @@ class MirroredSource:
 
     A flip from left to right turns the cameras of a stereo pair round too: what was seen from the right is now seen
     from the left. The flipped right image becomes the left one, and the other way round, so that disparity stays
-    positive. An upside-down flip keeps the sides.
+    positive. An upside-down flip keeps the sides. Calibrations are flipped with the images.
     """
 
     def __init__(self, source: FrameSource, count: int) -> None:
@@ -49,14 +51,30 @@ class MirroredSource:
 
         left, right = frame.rgb, frame.right
         if right is not None and 1 in axes:
-            if frame.depth is not None:
+            of_left = "depth image belongs" if frame.depth is not None else "intrinsics belong"
+            if frame.depth is not None or (frame.intrinsics is not None and frame.stereo is None):
                 raise InputError(
                     f"{self.names[index]}: flipped from left to right, the right image of a pair becomes the left one, "
-                    "and the depth image belongs to the other",
-                    "Give as many frames as are needed, or leave out the depth image or the right image.",
+                    f"and the {of_left} to the other",
+                    "Give as many frames as are needed, or leave out "
+                    f"the {of_left.rsplit(' ', 1)[0]} or the right image.",
                 )
             left, right = right, left
         rgb = flipped(left)
         assert rgb is not None
-        mirrored = Frame(rgb, depth=flipped(frame.depth), right=flipped(right), captured_at=frame.captured_at)
-        return SourceFrame(self.names[index], mirrored, flipped(loaded.raw_depth), loaded.depth_scale)
+        mirrored = Frame(
+            rgb,
+            depth=flipped(frame.depth),
+            right=flipped(right),
+            intrinsics=None if frame.stereo or not frame.intrinsics else _flipped(frame.intrinsics, axes),
+            stereo=None if frame.stereo is None else _flipped(frame.stereo, axes),
+            captured_at=frame.captured_at,
+        )
+        return replace(loaded, name=self.names[index], frame=mirrored, raw_depth=flipped(loaded.raw_depth))
+
+
+def _flipped(calibration: AnyCalibration, axes: tuple[int, ...]) -> AnyCalibration:
+    """Of images flipped along ``axes``."""
+    for axis in axes:
+        calibration = calibration.mirrored() if axis == 1 else calibration.upside_down()
+    return calibration

@@ -5,6 +5,7 @@ the generator it is given. Nothing is nearer than 0.2 m or farther than 6 m alon
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,11 @@ class Scene(NamedTuple):
     """Place of the lamp."""
     ambient: float
     """Brightness of what the lamp does not reach."""
+
+    def moved(self, by: NDArray[np.float64]) -> "Scene":
+        """With everything moved by [3] meters of the world: what a camera sees that moved the other way."""
+        solids = [replace(solid, center=_vector(np.array(solid.center) + by)) for solid in self.solids]
+        return self._replace(solids=solids, light=_vector(np.array(self.light) + by))
 
 
 def random_scene(rng: np.random.Generator) -> Scene:

@@ -17,7 +17,7 @@ from cdm_export.progress import Silent
 from cdm_export.reference_model.registry import get_variant
 from cdm_export.reference_model.sections import Section
 from cdm_export.runtimes.bundle import Bundle
-from cdm_export.runtimes.contract import TensorSpec
+from cdm_export.runtimes.contract import Size, Sizing, TensorSpec
 from cdm_export.runtimes.errors import BackendUnavailable, BundleError, InputError, ParityError
 
 TOLERANCE = GATES["fp32"].p99
@@ -57,12 +57,14 @@ def half_graph(tmp_path, contract):
     onnx.save(model, path, save_as_external_data=True, location="half.data", size_threshold=0)
     frame = tmp_path / "frame.npz"
     np.savez(frame, x=np.full(shape, 3, np.float32), rgb=np.zeros(1))
+    size, depth = Size(64, 64), contract.inputs[1].processing
     tiny = contract.model_copy(
         update={
-            "inputs": (TensorSpec(name="x", shape=tuple(shape), unit=""),),
+            "inputs": (TensorSpec(name="x", shape=tuple(shape), unit="", source="depth", processing=depth),),
             "outputs": (TensorSpec(name="y", shape=tuple(shape), unit=""),),
+            "network": size, "content": size, "sizing": Sizing(rule="camera", multiple=1),
         }
-    )
+    )  # fmt: skip
     return path, tiny, frame
 
 

@@ -53,6 +53,23 @@ def test_run_a_folder_skips_the_broken_frame_and_says_so(small_bundle, frame, tm
     assert not (tmp_path / "strict" / "c.npy").exists()
 
 
+def test_a_pair_for_a_model_of_one_image(small_bundle, frame, tmp_path):
+    """Parts of a pair that somebody names are refused; those that lie in a folder are left out, which is said once."""
+    folder = tmp_path / "in"
+    for stem in ("a", "b"):
+        color, depth = write_frame(folder, stem, frame(CAMERA))
+        (folder / f"{stem}.right.png").write_bytes(color.read_bytes())
+    (folder / "calib.txt").write_text("cam0=[1 0\n")
+    for option in ("--right", "--calib"):
+        given = (option, folder / "a.right.png")
+        done = cli("run", small_bundle, "--left", color, "--depth", depth, *given, "-o", tmp_path / "x", "-q")
+        refused(done, 2, f"reads one image: {option}, for stereo models, has no meaning")
+    done = cli("run", small_bundle, "--input", folder, "-o", tmp_path / "out")
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 0 and "the right images of 2 pair(s): the model reads one image" in said
+    assert said.count("calibration left out: calib.txt: width is missing") == 1
+
+
 def test_run_with_json(small_bundle, pair, tmp_path):
     done = cli("run", small_bundle, "--input", pair[0], "--depth", pair[1], "-o", tmp_path / "x.npy", "--json")
     document = json.loads(done.stdout)

@@ -69,7 +69,7 @@ def contract():
 
     return ModelContract(
         model="cdm-vitt", semantics=Semantics.INVERSE_DEPTH, inputs=(plane("image", 3, **image),), 
-        outputs=(plane("depth", 1),),
+        outputs=(plane("out", 1),),
         camera=Size(14, 14), network=Size(14, 14), content=Size(14, 14), input_size=14, channel_order="rgb",
         sizing=Sizing(rule="camera", multiple=1),
     )  # fmt: skip
