@@ -1,6 +1,11 @@
-"""The families this toolkit knows. A new family is one package and one line here."""
+"""The families this toolkit knows. A new family is one package and one line here, or, in a package of somebody else's,
+one line of its metadata: an entry point of the group ``cdm_export.families`` that names a tuple of ``Variant``.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import entry_points
 
 from cdm_export.reference_model import cdm, depth_anything
 from cdm_export.reference_model.variant import Variant
@@ -9,6 +14,58 @@ from cdm_export.runtimes.errors import InputError, did_you_mean
 VARIANTS: dict[str, Variant] = {
     variant.name: variant for family in (cdm.VARIANTS, depth_anything.VARIANTS) for variant in family
 }
+
+GROUP = "cdm_export.families"
+"""Of entry points."""
+
+
+@dataclass(frozen=True)
+class ThirdParty:
+    """Families that other installed packages bring."""
+
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """By name."""
+    packages: dict[str, str] = field(default_factory=dict)
+    """Distribution and version by the model's name."""
+    problems: tuple[str, ...] = ()
+    """What could not be used, and why, each a sentence."""
+
+
+@lru_cache(maxsize=1)
+def third_party() -> ThirdParty:
+    """Load the entry points, once. Importing somebody's package runs its code: only models are looked for here, when a
+    name is not ours, models are listed, or a checkpoint is to be recognized; nothing that a bundle says is imported.
+    """
+    found = ThirdParty()
+    problems = []
+    for entry in entry_points(group=GROUP):
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value
+        try:
+            loaded = entry.load()
+            variants = tuple(getattr(loaded, "VARIANTS", loaded))
+            names = [variant.name for variant in variants]
+        except Exception as error:  # whatever their import raises is theirs
+            problems.append(f"the families of {package} cannot be used: {type(error).__name__}: {error}")
+            continue
+        for name, variant in zip(names, variants, strict=True):
+            other = "cdm-export" if name in VARIANTS else found.packages.get(name)
+            if other is not None:
+                problems.append(f"{package} has a model called {name}, as {other} has: it is left out")
+                continue
+            found.variants[name] = variant
+            found.packages[name] = package
+    return ThirdParty(found.variants, found.packages, tuple(problems))
+
+
+def all_variants() -> dict[str, Variant]:
+    """Every model that is known here, ours first, by name."""
+    return {**VARIANTS, **third_party().variants}
+
+
+def package_of(name: str) -> str:
+    """Distribution and version whose family a model is; empty for this package's own."""
+    return "" if name.partition("@")[0] in VARIANTS else third_party().packages.get(name.partition("@")[0], "")
+
 
 LONGEST_HEAD_RANGE = 1000.0
 """Meters."""
@@ -28,11 +85,18 @@ def get_variant(name: str) -> Variant:
             pass  # no number: an unknown name
     if name in VARIANTS:
         return VARIANTS[name]
-    could_be = [known for known in VARIANTS if _abbreviates(name.split("-"), known.split("-"))]
+    known_here = all_variants()
+    if name in known_here:
+        return known_here[name]
+    could_be = [known for known in known_here if _abbreviates(name.split("-"), known.split("-"))]
     if could_be:
-        meanings = "".join(f"\n  {known}: {VARIANTS[known].summary}" for known in could_be)
+        meanings = "".join(f"\n  {known}: {known_here[known].summary}" for known in could_be)
         raise InputError(f"'{name}' leaves open which model it is:{meanings}", "Name one of them with --model.")
-    raise InputError(f"unknown model '{name}'. {did_you_mean(name, list(VARIANTS))}", "See: cdm-export models")
+    problems = "".join(f"; {problem}" for problem in third_party().problems)
+    raise InputError(
+        f"unknown model '{name}'. {did_you_mean(name, list(known_here))}{problems}",
+        "See: cdm-export models. A family of another package has to be installed beside this one.",
+    )
 
 
 def with_head_range(variant: Variant, meters: float) -> Variant:
@@ -52,7 +116,7 @@ def with_head_range(variant: Variant, meters: float) -> Variant:
 
 def fitting_variants(shapes: Mapping[str, tuple[int, ...]]) -> list[Variant]:
     """Every variant that a state dict of these shapes can be; more than one where weights cannot tell."""
-    return [variant for variant in VARIANTS.values() if variant.fits(shapes)]
+    return [variant for variant in all_variants().values() if variant.fits(shapes)]
 
 
 def _abbreviates(short: list[str], whole: list[str]) -> bool:

@@ -255,6 +255,8 @@ class Provenance(Record):
     """How to make random weights again."""
     license: str = Field(validation_alias="licence", serialization_alias="licence")
     """Note on the weights' license; may be empty."""
+    package: str = ""
+    """Distribution and version whose family the model is; empty for this package's own."""
 
 
 class Manifest(Record):

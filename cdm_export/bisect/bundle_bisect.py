@@ -17,6 +17,7 @@ from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
 from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.sections import Section
 from cdm_export.runtimes.backends import get_backend, who_runs
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import QUANTIZED
@@ -57,7 +58,7 @@ def bisect_bundle(
     if find_spec("onnx") is None:
         raise BackendUnavailable("looking into a graph needs the package 'onnx'", f"Add it with: {install('export')}")
     contract = bundle.manifest.contract
-    sections = get_variant(contract.model).sections
+    sections = _sections(contract.model)
     output, tolerance = contract.output.name, GATES[candidate[1]].p99
     with TemporaryFolder() as temporary:
         first, second = (
@@ -88,6 +89,15 @@ def bisect_bundle(
         left_out={name: why for name, why in left_out.items() if section_of(name, sections)},
         operation=operation,
     )
+
+
+def _sections(model: str) -> tuple[Section, ...]:
+    """What a family wants to look at; the outer two levels of modules where it does not say, or is not installed."""
+    try:
+        named = get_variant(model).sections
+    except InputError:
+        named = ()
+    return named or (Section("network", ("*", "*.*")),)
 
 
 def _operation(

@@ -68,6 +68,7 @@ def command(
         ("channel order", f"{contract.channel_order} inside the weights; the interface is RGB"),
         ("weights", _weights(provenance)),
         ("license", provenance.license or "no note"),
+        *([("family", f"of {provenance.package}")] if provenance.package else []),
         ("golden frames", ", ".join(golden.name for golden in manifest.golden)),
     ]
     overview = Table(box=None, show_header=False, pad_edge=False)

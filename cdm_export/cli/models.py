@@ -5,12 +5,16 @@ import sys
 
 from cdm_export.cli.console import print_json
 from cdm_export.cli.options import Json, Quiet
-from cdm_export.cli.terminal import print_table
+from cdm_export.cli.terminal import print_table, say
 
 
 def command(as_json: Json = False, quiet: Quiet = False) -> None:
     """Families and variants that can be exported."""
-    from cdm_export.reference_model.registry import VARIANTS
+    from cdm_export.reference_model.registry import all_variants, package_of, third_party
+
+    known = all_variants().values()
+    for problem in third_party().problems:
+        say(f"warning: {problem}", error=True)
 
     if as_json:
         print_json(
@@ -21,8 +25,9 @@ def command(as_json: Json = False, quiet: Quiet = False) -> None:
                     "summary": variant.summary,
                     "million_parameters": variant.million_parameters,
                     "weights": variant.weights,
+                    "package": package_of(variant.name) or "cdm-export",
                 }
-                for variant in VARIANTS.values()
+                for variant in known
             ]
         )
         return
@@ -36,9 +41,10 @@ def command(as_json: Json = False, quiet: Quiet = False) -> None:
     table.add_column("parameters", justify="right")
     table.add_column("what it is", overflow="fold")
     between = "\n" if sys.stdout.isatty() else "; "
-    for family, variants in itertools.groupby(VARIANTS.values(), lambda variant: variant.family):
+    for family, variants in itertools.groupby(known, lambda variant: variant.family):
         table.add_row(Text(family, "bold"))
         for variant in variants:
-            described = f"{variant.summary}{between}weights: {variant.weights}"
+            of = f", of {package}" if (package := package_of(variant.name)) else ""
+            described = f"{variant.summary}{of}{between}weights: {variant.weights}"
             table.add_row(f"  {variant.name}", f"{variant.million_parameters:.0f} M", described)
     print_table(table)

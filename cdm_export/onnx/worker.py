@@ -17,7 +17,7 @@ from cdm_export.onnx.batch import export_batch
 from cdm_export.onnx.convert import OPSET, OPSET_BF16, export_onnx
 from cdm_export.parity.golden import load_reference, save_output
 from cdm_export.progress import Progress, relay
-from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.registry import get_variant, package_of
 from cdm_export.reference_model.variant import NETWORK, Variant
 from cdm_export.runtimes.bundle import Artifact, Provenance, State, Verdict
 from cdm_export.runtimes.cache import naming
@@ -221,7 +221,7 @@ def _low(
     # In a file of their own, so that the second graph can share them.
     versions = export_onnx(exportable, job.contract, path, opset=opset, external_data=True)
     graphs = [made_graph(precision, opset, path, versions, precision_plan, audit(path, precision_plan))]
-    if precision == "fp16":
+    if precision == "fp16" and cores:
         second, retyped = path.with_name("fp16-attn32.onnx"), attention_in_fp32(precision_plan, cores)
         write_with_fp32_attention(path, second, cores)
         made = made_graph("fp16-attn32", opset, second, versions, retyped, audit(second, retyped))
@@ -280,7 +280,11 @@ def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
     # The choice among several sets of weights is kept, so that ``verify --checkpoint`` makes it again.
     chosen = with_key(path, checkpoint.key if checkpoint.asked or checkpoint.others else "")
     return network, Provenance(
-        checkpoint=chosen.name, sha256=checkpoint.sha256, random_weights=None, license=variant.license
+        checkpoint=chosen.name,
+        sha256=checkpoint.sha256,
+        random_weights=None,
+        license=variant.license,
+        package=package_of(variant.name),
     )
 
 
@@ -298,7 +302,10 @@ def _seeded(job: MakeJob, variant: Variant, seed: int) -> "tuple[nn.Module, Prov
     tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in job.contract.inputs)
     weights = calibrate_range(network, variant, job.contract.channel_order, tensors, seed)
     identity = state_dict_sha256(network)
-    return network, Provenance(checkpoint=None, sha256=identity, random_weights=weights, license="")
+    provenance = Provenance(
+        checkpoint=None, sha256=identity, random_weights=weights, license="", package=package_of(variant.name)
+    )
+    return network, provenance
 
 
 def inputs_of(frame: str, contract: ModelContract) -> dict[str, NDArray[np.float32]]:

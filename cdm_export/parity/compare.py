@@ -149,7 +149,7 @@ def compare(
     network = _raw_statistics(reference, candidate)
     depth = statistics(both)
     comparable = float(both.mean())
-    mask = _mask_disagreement(raw_reference, valid_reference, valid_candidate, contract, gate)
+    mask = _mask_disagreement(raw_reference, raw_candidate, valid_reference, valid_candidate, contract, gate)
     verdict, reason = _judge(gate, comparable, network, depth, measure, mask, preprocessing)
     return FrameParity(
         frame=frame,
@@ -229,15 +229,24 @@ def _raw_statistics(reference: Image, candidate: Image) -> RawStatistics:
 
 def _mask_disagreement(
     raw_reference: Image,
+    raw_candidate: Image,
     valid_reference: NDArray[np.bool_],
     valid_candidate: NDArray[np.bool_],
     contract: ModelContract,
     gate: Gate,
 ) -> float:
-    """A pixel within the gate's p99 of the threshold may fall on either side; every other one must agree."""
+    """A pixel within the gate's p99 of the threshold may fall on either side; every other one must agree.
+
+    Disparity is valid above 0, where both sides look alike: there the two have to lie within the gate's p99 pixels of
+    each other, since no other figure sees what a candidate makes of a pixel that the reference leaves out.
+    """
     differs = valid_reference != valid_candidate
     threshold = output.threshold(contract)
-    if threshold is not None:
+    if contract.semantics.error_class is ErrorClass.PIXELS:
+        pixel = contract.camera.width / contract.content.width
+        with np.errstate(invalid="ignore"):
+            differs &= ~(np.abs(raw_candidate.astype(np.float64) - raw_reference) <= gate.p99 * pixel)
+    elif threshold is not None:
         with np.errstate(invalid="ignore"):
             differs &= ~(np.abs(raw_reference.astype(np.float64) - threshold) <= gate.p99 * threshold)
     return float(differs.mean())

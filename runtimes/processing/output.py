@@ -98,7 +98,6 @@ def interpret(raw: NDArray[np.float32], contract: ModelContract) -> tuple[NDArra
 def threshold(contract: ModelContract) -> float | None:
     """Raw value at which depth is ``contract.far``; None where nothing is too far.
 
-    None for disparity too, although it is valid above 0. Whoever compares masks excuses a share of the threshold around
-    it: around 0 that is an exact 0 alone, and whatever a candidate made of it would be excused.
+    None for disparity too, although it is valid above 0: a share of 0 is nothing.
     """
     return {Semantics.INVERSE_DEPTH: 1.0 / contract.far, Semantics.METRIC_DEPTH: contract.far}.get(contract.semantics)

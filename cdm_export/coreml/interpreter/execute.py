@@ -32,7 +32,7 @@ def check_known(program: Program) -> None:
         if operation.kind not in KNOWN:
             raise BundleError(
                 f"operation '{operation.name}' is a '{operation.kind}', which the Core ML reference does not know",
-                "Add it to cdm_export/coreml_reference, with its test against PyTorch.",
+                "Add it to cdm_export/coreml/interpreter, with its test against PyTorch.",
             )
 
 

@@ -66,6 +66,22 @@ def reduce_mean(call: Call) -> Tensor:
     return _kept(call, call.arithmetic.total(x, axes) / math.prod(x.shape[axis] for axis in axes))
 
 
+def reduce_sum_square(call: Call) -> Tensor:
+    """Sum of squares over axes."""
+    squares = call.arithmetic.round(call.tensor("x").square())
+    return _kept(call, call.arithmetic.total(squares, _axes(call)))
+
+
+def reduce_l1_norm(call: Call) -> Tensor:
+    """Sum of magnitudes over axes."""
+    return _kept(call, call.arithmetic.total(call.tensor("x").abs(), _axes(call)))
+
+
+def reduce_l2_norm(call: Call) -> Tensor:
+    """Root of the sum of squares over axes."""
+    return reduce_sum_square(call).sqrt()
+
+
 def reduce_max(call: Call) -> Tensor:
     """Largest over axes."""
     return _kept(call, call.tensor("x").amax(dim=_axes(call), keepdim=True))
@@ -81,6 +97,9 @@ OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "softmax": softmax,
     "reduce_sum": reduce_sum,
     "reduce_mean": reduce_mean,
+    "reduce_sum_square": reduce_sum_square,
+    "reduce_l1_norm": reduce_l1_norm,
+    "reduce_l2_norm": reduce_l2_norm,
     "reduce_max": reduce_max,
     "reduce_min": reduce_min,
 }

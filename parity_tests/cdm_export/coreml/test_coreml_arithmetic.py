@@ -231,3 +231,7 @@ def test_reductions(axes, keep):
     for kind, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max), ("min", np.min)):
         expected = torch.from_numpy(np.asarray(reduce(x.numpy(), axis=axes, keepdims=keep)))
         close(run(f"reduce_{kind}", operands), expected, 1e-12)
+    squares = (x**2).sum(dim=axes, keepdim=keep)
+    close(run("reduce_sum_square", operands), squares, 1e-12)
+    close(run("reduce_l2_norm", operands), squares.sqrt(), 1e-12)
+    close(run("reduce_l1_norm", operands), x.abs().sum(dim=axes, keepdim=keep), 1e-12)
