@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 
 from cdm_export.reference_model import cdm, depth_anything
 from cdm_export.reference_model.variant import Variant
-from cdm_export.runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.errors import CheckpointError, InputError, did_you_mean
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant for family in (cdm.VARIANTS, depth_anything.VARIANTS) for variant in family
@@ -65,6 +65,20 @@ def all_variants() -> dict[str, Variant]:
 def package_of(name: str) -> str:
     """Distribution and version whose family a model is; empty for this package's own."""
     return "" if name.partition("@")[0] in VARIANTS else third_party().packages.get(name.partition("@")[0], "")
+
+
+def family_installed(name: str) -> bool:
+    """Whether a model can be built here; the families of other packages come and go with these."""
+    return name.partition("@")[0] in VARIANTS or name.partition("@")[0] in third_party().variants
+
+
+def require_family(name: str, package: str) -> None:
+    """Raise CheckpointError when a model's network is part of a package (``package_of``) that is not installed here."""
+    if package and not family_installed(name):
+        raise CheckpointError(
+            f"the network of {name} is part of {package}, which is not installed here",
+            f"Install it beside this package: pip install {package.split()[0]}",
+        )
 
 
 LONGEST_HEAD_RANGE = 1000.0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cdm_export.reference_model.checkpoint import load_network
 from cdm_export.reference_model.random_weights import rebuild, state_dict_sha256
 from cdm_export.reference_model.reference import exact_float32, run_reference
-from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.registry import get_variant, require_family
 from cdm_export.reference_model.variant import NETWORK
 from cdm_export.runtimes.backends import Backend
 from cdm_export.runtimes.bundle import Bundle, RandomWeights
@@ -33,6 +33,7 @@ def load_exportable(path: Path, contract: ModelContract) -> "nn.Module":
     if not path.is_dir():
         return make_exportable(path, contract)
     provenance = Bundle.open(path).manifest.provenance
+    require_family(contract.model, provenance.package)
     assert provenance.random_weights is not None
     exportable = make_exportable(provenance.random_weights, contract)
     if state_dict_sha256(exportable.get_submodule(NETWORK)) != provenance.sha256:

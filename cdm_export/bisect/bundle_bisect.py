@@ -16,7 +16,7 @@ from cdm_export.parity.gates import GATES
 from cdm_export.parity.golden import ReferenceFrame
 from cdm_export.parity.image_input import fit_frame
 from cdm_export.progress import Progress
-from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.registry import get_variant, require_family
 from cdm_export.reference_model.sections import Section
 from cdm_export.runtimes.backends import get_backend, who_runs
 from cdm_export.runtimes.bundle import Bundle
@@ -133,6 +133,7 @@ def _probe(
     contract = interface_of(bundle, *pair).contract
     frame = fit_frame(frame, contract, scratch)
     if backend.format == "checkpoint":
+        require_family(contract.model, bundle.manifest.provenance.package)
         precision_plan = None if precision == "fp32" else _precision_plan(bundle, precision)
         weights = reference_path(bundle, checkpoint)
         return TorchProbe(weights, contract, precision, frame.path, scratch, threads, precision_plan)

@@ -10,6 +10,7 @@ from cdm_export.parity.golden import ReferenceFrame, prepare_frames, save_output
 from cdm_export.parity.image_input import fit_frame
 from cdm_export.parity.request import VerifyRequest
 from cdm_export.progress import Progress
+from cdm_export.reference_model.registry import family_installed, require_family
 from cdm_export.runtimes.backends import BACKENDS
 from cdm_export.runtimes.bundle import Bundle, GraphInterface
 from cdm_export.runtimes.contract import ModelContract
@@ -93,7 +94,10 @@ def _computed(
     """
     contract, provenance = bundle.manifest.contract, bundle.manifest.provenance
     at_hand = request.checkpoint is not None or provenance.random_weights is not None
+    if request.checkpoint is None and not family_installed(contract.model):
+        at_hand = False  # the graph is the reference then, and what is said of it says so
     if at_hand and BACKENDS["torch"].installed:
+        require_family(contract.model, provenance.package)
         backend, path = BACKENDS["torch"], reference_path(bundle, request.checkpoint)
         description = "eager float32 PyTorch"
     elif request.checkpoint is not None:

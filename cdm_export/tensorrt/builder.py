@@ -16,7 +16,7 @@ from cdm_export.runtimes.tensorrt_api import Log
 
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2}
 _ATTENTION_RANK = 4
-"""[batch, heads, queries, keys]: a Softmax over anything else is no attention."""
+"""[batch, heads, queries, keys]: a Softmax of another rank is no attention."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,24 @@ def break_fusion(trt: Any, network: Any) -> tuple[str, ...]:
 
 
 def _softmaxes(trt: Any, network: Any) -> list[Any]:
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    found = [layer for layer in layers if layer.type == trt.LayerType.SOFTMAX]
-    return [layer for layer in found if len(layer.get_output(0).shape) == _ATTENTION_RANK]
+    """Those whose result a matrix product reads, whatever moves or casts it on the way: another Softmax weighs
+    disparities, say, and is fused with nothing.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    read_by: dict[str, list[Any]] = {}
+    for layer in layers:
+        for index in range(layer.num_inputs):
+            tensor = layer.get_input(index)
+            if tensor is not None:  # an optional input that is not there
+                read_by.setdefault(str(tensor.name), []).append(layer)
+    kind = trt.LayerType
+    moving = (kind.SHUFFLE, kind.CAST, kind.IDENTITY)
+
+    def multiplied(layer: Any) -> bool:
+        readers = read_by.get(str(layer.get_output(0).name), ())
+        return any(
+            reader.type == kind.MATRIX_MULTIPLY or (reader.type in moving and multiplied(reader)) for reader in readers
+        )
+
+    found = [layer for layer in layers if layer.type == kind.SOFTMAX]
+    return [layer for layer in found if len(layer.get_output(0).shape) == _ATTENTION_RANK and multiplied(layer)]

@@ -83,7 +83,7 @@ def _fits(layer: EngineLayer, low: str | None, precision_plan: PrecisionPlan | N
         return True
     if layer.precision != "Float" or precision_plan is None:
         return False
-    return all(precision_plan.computes_in_fp32(module) for module in layer.modules)
+    return all(precision_plan.multiplies_in_fp32(module) for module in layer.modules)
 
 
 def _integers(layers: Sequence[EngineLayer], integers: Sequence[str]) -> EngineCheck:

@@ -22,6 +22,14 @@ from parity_tests.coreml_operation import close, quick, random, run, sides
 
 UNARY = {
     "relu": lambda x: x.clamp(min=0),
+    "relu6": lambda x: x.clamp(0, 6),
+    "softplus": lambda x: (1 + x.exp()).log(),
+    "floor": lambda x: -(-x).ceil(),
+    "ceil": lambda x: -(-x).floor(),
+    "round": lambda x: x - torch.remainder(x + 0.5, 1) + 0.5,
+    "sign": lambda x: x / x.abs(),
+    "sin": lambda x: (torch.pi / 2 - x).cos(),
+    "cos": lambda x: (torch.pi / 2 - x).sin(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "tanh": lambda x: (2 * x).exp().sub(1) / (2 * x).exp().add(1),
     "silu": lambda x: x / (1 + (-x).exp()),
@@ -46,6 +54,11 @@ def test_roots_and_inverses():
     close(run("inverse", {"x": x, "epsilon": 0.5}), 1 / (x + 0.5), 1e-12)
     close(run("clip", {"x": x, "alpha": 0.3, "beta": 0.9}), x.clamp(0.3, 0.9), 1e-12)
     close(run("leaky_relu", {"x": -x, "alpha": 0.2}), -0.2 * x, 1e-12)
+    close(run("log", {"x": x}), x.double().log(), 1e-12)
+    close(run("elu", {"x": -x, "alpha": 0.5}), 0.5 * ((-x).exp() - 1), 1e-12)
+    image, alpha = random(1, 3, 2, 2).double(), torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    expected = torch.where(image > 0, image, image * alpha.reshape(1, 3, 1, 1))
+    close(run("prelu", {"x": image, "alpha": alpha}), expected, 1e-12)
 
 
 @given(sides, sides, st.sampled_from(["add", "sub", "mul", "real_div", "maximum", "minimum", "pow"]))
