@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cdm_export.runtimes import engines
 from cdm_export.runtimes.bundle import Bundle, State
-from cdm_export.runtimes.engine_record import EngineRecord
 from parity_tests.conftest import cli, refused
 from parity_tests.places import ROOT
 
@@ -144,9 +144,8 @@ def test_an_engine_of_it(bundles, toy, tmp_path):
     bundle = Path(shutil.copytree(bundles / f"{toy}.bundle", tmp_path / "toy.bundle"))
     done = cli("build", bundle, "--target", "tensorrt-rtx", "--precision", "fp16", "--json")
     assert done.returncode == 0, done.stderr
-    record = json.loads(next(bundle.rglob("engine.json")).read_text())
-    report = EngineRecord.model_validate(record).layer_report
-    outcomes = {check.name: check.outcome for check in report.checks}
+    (engine,) = engines.scan(Bundle.open(bundle))
+    outcomes = {check.name: check.outcome for check in engine.record.layer_report.checks}
     assert set(outcomes.values()) == {"passed"} and not any("attention" in name for name in outcomes)
 
 
