@@ -20,7 +20,7 @@ from cdm_export.bench.environment import environment
 from cdm_export.onnx.convert import export_onnx
 from cdm_export.parity.compare import compare
 from cdm_export.parity.golden import load_reference
-from cdm_export.reference_model.torch_runtime import make_exportable
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.backends import get_backend, load_runtime
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.measure import measure
@@ -49,7 +49,7 @@ def main(
         plain = Path(folder) / "plain.onnx"
         weights = opened.manifest.provenance.random_weights
         assert weights is not None, "the untouched graph is made from seeded weights"
-        export_onnx(make_exportable(weights, contract), contract, plain)
+        export_onnx(WeightsSource(seeded=weights).exportable(contract), contract, plain)
         runtime = load_runtime(get_backend("onnxruntime"), plain, contract, "fp32")
         calls[PLAIN] = partial(_run, runtime, inputs, name)
         for backend in map(get_backend, _BACKENDS):

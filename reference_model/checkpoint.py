@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cdm_export.reference_model.checked_files import remember_checked, was_checked
 from cdm_export.reference_model.checkpoint_files import DOWNLOAD_AGAIN, refuse_what_is_no_checkpoint
 from cdm_export.reference_model.checkpoint_files import some as _some
 from cdm_export.reference_model.published_names import allows
@@ -157,6 +158,9 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
     _refuse_other_variant(checkpoint, variant)
     expected: dict[str, Tensor] = network.state_dict()
     given = checkpoint.state_dict
+    file = split_checkpoint(checkpoint.path)[0]
+    what = f"{checkpoint.key} as {variant.name}"
+    before = was_checked(file, what)
     absent = [name for name in expected if name not in given]
     missing = [name for name in absent if not any(part in name for part in variant.unused_parameters)]
     if missing:
@@ -184,9 +188,12 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
                 )
             converted[_dtype(tensor)] += 1
             tensor = tensor.to(wanted.dtype)
-        _refuse_non_finite(name, tensor, checkpoint.path)
+        if not before:
+            _refuse_non_finite(name, tensor, checkpoint.path)
         state[name] = tensor
-    _refuse_damage(checkpoint, state, variant)
+    if not before:
+        _refuse_damage(checkpoint, state, variant)
+        remember_checked(file, what)
     network.load_state_dict(state, assign=True)
     unexpected = tuple(name for name in given if name not in expected)
     taken, others = ("", ()) if checkpoint.asked else (checkpoint.key, checkpoint.others)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.reference_model.checkpoint import load_network
-from cdm_export.reference_model.random_weights import rebuild, state_dict_sha256
+from cdm_export.reference_model.random_weights import state_dict_sha256
 from cdm_export.reference_model.reference import exact_float32, run_reference
-from cdm_export.reference_model.registry import get_variant, require_family
+from cdm_export.reference_model.registry import require_family
 from cdm_export.reference_model.variant import NETWORK
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.backends import Backend
-from cdm_export.runtimes.bundle import Bundle, RandomWeights
+from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import CheckpointError
 from cdm_export.runtimes.host import cpu_name
@@ -31,27 +31,17 @@ def load_exportable(path: Path, contract: ModelContract) -> "nn.Module":
 
     exact_float32()
     if not path.is_dir():
-        return make_exportable(path, contract)
+        return WeightsSource(checkpoint=str(path)).exportable(contract)
     provenance = Bundle.open(path).manifest.provenance
     require_family(contract.model, provenance.package)
     assert provenance.random_weights is not None
-    exportable = make_exportable(provenance.random_weights, contract)
+    exportable = WeightsSource(seeded=provenance.random_weights).exportable(contract)
     if state_dict_sha256(exportable.get_submodule(NETWORK)) != provenance.sha256:
         raise CheckpointError(
             f"PyTorch {torch.__version__} makes other weights from seed {provenance.random_weights.seed} than the "
             "version that made this bundle"
         )
     return exportable
-
-
-def make_exportable(weights: Path | RandomWeights, contract: ModelContract) -> "nn.Module":
-    """The network behind its interface, from a checkpoint file or from the record of seeded weights.
-
-    Raises CheckpointError for a file that cannot be used.
-    """
-    variant = get_variant(contract.model)
-    network = rebuild(variant, weights) if isinstance(weights, RandomWeights) else load_network(weights, variant)[0]
-    return variant.exportable(network, contract.channel_order).eval()
 
 
 class TorchRuntime:

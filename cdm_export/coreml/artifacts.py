@@ -117,8 +117,7 @@ def add_coreml(
     packages = make_coreml(
         CoremlJob(
             contract=job.contract,
-            checkpoint=job.checkpoint,
-            random_weights=made.provenance.random_weights,
+            weights=job.weights.made(made.provenance),
             license=made.provenance.license,
             image=images.contract if images else None,
             precision_plan=precision_plan,

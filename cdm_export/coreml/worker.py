@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cdm_export.progress import Progress, relay
 from cdm_export.reference_model.registry import get_variant
 from cdm_export.reference_model.variant import NETWORK
-from cdm_export.runtimes.bundle import RandomWeights
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.contract import IMAGE, QUANTIZED, ModelContract, Precision, Record
 from cdm_export.runtimes.coreml_target import CoremlTarget, get_target
 from cdm_export.runtimes.graph_precision import GraphAudit, PrecisionPlan, Rewrite
@@ -37,10 +37,8 @@ class CoremlJob(Record):
 
     contract: ModelContract
     """GraphInterface and sizes."""
-    checkpoint: str | None
-    """Checkpoint file; or ``random_weights``."""
-    random_weights: RandomWeights | None
-    """How to make seeded weights again; or ``checkpoint``."""
+    weights: WeightsSource
+    """What is converted."""
     license: str
     """Note on the weights' license."""
     image: ModelContract | None
@@ -128,12 +126,11 @@ def _traced(
     """The network made again from its weights, rewritten and smoothed; and what each rewrite saved."""
     from cdm_export.coreml.convert import coreml_rules, trace
     from cdm_export.quantize.smoothquant import fold_all
-    from cdm_export.reference_model.torch_runtime import make_exportable
     from cdm_export.transforms import specialize_for
 
     report({"stage": f"export to Core ML for {job.target}: tracing", "steps": 0})
     contract = job.contract
-    exportable = make_exportable(job.random_weights or Path(str(job.checkpoint)), contract)
+    exportable = job.weights.exportable(contract)
     savings = specialize_for(contract, exportable, **coreml_rules(target))
     if scales:
         fold_all(exportable.get_submodule(NETWORK), get_variant(contract.model).quantization, scales)

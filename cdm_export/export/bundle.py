@@ -28,6 +28,7 @@ from cdm_export.reference_model.config import ChannelOrder
 from cdm_export.reference_model.registry import get_variant, with_head_range
 from cdm_export.reference_model.variant import Variant
 from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.backends import BACKENDS, Backend
 from cdm_export.runtimes.bundle import MANIFEST, SCHEMA_VERSION, Artifact, Bundle, Manifest, State
 from cdm_export.runtimes.checkpoint_path import split_checkpoint
@@ -141,8 +142,9 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             images = image_frames(references, contract, folder / "golden", outputs)
         job = MakeJob(
             contract=contract,
-            checkpoint=str(request.checkpoint) if request.checkpoint else None,
-            random_weights=request.random_weights,
+            weights=WeightsSource(
+                checkpoint=str(request.checkpoint) if request.checkpoint else None, seed=request.random_weights
+            ),
             frames=tuple(str(reference.path) for reference in references),
             more_frames=tuple(str(frame.path) for frame in images.fed) if images else (),
             low_precisions=request.low_precisions,

@@ -19,6 +19,7 @@ from cdm_export.parity.golden import load_reference, save_output
 from cdm_export.progress import Progress, relay
 from cdm_export.reference_model.registry import get_variant, package_of
 from cdm_export.reference_model.variant import NETWORK, Variant
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.bundle import Artifact, Provenance, State, Verdict
 from cdm_export.runtimes.cache import naming
 from cdm_export.runtimes.checkpoint_path import with_key
@@ -36,10 +37,8 @@ class MakeJob(Record):
 
     contract: ModelContract
     """Model, sizes and channel order."""
-    checkpoint: str | None
-    """Checkpoint file; or ``random_weights``."""
-    random_weights: int | None
-    """Seed; or ``checkpoint``."""
+    weights: WeightsSource
+    """A checkpoint, or a seed."""
     frames: tuple[str, ...]
     """npz files with the network's inputs; the reference's output is added to them."""
     more_frames: tuple[str, ...]
@@ -120,7 +119,6 @@ def make_onnx(job: MakeJob, progress: Progress) -> Made:
 
 def _work(text: str) -> Made:
     from cdm_export.reference_model.reference import exact_float32, run_reference
-    from cdm_export.reference_model.torch_runtime import make_exportable
 
     job = MakeJob.model_validate_json(text)
     contract = job.contract
@@ -142,7 +140,7 @@ def _work(text: str) -> Made:
     batches = _batch(exportable, graphs[0], job)
     for precision in job.low_precisions:
         if len(graphs) > 1:  # precision_plan is in place: the network is made again from its weights
-            exportable = make_exportable(provenance.random_weights or Path(str(job.checkpoint)), contract)
+            exportable = job.weights.made(provenance).exportable(contract)
             _specialize(exportable, contract)
         made = _low(exportable, variant, max_abs, precision, job)
         graphs += made
@@ -265,12 +263,12 @@ def made_graph(
 
 
 def _load(job: MakeJob, variant: Variant) -> "tuple[nn.Module, Provenance]":
-    if job.random_weights is not None:
-        return _seeded(job, variant, job.random_weights)
+    if job.weights.seed is not None:
+        return _seeded(job, variant, job.weights.seed)
     from cdm_export.reference_model.checkpoint import load_network
 
-    assert job.checkpoint is not None
-    path = Path(job.checkpoint)
+    assert job.weights.checkpoint is not None
+    path = Path(job.weights.checkpoint)
     report({"stage": f"checkpoint {path.name}", "steps": 0})
     network, checkpoint, loaded = load_network(path, variant)
     for note in loaded.notes():

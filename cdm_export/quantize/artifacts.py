@@ -105,9 +105,8 @@ def add_int8(
     result = Int8Artifacts()
     int8_job = Int8Job(
         contract=job.contract,
-        checkpoint=job.checkpoint,
-        random_weights=made.provenance.random_weights,
-        weights=made.provenance.sha256,
+        weights=job.weights.made(made.provenance),
+        identity=made.provenance.sha256,
         source=request.calibration,
         frames=_job_frames(frames),
         verification=_job_frames(references),

@@ -18,7 +18,7 @@ from cdm_export.onnx.worker import MadeGraph, inputs_of, made_graph
 from cdm_export.progress import Progress, relay
 from cdm_export.reference_model.registry import get_variant
 from cdm_export.reference_model.variant import NETWORK, Variant
-from cdm_export.runtimes.bundle import RandomWeights
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.contract import ModelContract, Precision, Record
 from cdm_export.runtimes.graph_precision import PrecisionPlan, Rewrite
 from cdm_export.runtimes.isolated import report, run_isolated, serve
@@ -51,11 +51,9 @@ class Int8Job(Record):
 
     contract: ModelContract
     """GraphInterface and sizes."""
-    checkpoint: str | None
-    """Checkpoint file; or ``random_weights``."""
-    random_weights: RandomWeights | None
-    """How to make seeded weights again; or ``checkpoint``."""
-    weights: str
+    weights: WeightsSource
+    """What is quantized."""
+    identity: str
     """sha256 of the weights."""
     source: str
     """Where the frames come from, in the user's words."""
@@ -105,7 +103,7 @@ def identity_of(job: Int8Job) -> CalibrationIdentity:
     digests = [digest_of(frame) for frame in job.frames]
     ranged, held_out = split(len(digests))
     return CalibrationIdentity(
-        weights=job.weights,
+        weights=job.identity,
         frames=tuple(digests[index] for index in ranged),
         held_out=tuple(digests[index] for index in held_out),
         verification=tuple(digest_of(frame) for frame in job.verification),
@@ -118,14 +116,13 @@ def _work(text: str) -> MadeInt8:
     from cdm_export.quantize.calibration import CalibrationStore
     from cdm_export.quantize.layers import groups, quantizable, step_of
     from cdm_export.reference_model.reference import exact_float32
-    from cdm_export.reference_model.torch_runtime import make_exportable
     from cdm_export.transforms import specialize_for
 
     job = Int8Job.model_validate_json(text)
     contract, variant = job.contract, get_variant(job.contract.model)
     exact_float32()
     report({"stage": "quantizing: weights", "steps": 0})
-    exportable = make_exportable(job.random_weights or Path(str(job.checkpoint)), contract)
+    exportable = job.weights.exportable(contract)
     savings = specialize_for(contract, exportable, exclude=("linear_layout",))
     network = exportable.get_submodule(NETWORK)
     layers = quantizable(network, variant)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from cdm_export.cli import run_command
 from cdm_export.reference_model.checkpoint import load_network, read_checkpoint
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.errors import CheckpointError, InputError
 from parity_tests.small_checkpoints import State, saved, small_state, small_variant
 
@@ -186,7 +187,7 @@ def test_the_manifest_keeps_the_choice(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(worker, "report", lambda message: None)
     path = saved(tmp_path / "last.pt", {"model": small_state(), "ema": scaled(small_state())})
     for given, key in ((path, "model"), (path.with_name("last.pt#ema"), "ema")):
-        job: Any = SimpleNamespace(checkpoint=str(given), random_weights=None)
+        job: Any = SimpleNamespace(weights=WeightsSource(checkpoint=str(given)))
         provenance = worker._load(job, small_variant())[1]
         assert (provenance.checkpoint, provenance.sha256) == (f"last.pt#{key}", sha256_of(path))
         manifest = SimpleNamespace(provenance=provenance)

@@ -23,6 +23,7 @@ from cdm_export.parity.request import VerifyRequest
 from cdm_export.parity.verify import verify_bundle
 from cdm_export.progress import Silent
 from cdm_export.reference_model.registry import get_variant
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes import coreml
 from cdm_export.runtimes.backends import BACKENDS, load_runtime
 from cdm_export.runtimes.bundle import Bundle, State
@@ -105,7 +106,7 @@ def test_attention_is_one_operation_where_the_target_has_it(coreml_bundle):
 def test_an_older_system_gets_attention_in_parts(together, coreml_bundle, tmp_path):
     manifest = Bundle.open(coreml_bundle).manifest
     job = cdm_export.coreml.worker.CoremlJob(
-        contract=manifest.contract, checkpoint=None, random_weights=manifest.provenance.random_weights, license="",
+        contract=manifest.contract, weights=WeightsSource(seeded=manifest.provenance.random_weights), license="",
         image=None, precision_plan=None, target="macos13", compressions=(), integers=None, folder=str(tmp_path),
     )  # fmt: skip
     (made,) = cdm_export.coreml.worker.make_coreml(job, Silent())

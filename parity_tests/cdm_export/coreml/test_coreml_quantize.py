@@ -19,6 +19,7 @@ from cdm_export.parity.golden import load_reference
 from cdm_export.progress import Silent
 from cdm_export.quantize.smoothquant import smoothable
 from cdm_export.reference_model.variant import NETWORK
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import QUANTIZED, ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.coreml_target import get_target
@@ -173,7 +174,7 @@ def test_a_whole_network_smoothed(together, coreml_bundle, tmp_path, mini_varian
     }  # fmt: skip
     half = next(one for one in manifest.artifacts if one.name == "coreml/fp16")
     job = CoremlJob(
-        contract=contract, checkpoint=None, random_weights=manifest.provenance.random_weights, license="",
+        contract=contract, weights=WeightsSource(seeded=manifest.provenance.random_weights), license="",
         image=None, precision_plan=None, target="macos15", compressions=(), folder=str(tmp_path),
         integers=Integers(steps={layer: 0.08}, scales=scales, precision_plan=half.precision_plan),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from cdm_export.quantize import artifacts
 from cdm_export.quantize.kernels import KERNEL_AIM, KernelCosts, by_part, keep_pairs
 from cdm_export.quantize.sensitivity import VERIFICATION_AIM
 from cdm_export.quantize.worker import Int8Job, JobFrame
+from cdm_export.reference_model.weights_source import WeightsSource
 from cdm_export.runtimes.errors import ParityError
 from cdm_export.runtimes.quantization import FrameGroup, Judgment, Trial
 
@@ -92,7 +93,7 @@ def searched(monkeypatch, contract):
         monkeypatch.setattr(artifacts, "make_int8", exports.make)
         monkeypatch.setattr(artifacts, "kernel_costs", exports.costs)
         job = Int8Job(
-            contract=contract, checkpoint=None, random_weights=None, weights="w", source="s", frames=(),
+            contract=contract, weights=WeightsSource(checkpoint="w"), identity="w", source="s", frames=(),
             verification=(JobFrame(name="a", path="a.npz"),), verification_limit=VERIFICATION_AIM, folder="f",
         )  # fmt: skip
         progress = Silent()
