@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdm_export.export.bundle import ExportRequest, export_bundle
+from cdm_export.export.bundle import export_bundle
+from cdm_export.export.request import ExportRequest
 from cdm_export.parity.check_backend import BackendParity
 from cdm_export.predict.frames import Refined, check_output, refine, weights_warning
 from cdm_export.progress import Progress

@@ -38,8 +38,9 @@ def together(mini_variant):
 @pytest.fixture(scope="session")
 def coreml_bundle(mini_variant, tmp_path_factory):
     """The miniature with every package; 63 patches and a class token make as many tokens as a head has channels."""
-    from cdm_export.coreml.artifacts import CoremlRequest
-    from cdm_export.export.bundle import ExportRequest, export_bundle
+    from cdm_export.coreml.exporter import CoremlRequest
+    from cdm_export.export.bundle import export_bundle
+    from cdm_export.export.request import ExportRequest
     from cdm_export.progress import Silent
     from cdm_export.reference_model.registry import VARIANTS
     from cdm_export.runtimes.contract import Size

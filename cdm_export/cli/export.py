@@ -16,9 +16,9 @@ from cdm_export.runtimes.errors import InputError, ParityError
 from cdm_export.runtimes.graph_precision import LowPrecision
 
 if TYPE_CHECKING:
-    from cdm_export.coreml.artifacts import CoremlRequest
+    from cdm_export.coreml.exporter import CoremlRequest
     from cdm_export.parity.check_backend import BackendParity
-    from cdm_export.quantize.artifacts import Int8Request
+    from cdm_export.quantize.exporter import Int8Request
     from cdm_export.runtimes.bundle import Bundle
 
 
@@ -112,8 +112,9 @@ def command(
     targets = _chosen("--target", target, ("onnx", "coreml"))
     precisions = _chosen("--precision", precision, ("fp32", *get_args(LowPrecision), "int8"))
     size = Size.parse(camera)
-    from cdm_export.export.bundle import ExportRequest, export_bundle
+    from cdm_export.export.bundle import export_bundle
     from cdm_export.export.parity_report import failures
+    from cdm_export.export.request import ExportRequest
 
     request = ExportRequest(
         out=out,
@@ -173,7 +174,7 @@ def _weights(checkpoint: Path | None, key: str | None) -> Path | None:
 
 
 def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> "Int8Request | None":
-    from cdm_export.quantize.artifacts import Int8Request
+    from cdm_export.quantize.exporter import Int8Request
 
     if "int8" not in precisions:
         if calibration is not None or keep_slower:
@@ -188,7 +189,7 @@ def _int8(precisions: list[str], calibration: str | None, keep_slower: bool) -> 
 
 
 def _coreml(targets: list[str], target: str, fed: str, weights: str | None) -> "CoremlRequest | None":
-    from cdm_export.coreml.artifacts import CoremlRequest
+    from cdm_export.coreml.exporter import CoremlRequest
 
     system = get_target(target)
     names = [] if weights is None else _chosen("--coreml-weights", weights, tuple(_SUFFIXES))

@@ -1,89 +1,37 @@
 """Checkpoint -> verified bundle.
 
-PyTorch works in one process and every backend verifies in another, so that the large model exists once: frames,
-reference outputs and ONNX (``onnx/worker.py``), each backend against the reference, report, rename.
+PyTorch works in one process and every backend verifies in another, so that the large model exists once: frames, each
+format in turn (``formats.py``), report, rename.
 """
 
-import itertools
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import cdm_export
 from cdm_export import publish
-from cdm_export.coreml.artifacts import CoremlRequest, add_coreml, check_coreml
 from cdm_export.doctor.machine import missing_to_export
 from cdm_export.export.detect_model import detect_model
+from cdm_export.export.formats import exporters_of
 from cdm_export.export.parity_report import require_passed, write_reports
-from cdm_export.onnx.worker import Made, MadeGraph, MakeJob, make_onnx
-from cdm_export.parity.check_backend import BackendParity, check_backend, check_outputs
-from cdm_export.parity.golden import ReferenceFrame, golden_records, prepare_frames
-from cdm_export.parity.image_input import image_frames
+from cdm_export.export.request import ExportRequest
+from cdm_export.exporter import ExportJob
+from cdm_export.parity.check_backend import BackendParity
+from cdm_export.parity.golden import golden_records, prepare_frames
 from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
 from cdm_export.progress import Progress
-from cdm_export.quantize.artifacts import Int8Request, add_int8, check_source
-from cdm_export.quantize.frame_figures import warn_of_unlike_frames
-from cdm_export.reference_model.config import ChannelOrder
 from cdm_export.reference_model.registry import get_variant, with_head_range
 from cdm_export.reference_model.variant import Variant
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.reference_model.weights_source import WeightsSource
-from cdm_export.runtimes.backends import BACKENDS, Backend
-from cdm_export.runtimes.bundle import MANIFEST, SCHEMA_VERSION, Artifact, Bundle, Manifest, State
+from cdm_export.runtimes.bundle import MANIFEST, SCHEMA_VERSION, Bundle, Manifest
 from cdm_export.runtimes.checkpoint_path import split_checkpoint
-from cdm_export.runtimes.contract import IMAGE, MOST_METERS, ModelContract, Size
+from cdm_export.runtimes.contract import MOST_METERS, ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable, CheckpointError, InputError
-from cdm_export.runtimes.graph_precision import LowPrecision
 from cdm_export.runtimes.install import install
 from cdm_export.runtimes.output_paths import check_replaced_path
 from cdm_export.runtimes.sources import DEFAULT_DEPTH_SCALE, FrameSource, MirroredSource, open_source
-
-_REFERENCE = "eager float32 PyTorch"
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export; defaults are the reference implementation's."""
-
-    out: Path
-    """Bundle to make."""
-    camera: Size
-    """Size of the camera's frames."""
-    checkpoint: Path | None = None
-    """Checkpoint file, ``FILE#KEY`` for one of its sets of weights; or ``random_weights``; or neither, for a model
-    whose weights ship with the package."""
-    random_weights: int | None = None
-    """Seed of random weights; or ``checkpoint``."""
-    model: str | None = None
-    """Registry name; None to read it off the checkpoint."""
-    frames: str = "sample"
-    """Source of the frames parity is measured on."""
-    depth_scale: float | None = None
-    """Sensor units per meter of those frames; None for millimeters."""
-    fit: bool = False
-    """Crop and resize frames of another size."""
-    input_size: int | None = None
-    """Lower bound of the network's sides, pixels; None for the variant's own."""
-    channel_order: ChannelOrder | None = None
-    """Of CDM ``bgr`` as the reference implementation runs its weights, ``rgb`` without its channel swap; None for the
-    variant's own."""
-    max_depth: float | None = None
-    """Meters; sensor readings beyond are missing; None for 6. Only for models that read sensor depth."""
-    far: float | None = None
-    """Meters; depth beyond is invalid; None for the variant's own."""
-    head_range: float | None = None
-    """Meters that the largest output of a metric head means; None for the variant's own."""
-    low_precisions: tuple[LowPrecision, ...] = ("fp16",)
-    """Graphs to make beside FP32; ``bf16`` has opset 22 and is a candidate until something with BF16 has run it."""
-    batch: int = 1
-    """Frames at once of a second FP32 and a second FP16 graph; 1 makes none."""
-    overwrite: bool = False
-    """Replace an existing bundle."""
-    coreml: CoremlRequest | None = None
-    """Core ML packages to make beside ONNX; None makes none."""
-    int8: Int8Request | None = None
-    """INT8 graphs to make beside the others; None makes none."""
 
 
 def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, list[BackendParity]]:
@@ -97,32 +45,22 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     calibration_path = Path(request.int8.calibration) if request.int8 is not None else None
     weights = split_checkpoint(request.checkpoint)[0] if request.checkpoint is not None else None
     check_replaced_path(request.out, (weights, Path(request.frames), calibration_path))
-    if not any(_verifies(backend) and backend.installed for backend in BACKENDS.values()):
-        raise BackendUnavailable("no backend is installed to verify the export with", f"Add them: {install('cpu')}")
+    exporters = exporters_of(request)
+    for exporter in exporters:
+        exporter.check_host()
     if missing := missing_to_export():
         raise BackendUnavailable(
             f"exporting needs {', '.join(missing)}, not installed here", f"Add it: {install('export', 'cpu')}"
         )
-    if request.coreml is not None:
-        check_coreml(request.coreml, request.low_precisions, request.int8 is not None)
-        if request.batch > 1:
-            progress.note(f"--batch {request.batch} is for the ONNX graphs: Core ML packages take one frame")
+    for exporter in exporters:
+        exporter.check_request(tuple(each.name for each in exporters))
     request = _with_shipped_weights(request, progress)
     _check_numbers(request)
-    if request.model is None:
-        assert request.checkpoint is not None
-        progress.stage(f"which model is {request.checkpoint.name}?")
-        variant = get_variant(detect_model(request.checkpoint))
-    else:
-        variant = get_variant(request.model)
-    if request.head_range is not None:
-        variant = with_head_range(variant, request.head_range)
+    variant = _variant(request, progress)
     contract = _contract(request, variant)
     source = _check_source(_open(request.frames, request, contract), request, progress)
-    calibration = None
-    if request.int8 is not None:
-        calibration = _open(request.int8.calibration, request, contract)
-        check_source(calibration, request.int8.calibration, progress)
+    for exporter in exporters:
+        exporter.check_sources(lambda name: _open(name, request, contract), progress)
     multiple = contract.sizing.multiple
     if contract.sizing.rule == "lower_bound" and contract.input_size % multiple:
         progress.note(
@@ -131,61 +69,28 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
         )
     with publish.staging(request.out) as folder:
         references = prepare_frames(source, contract, folder / "golden", progress)
-        ranges = folder / "calibration"
-        frames = prepare_frames(calibration, contract, ranges, progress) if calibration is not None else []
-        warn_of_unlike_frames(frames, references, contract, progress)
         outputs = folder / "outputs"
-        for made_here in (outputs, folder / "onnx"):
-            made_here.mkdir()
-        images = None
-        if request.coreml is not None and request.coreml.image:
-            images = image_frames(references, contract, folder / "golden", outputs)
-        job = MakeJob(
+        outputs.mkdir()
+        checkpoint = str(request.checkpoint) if request.checkpoint else None
+        job = ExportJob(
             contract=contract,
-            weights=WeightsSource(
-                checkpoint=str(request.checkpoint) if request.checkpoint else None, seed=request.random_weights
-            ),
-            frames=tuple(str(reference.path) for reference in references),
-            more_frames=tuple(str(frame.path) for frame in images.fed) if images else (),
-            low_precisions=request.low_precisions,
-            batch=request.batch,
-            folder=str(folder / "onnx"),
-            outputs=str(outputs),
+            weights=WeightsSource(checkpoint=checkpoint, seed=request.random_weights),
+            folder=folder,
+            references=references,
+            outputs=outputs,
+            progress=progress,
         )
-        made = make_onnx(job, progress)
-        parities = [_check(graph, job, references, progress) for graph in made.graphs]
-        checked = list(itertools.chain.from_iterable(parities))
-        artifacts = [_artifact(graph, made, folder, found) for graph, found in zip(made.graphs, parities, strict=True)]
-        int8 = None
-        if request.int8 is not None:
-            singles = [parity for parity in checked if parity.batch == 1]
-            int8 = add_int8(job, made, request.int8, frames, singles, folder, references, _REFERENCE, progress)
-            artifacts += int8.artifacts
-            checked += int8.required
-        packages = None
-        if request.coreml is not None:
-            packages = add_coreml(
-                job,
-                made,
-                request.coreml,
-                folder,
-                references,
-                images,
-                int8.made if int8 is not None else None,
-                _REFERENCE,
-                progress,
-            )
-            artifacts += packages.artifacts
-            checked += packages.required
+        for exporter in exporters:
+            exporter.prepare(job)
+        for exporter in exporters:
+            exporter.make(job)
+        assert job.provenance is not None
         progress.stage("report")
         reports = folder / "reports"
-        own: dict[str, list[ReferenceFrame]] = {IMAGE: images.frames} if images else {}
-        write_reports(reports, checked, references, own, outputs, contract, made.max_abs)
-        if packages is not None:
-            packages.write_table(reports)
-        if int8 is not None:
-            int8.write_table(reports)
-        exact = [parity for parity in checked if parity.label == "fp32"]
+        write_reports(reports, job.checked, references, job.own_frames, outputs, contract, job.max_abs)
+        for exporter in exporters:
+            exporter.report(job, reports)
+        exact = [parity for parity in job.checked if parity.label == "fp32"]
         require_passed(exact, reports, request.out.name, contract.far)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -193,57 +98,30 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             producer=f"cdm-export {cdm_export.__version__}",
             contract=contract,
-            provenance=made.provenance,
-            artifacts=tuple(artifacts),
-            dropped=tuple(int8.dropped) if int8 is not None else (),
+            provenance=job.provenance,
+            artifacts=tuple(job.artifacts),
+            dropped=tuple(job.dropped),
             golden=golden_records(folder, references, request.batch),
             reports=tuple(publish.record(folder, path) for path in sorted(reports.iterdir())),
         )
         shutil.rmtree(outputs)
-        shutil.rmtree(ranges, ignore_errors=True)
         kept = {folder / record.path for record in manifest.files()}
         for surplus in set((folder / "golden").iterdir()) - kept:
             surplus.unlink()
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
         publish.publish(folder, request.out, request.overwrite)
-    return Bundle.open(request.out), checked
+    return Bundle.open(request.out), job.checked
 
 
-def _check(graph: MadeGraph, job: MakeJob, references: list[ReferenceFrame], progress: Progress) -> list[BackendParity]:
-    """Every backend that runs a graph here, and for typed graphs the typed network in PyTorch."""
-    outputs, contract = Path(job.outputs), job.contract.batched(graph.batch)
-    parities = []
-    if graph.precision in job.low_precisions and graph.batch == 1:
-        parities.append(check_outputs("torch", graph.precision, outputs, job.contract, references, _REFERENCE))
-    for name, backend in BACKENDS.items():
-        if _verifies(backend) and backend.installed and graph.precision in backend.precisions.get(graph.precision, ()):
-            main = Path(job.folder) / graph.files[0]
-            try:
-                parity = check_backend(
-                    name, main, contract, graph.precision, references, _REFERENCE, progress, keep=outputs
-                )
-            except BackendUnavailable as error:
-                if graph.precision == "fp32":
-                    raise  # every CPU has that
-                progress.note(f"{name} {graph.precision} is not verified here: {error.message}")
-                continue
-            parities.append(parity)
-    return parities
-
-
-def _artifact(graph: MadeGraph, made: Made, folder: Path, parities: list[BackendParity]) -> Artifact:
-    if any(not parity.verdict.passed for parity in parities):
-        state = State.FAILED
-    elif any(BACKENDS[parity.backend].format == "onnx" for parity in parities):
-        state = State.PUBLISHED
+def _variant(request: ExportRequest, progress: Progress) -> Variant:
+    """The model that was named, or that the checkpoint's shapes tell."""
+    if request.model is None:
+        assert request.checkpoint is not None
+        progress.stage(f"which model is {request.checkpoint.name}?")
+        variant = get_variant(detect_model(request.checkpoint))
     else:
-        state = State.CANDIDATE  # no backend of this machine executed it
-    return graph.artifact(folder, made.rewrites, state, (parity.verdict for parity in parities))
-
-
-def _verifies(backend: Backend) -> bool:
-    """Backends that verify an ONNX artifact on the exporting machine: those that run on any CPU."""
-    return backend.format == "onnx" and backend.device == "cpu"
+        variant = get_variant(request.model)
+    return variant if request.head_range is None else with_head_range(variant, request.head_range)
 
 
 def _with_shipped_weights(request: ExportRequest, progress: Progress) -> ExportRequest:

@@ -1,4 +1,4 @@
-"""One record says where weights come from; a checkpoint is looked at number by number once, however often it is read."""
+"""One record says where weights come from; a checkpoint is looked at once, however often it is read."""
 
 import json
 

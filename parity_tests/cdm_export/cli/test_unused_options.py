@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from cdm_export.cli import run_command
-from cdm_export.export.bundle import ExportRequest, export_bundle
+from cdm_export.export.bundle import export_bundle
+from cdm_export.export.request import ExportRequest
 from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
 from cdm_export.progress import Silent
 from cdm_export.reference_model.registry import get_variant, with_head_range

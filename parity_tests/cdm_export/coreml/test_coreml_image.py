@@ -12,8 +12,8 @@ pytest.importorskip("coremltools")
 from cdm_export.bisect import bisect_bundle
 from cdm_export.bisect.request import first_frame
 from cdm_export.cli.export import _summary
-from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
 from cdm_export.coreml.convert import import_coremltools
+from cdm_export.coreml.exporter import CoremlRequest, check_coreml
 from cdm_export.coreml.interpreter.execute import execute
 from cdm_export.coreml.interpreter.program import load_program
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame

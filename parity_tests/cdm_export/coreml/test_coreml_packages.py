@@ -14,8 +14,8 @@ pytest.importorskip("coremltools")
 
 import cdm_export.coreml.worker
 from benchmarks.memory import run_sampled
-from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
 from cdm_export.coreml.convert import coreml_rules, import_coremltools
+from cdm_export.coreml.exporter import CoremlExporter, CoremlRequest, check_coreml
 from cdm_export.coreml.interpreter.execute import execute
 from cdm_export.coreml.interpreter.program import load_program
 from cdm_export.parity.golden import load_reference
@@ -166,7 +166,7 @@ def test_coremltools_missing(coreml_bundle, monkeypatch):
             load_runtime(backend, package(coreml_bundle), contract(coreml_bundle), "fp32")
         assert raised.value.next_step == f"Add it with: {install('coreml')}"
     with pytest.raises(BackendUnavailable, match="--target coreml needs"):
-        check_coreml(CoremlRequest("macos15"), ("fp16",), False)
+        CoremlExporter(CoremlRequest("macos15"), ("fp16",), 1).check_host()
 
 
 def test_pytorch_missing(coreml_bundle, monkeypatch):

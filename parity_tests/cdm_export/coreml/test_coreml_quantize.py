@@ -8,8 +8,8 @@ from torch import nn
 
 pytest.importorskip("coremltools")
 
-from cdm_export.coreml.artifacts import CoremlRequest, check_coreml
 from cdm_export.coreml.convert import convert, save, trace
+from cdm_export.coreml.exporter import CoremlRequest, check_coreml
 from cdm_export.coreml.interpreter.execute import execute
 from cdm_export.coreml.interpreter.program import load_program
 from cdm_export.coreml.quantize import check_quantized, quantize

@@ -193,7 +193,8 @@ class TestGuard:
     @pytest.fixture
     def export_again(self, exported, tmp_path, monkeypatch):
         """The export in this process, with the graphs of ``exported`` instead of a new calibration."""
-        from cdm_export.export.bundle import ExportRequest, export_bundle
+        from cdm_export.export.bundle import export_bundle
+        from cdm_export.export.request import ExportRequest
         from cdm_export.onnx.worker import MadeGraph
         from cdm_export.quantize import artifacts
         from cdm_export.quantize.worker import MadeInt8
@@ -225,7 +226,7 @@ class TestGuard:
 
     @pytest.mark.slow
     def test_what_is_slower_is_dropped_with_both_figures(self, export_again, monkeypatch):
-        monkeypatch.setattr("cdm_export.quantize.artifacts.compare_speed", lambda *arguments: self.COMPARED)
+        monkeypatch.setattr("cdm_export.quantize.exporter.compare_speed", lambda *arguments: self.COMPARED)
         bundle = export_again(Silent())
         assert [one.precision for one in bundle.manifest.artifacts] == ["fp32", "int8-fp16"]
         (dropped,) = bundle.manifest.dropped
@@ -240,7 +241,7 @@ class TestGuard:
         def refuse(job, progress):
             raise ParityError("int8 misses its gate although 20 of 40 parts are not quantized")
 
-        monkeypatch.setattr("cdm_export.quantize.artifacts.make_int8", refuse)
+        monkeypatch.setattr("cdm_export.quantize.exporter.make_int8", refuse)
         bundle = export_again(progress := Silent())
         assert [one.precision for one in bundle.manifest.artifacts] == ["fp32"]
         assert bundle.manifest.dropped[0].failed and any("int8 is not published" in note for note in progress.notes)

@@ -5,7 +5,7 @@ import pytest
 
 from cdm_export.parity.golden import ReferenceFrame, save_frame
 from cdm_export.progress import Silent
-from cdm_export.quantize.artifacts import check_source
+from cdm_export.quantize.exporter import check_source
 from cdm_export.quantize.frame_figures import figures_of, unlike, warn_of_unlike_frames
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.frame import Frame

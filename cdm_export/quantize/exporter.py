@@ -2,21 +2,24 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdm_export.bench.speed_gate import ExecutionPath, compare_speed
-from cdm_export.onnx.worker import Made, MadeGraph, MakeJob
+from cdm_export.exporter import REFERENCE, ExportJob
+from cdm_export.onnx.exporter import verifiers
+from cdm_export.onnx.worker import Made, MadeGraph
 from cdm_export.parity.check_backend import BackendParity, check_backend
-from cdm_export.parity.golden import ReferenceFrame
+from cdm_export.parity.golden import ReferenceFrame, prepare_frames
 from cdm_export.progress import Progress
 from cdm_export.quantize.calibration import split
+from cdm_export.quantize.frame_figures import warn_of_unlike_frames
 from cdm_export.quantize.kernels import KERNEL_AIM, KernelJob, by_part, kernel_costs
 from cdm_export.quantize.sensitivity import VERIFICATION_AIM, at_most, summarize
 from cdm_export.quantize.worker import Int8Job, JobFrame, MadeInt8, make_int8
 from cdm_export.runtimes.backends import BACKENDS, Backend
-from cdm_export.runtimes.bundle import Artifact, State, Verdict
+from cdm_export.runtimes.bundle import State, Verdict
 from cdm_export.runtimes.contract import Precision
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
 from cdm_export.runtimes.quantization import Dropped, FrameGroup, Quantization
@@ -40,37 +43,6 @@ class Int8Request:
     """Publish the CPUs' graph although it is slower, marked as dropped."""
 
 
-@dataclass
-class Int8Artifacts:
-    """What came of it."""
-
-    artifacts: list[Artifact] = field(default_factory=list)
-    """Graphs for the bundle."""
-    verified: list[BackendParity] = field(default_factory=list)
-    """Parity of every graph in every backend."""
-    required: list[BackendParity] = field(default_factory=list)
-    """The part of it that the caller judges: one backend that passes is enough for cpu_graph."""
-    dropped: list[Dropped] = field(default_factory=list)
-    """What is not in the bundle."""
-    made: MadeInt8 | None = None
-    """What other formats take integers from; None when nothing could be made."""
-    quantization: Quantization | None = None
-    """Everything that was measured, the speed too; None likewise."""
-
-    def write_table(self, reports: Path) -> None:
-        """``int8.json``: calibration, trials, sensitivity, kept parts, parity and speed, published or not."""
-        if self.quantization is None:
-            return
-        table = {
-            "quantisation": self.quantization.model_dump(mode="json"),
-            "parity": [
-                {"precision": parity.precision, **parity.verdict.model_dump(mode="json")} for parity in self.verified
-            ],
-            "dropped": [dropped.model_dump(mode="json") for dropped in self.dropped],
-        }
-        (reports / "int8.json").write_text(json.dumps(table, indent=1))
-
-
 def check_source(source: FrameSource, name: str, progress: Progress) -> None:
     """Before any long work. Raises InputError for a source without frames; few of them become a warning."""
     if len(source) == 0:
@@ -85,88 +57,124 @@ def check_source(source: FrameSource, name: str, progress: Progress) -> None:
         )
 
 
-def add_int8(
-    job: MakeJob,
-    made: Made,
-    request: Int8Request,
-    frames: list[ReferenceFrame],
-    parities: list[BackendParity],
-    folder: Path,
-    references: list[ReferenceFrame],
-    reference: str,
-    progress: Progress,
-) -> Int8Artifacts:
-    """Make both graphs of one export in ``folder/onnx``, verify them, and drop the CPUs' one unless it is faster.
+class Int8Exporter:
+    """Two graphs from one set of integers; see ``Exporter``."""
 
-    ``frames``: to calibrate on; some of them only judge. ``references``: judge too, and the graphs are verified on
-    them.
-    ``parities``: of the other graphs; those that passed are what INT8 has to beat.
-    """
-    result = Int8Artifacts()
-    int8_job = Int8Job(
-        contract=job.contract,
-        weights=job.weights.made(made.provenance),
-        identity=made.provenance.sha256,
-        source=request.calibration,
-        frames=_job_frames(frames),
-        verification=_job_frames(references),
-        verification_limit=VERIFICATION_AIM,
-        folder=job.folder,
-    )
-    checker = _Checker(job, references, reference, progress)
-    try:
-        int8, found, on_device = _make_and_check(int8_job, checker, progress)
-        result.made = int8
-    except ParityError as error:
-        progress.note(f"int8 is not published: {error.message}")
-        result.dropped.append(Dropped(name="onnx/int8", reason=error.message, failed=True))
-        for left in Path(job.folder).glob("int8*"):
-            left.unlink()  # of a search before the last one
-        return result
-    cpu_graph, device = int8.graphs
-    quantization = int8.quantization
-    passed = [parity for parity in found if parity.verdict.passed]
-    result.verified += found
-    result.required += passed or found
-    for parity in found if passed else ():
-        if parity not in passed:
-            progress.note(f"{parity.name} will not be run, others do: {parity.verdict}")
-    state = State.PUBLISHED if passed else State.FAILED
-    if passed:
-        graphs: dict[str, MadeGraph] = {
-            graph.precision: graph for graph in (*made.graphs, cpu_graph) if graph.batch == 1
+    name = "int8"
+
+    def __init__(self, request: Int8Request) -> None:
+        self._request = request
+        self._calibration: FrameSource | None = None
+        self._frames: list[ReferenceFrame] = []
+        self._verified: list[BackendParity] = []
+        self._dropped: list[Dropped] = []
+        self._quantization: Quantization | None = None
+
+    def check_request(self, names: tuple[str, ...]) -> None:
+        """Nothing contradicts it."""
+
+    def check_host(self) -> None:
+        """What ONNX needs is enough."""
+
+    def check_sources(self, open_source: Callable[[str], FrameSource], progress: Progress) -> None:
+        """The calibration frames. Raises InputError when there are none."""
+        self._calibration = open_source(self._request.calibration)
+        check_source(self._calibration, self._request.calibration, progress)
+
+    def prepare(self, job: ExportJob) -> None:
+        """Calibration frames with their inputs; a warning where they are unlike the references."""
+        assert self._calibration is not None
+        self._frames = prepare_frames(self._calibration, job.contract, job.outputs / "calibration", job.progress)
+        warn_of_unlike_frames(self._frames, job.references, job.contract, job.progress)
+
+    def make(self, job: ExportJob) -> None:
+        """Make both graphs, verify them, and drop the CPUs' one unless it is faster than what passed before it."""
+        made = job.result(Made)
+        assert made is not None and job.provenance is not None, "ONNX comes first"
+        parities = [parity for parity in job.checked if parity.batch == 1]
+        folder = job.folder / "onnx"
+        int8_job = Int8Job(
+            contract=job.contract,
+            weights=job.weights,
+            identity=job.provenance.sha256,
+            source=self._request.calibration,
+            frames=_job_frames(self._frames),
+            verification=_job_frames(job.references),
+            verification_limit=VERIFICATION_AIM,
+            folder=str(folder),
+        )
+        checker = _Checker(job)
+        try:
+            int8, found, on_device = _make_and_check(int8_job, checker, job.progress)
+        except ParityError as error:
+            job.progress.note(f"int8 is not published: {error.message}")
+            self._drop(job, Dropped(name="onnx/int8", reason=error.message, failed=True))
+            for left in folder.glob("int8*"):
+                left.unlink()  # of a search before the last one
+            return
+        job.results[MadeInt8] = int8
+        cpu_graph, device = int8.graphs
+        quantization = int8.quantization
+        passed = [parity for parity in found if parity.verdict.passed]
+        self._verified += found
+        job.checked += passed or found  # one backend that passes is enough
+        for parity in found if passed else ():
+            if parity not in passed:
+                job.progress.note(f"{parity.name} will not be run, others do: {parity.verdict}")
+        state = State.PUBLISHED if passed else State.FAILED
+        if passed:
+            graphs: dict[str, MadeGraph] = {
+                graph.precision: graph for graph in (*made.graphs, cpu_graph) if graph.batch == 1
+            }
+            paths = [
+                ExecutionPath(
+                    backend=parity.backend,
+                    precision=parity.precision,
+                    file=folder / _run_by(BACKENDS[parity.backend], parity.precision, graphs).files[0],
+                )
+                for parity in (*parities, *checker.hints(graphs), *passed)
+                if parity.verdict.passed and parity.backend != "torch"
+            ]
+            speed = compare_speed(paths, job.contract, [frame.path for frame in job.references], job.progress)
+            quantization = quantization.model_copy(update={"speed": speed})
+            if speed is None or not speed.faster:
+                reason = (
+                    "it, or everything it is raced against, did not run to the end" if speed is None else str(speed)
+                )
+                job.progress.note(f"int8 does not pay on this machine: {reason}")
+                state = State.DROPPED
+                if not self._request.keep_slower:
+                    self._drop(job, Dropped(name="onnx/int8", reason=reason, failed=False))
+                    for name in cpu_graph.files:
+                        (folder / name).unlink()
+            else:
+                job.progress.note(f"int8 pays on this machine: {speed}")
+        self._quantization = quantization
+        if state is not State.DROPPED or self._request.keep_slower:
+            job.artifacts.append(cpu_graph.artifact(job.folder, int8.rewrites, state, _verdicts(found), quantization))
+        self._verified += on_device
+        job.checked += on_device
+        # Its speed is known where `build` makes an engine of it.
+        failed = any(not parity.verdict.passed for parity in on_device)
+        state = State.FAILED if failed else State.CANDIDATE
+        job.artifacts.append(device.artifact(job.folder, int8.rewrites, state, _verdicts(on_device), int8.quantization))
+
+    def report(self, job: ExportJob, reports: Path) -> None:
+        """``int8.json``: calibration, trials, sensitivity, kept parts, parity and speed, published or not."""
+        if self._quantization is None:
+            return
+        table = {
+            "quantisation": self._quantization.model_dump(mode="json"),
+            "parity": [
+                {"precision": parity.precision, **parity.verdict.model_dump(mode="json")} for parity in self._verified
+            ],
+            "dropped": [dropped.model_dump(mode="json") for dropped in self._dropped],
         }
-        paths = [
-            ExecutionPath(
-                backend=parity.backend,
-                precision=parity.precision,
-                file=Path(job.folder) / _run_by(BACKENDS[parity.backend], parity.precision, graphs).files[0],
-            )
-            for parity in (*parities, *checker.hints(graphs), *passed)
-            if parity.verdict.passed and parity.backend != "torch"
-        ]
-        speed = compare_speed(paths, job.contract, [frame.path for frame in references], progress)
-        quantization = quantization.model_copy(update={"speed": speed})
-        if speed is None or not speed.faster:
-            reason = "it, or everything it is raced against, did not run to the end" if speed is None else str(speed)
-            progress.note(f"int8 does not pay on this machine: {reason}")
-            state = State.DROPPED
-            if not request.keep_slower:
-                result.dropped.append(Dropped(name="onnx/int8", reason=reason, failed=False))
-                for name in cpu_graph.files:
-                    (Path(job.folder) / name).unlink()
-        else:
-            progress.note(f"int8 pays on this machine: {speed}")
-    result.quantization = quantization
-    if state is not State.DROPPED or request.keep_slower:
-        result.artifacts.append(cpu_graph.artifact(folder, int8.rewrites, state, _verdicts(found), quantization))
-    result.verified += on_device
-    result.required += on_device
-    # Its speed is known where `build` makes an engine of it.
-    failed = any(not parity.verdict.passed for parity in on_device)
-    state = State.FAILED if failed else State.CANDIDATE
-    result.artifacts.append(device.artifact(folder, int8.rewrites, state, _verdicts(on_device), int8.quantization))
-    return result
+        (reports / "int8.json").write_text(json.dumps(table, indent=1))
+
+    def _drop(self, job: ExportJob, dropped: Dropped) -> None:
+        self._dropped.append(dropped)
+        job.dropped.append(dropped)
 
 
 def _job_frames(frames: list[ReferenceFrame]) -> tuple[JobFrame, ...]:
@@ -262,16 +270,13 @@ def _used(parity: BackendParity) -> float:
 class _Checker:
     """Parity of one export's graphs on this machine's CPU."""
 
-    job: MakeJob
-    references: list[ReferenceFrame]
-    reference: str
-    progress: Progress
+    job: ExportJob
 
     def check(self, graph: MadeGraph, precision: Precision) -> list[BackendParity]:
         """Every installed backend of the CPU that computes ``precision``."""
         return [
             self._one(backend, graph, precision)
-            for backend in _processors()
+            for backend in verifiers()
             if graph.precision in backend.precisions.get(precision, ())
         ]
 
@@ -279,7 +284,7 @@ class _Checker:
         """BF16 as a library's own arithmetic, where the CPU has it: with FP32's graph and with INT8's."""
         found = []
         for precision in ("bf16", "int8-bf16"):
-            for backend in _processors():
+            for backend in verifiers():
                 if precision in graphs or backend.runs_for(precision, graphs) is None:
                     continue  # what has a graph of its own was checked with it
                 graph = _run_by(backend, precision, graphs)
@@ -290,21 +295,11 @@ class _Checker:
         return found
 
     def _one(self, backend: Backend, graph: MadeGraph, precision: str) -> BackendParity:
-        path = Path(self.job.folder) / graph.files[0]
+        job = self.job
+        path = job.folder / "onnx" / graph.files[0]
         return check_backend(
-            backend.name,
-            path,
-            self.job.contract,
-            precision,
-            self.references,
-            self.reference,
-            self.progress,
-            keep=Path(self.job.outputs),
+            backend.name, path, job.contract, precision, job.references, REFERENCE, job.progress, keep=job.outputs
         )
-
-
-def _processors() -> list[Backend]:
-    return [one for one in BACKENDS.values() if one.format == "onnx" and one.device == "cpu" and one.installed]
 
 
 def _run_by(backend: Backend, precision: str, graphs: Mapping[str, MadeGraph]) -> MadeGraph:
