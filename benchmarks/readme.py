@@ -13,20 +13,22 @@ from benchmarks.int8 import int8
 from benchmarks.peers import peers
 from benchmarks.rewrites import rewrites
 from benchmarks.rtx_layers import rtx_layers
-from cdm_export.parity.gates import GATES
+from cdm_export.parity.gates import GATES, gate_of
+from cdm_export.runtimes.contract import ErrorClass
 
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parent / "results"
 
 
-def gates() -> str:
+def gates(error_class: ErrorClass = ErrorClass.RELATIVE) -> str:
     """Limits of the parity gates; precisions with the same limits share a row."""
     rows = [
         "| precision | mean | 99th percentile | largest | mask disagreement | NaN, Inf |",
         "|---|---|---|---|---|---|",
     ]
-    for gate in dict.fromkeys(GATES.values()):
-        names = ", ".join(name for name, other in GATES.items() if other == gate)
+    limits = {name: gate_of(name, error_class) for name in GATES}
+    for gate in dict.fromkeys(limits.values()):
+        names = ", ".join(name for name, other in limits.items() if other == gate)
         largest = f"{gate.max:g}" if gate.max is not None else "reported"
         rows.append(f"| {names} | {gate.mean:g} | {gate.p99:g} | {largest} | {gate.mask:g} | 0 |")
     return "\n".join(rows)
@@ -121,7 +123,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     _DOCS / "depth_anything.md": {"original depth anything": original_depth_anything},
     _DOCS / "int8.md": {"int8": int8},
     _DOCS / "precision.md": {"half paths": half_paths, "rtx layers": rtx_layers, "rewrites": rewrites},
-    _DOCS / "verification.md": {"gates": gates},
+    _DOCS / "verification.md": {"gates": gates, "pixel gates": lambda: gates(ErrorClass.PIXELS)},
 }
 """Generated sections by page."""
 
