@@ -16,7 +16,7 @@ from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import CheckpointError
 from cdm_export.runtimes.host import cpu_name
-from cdm_export.runtimes.runtime import CallGuard, Description, Tensors
+from cdm_export.runtimes.runtime import Description, Tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,18 +52,15 @@ class TorchRuntime:
     def __init__(self, path: Path, contract: ModelContract) -> None:
         self.contract = contract
         self._network = load_exportable(path, contract)
-        self._guard = CallGuard(contract)
 
-    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once."""
-        self._guard.check(inputs)
         return run_reference(self._network, self.contract, inputs)
 
     def describe(self) -> Description:
         """Always CPU, float32, eager."""
         import torch
 
-        self._guard.check_open()
         return Description(
             backend="torch",
             precision="fp32",
@@ -76,7 +73,6 @@ class TorchRuntime:
 
     def close(self) -> None:
         """Drop the network."""
-        self._guard.close()
         self.__dict__.pop("_network", None)  # calling again is harmless
 
 

@@ -17,7 +17,7 @@ from cdm_export.runtimes.errors import BackendUnavailable, InputError, did_you_m
 from cdm_export.runtimes.host import usable_cpus, version_of
 from cdm_export.runtimes.install import install
 from cdm_export.runtimes.nvidia import find_gpu
-from cdm_export.runtimes.runtime import Runtime
+from cdm_export.runtimes.runtime import CheckedRuntime, Session
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ BACKENDS: dict[str, Backend] = {
 class BackendModule(Protocol):
     """What a backend's module offers."""
 
-    def load(self, path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Runtime:
+    def load(self, path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Session:
         """Open an artifact. ``threads`` 0 leaves the choice to the library's default on this machine.
 
         Raises BackendUnavailable when library, device or precision is not to be had here.
@@ -176,7 +176,9 @@ def _has_provider(backend: Backend) -> bool:
     return any(list((Path(folder) / "capi").glob(f"*{name}*")) for folder in folders)
 
 
-def load_runtime(backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0) -> Runtime:
+def load_runtime(
+    backend: Backend, path: Path, contract: ModelContract, precision: str, threads: int = 0
+) -> CheckedRuntime:
     """Open an artifact with a backend. Raises BackendUnavailable with the command that adds what is missing."""
     if not backend.installed and (absent := why_absent(backend)) is not None:
         raise absent
@@ -188,4 +190,4 @@ def load_runtime(backend: Backend, path: Path, contract: ModelContract, precisio
     if threads > usable_cpus():
         raise InputError(f"{threads} threads were asked for, this machine has {usable_cpus()} usable CPU(s)")
     module = cast(BackendModule, importlib.import_module(backend.module))
-    return module.load(path, contract, backend, precision, threads)
+    return CheckedRuntime(module.load(path, contract, backend, precision, threads), contract)

@@ -24,7 +24,7 @@ from cdm_export.runtimes.hashing import cached_sha256
 from cdm_export.runtimes.host import cpu_name, fingerprint, version_of
 from cdm_export.runtimes.isolated import run_isolated, serve
 from cdm_export.runtimes.measure import measure
-from cdm_export.runtimes.runtime import CallGuard, Description, Tensors
+from cdm_export.runtimes.runtime import Description, Tensors
 from cdm_export.runtimes.temporary import TemporaryFolder
 
 UNITS = ("CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
@@ -87,16 +87,13 @@ class CoreMl:
         self._precision = precision
         self._units = units
         self._attempts = attempts
-        self._guard = CallGuard(contract)
 
-    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once."""
-        self._guard.check(inputs)
         return predict(self._model, self.contract, inputs)
 
     def describe(self) -> Description:
         """Compute units in force, where Core ML plans each operation, and how the others did."""
-        self._guard.check_open()
         taken = next(attempt for attempt in self._attempts if attempt.units == self._units)
         return Description(
             backend="coreml",
@@ -113,7 +110,6 @@ class CoreMl:
 
     def close(self) -> None:
         """Drop the model."""
-        self._guard.close()
         self._model = None
 
 

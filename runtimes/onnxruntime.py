@@ -16,7 +16,7 @@ from cdm_export.runtimes.errors import BackendUnavailable, BundleError
 from cdm_export.runtimes.hashing import cached_sha256
 from cdm_export.runtimes.host import cpu_name, usable_cpus
 from cdm_export.runtimes.nvidia import find_gpu
-from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.runtime import Description, Tensors, check_interface
 from cdm_export.runtimes.telemetry import import_onnxruntime
 from cdm_export.runtimes.temporary import TemporaryFolder
 
@@ -48,14 +48,12 @@ class OnnxRuntime:
         self._backend = backend
         self._precision = precision
         self._threads = threads
-        self._guard = CallGuard(contract)
         self._names = [spec.name for spec in contract.outputs]
         self._profile = profile
         self._kernels: dict[str, int] | None = None
 
-    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once."""
-        self._guard.check(inputs)
         outputs = self._session.run(self._names, dict(inputs))
         if self._profile is not None:
             self._kernels = products_by_kernel(self._session)
@@ -68,7 +66,6 @@ class OnnxRuntime:
 
         For INT8, after the first call: the kernels of all products, from the session's own profile of that call.
         """
-        self._guard.check_open()
         onnxruntime = import_onnxruntime()
         executed: dict[str, Any] = {"providers": self._session.get_providers()}
         if (assigned := nodes_by_provider(self._session)) is not None:
@@ -87,7 +84,6 @@ class OnnxRuntime:
 
     def close(self) -> None:
         """Drop the session."""
-        self._guard.close()
         self._session = None
         if self._profile is not None:
             self._profile.cleanup()

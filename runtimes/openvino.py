@@ -16,7 +16,7 @@ from cdm_export.runtimes.backends import Backend
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable, BundleError
 from cdm_export.runtimes.host import usable_cpus
-from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.runtime import Description, Tensors, check_interface
 from cdm_export.runtimes.telemetry import import_openvino
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
@@ -36,11 +36,9 @@ class OpenVino:
         self._request = compiled.create_infer_request()
         self._precision = precision
         self._threads = threads
-        self._guard = CallGuard(contract)
 
-    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once."""
-        self._guard.check(inputs)
         self._request.infer(dict(inputs), share_inputs=True)
         return {
             spec.name: np.array(self._request.get_tensor(spec.name).data, copy=True) for spec in self.contract.outputs
@@ -50,7 +48,6 @@ class OpenVino:
         """Devices, the hint in force, nodes by runtime precision and products by precision and kernel, as the
         executable graph has them.
         """
-        self._guard.check_open()
         openvino = import_openvino()
         compiled = self._compiled
         nodes = _executed(compiled)
@@ -73,7 +70,6 @@ class OpenVino:
 
     def close(self) -> None:
         """Drop the request and the model."""
-        self._guard.close()
         self._request = self._compiled = None
 
 

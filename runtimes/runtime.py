@@ -59,9 +59,27 @@ class Runtime(Protocol):
         ...
 
 
+class Session(Protocol):
+    """What a backend's ``load`` gives: a tensor function that checks nothing. ``CheckedRuntime`` does, once for all."""
+
+    reuses_outputs: bool
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run once on arrays that have the contract's names, shapes and types; every output by name."""
+        ...
+
+    def describe(self) -> Description:
+        """What is loaded, where it runs and what really executes."""
+        ...
+
+    def close(self) -> None:
+        """Free the device; called once."""
+        ...
+
+
 @runtime_checkable
 class DeviceClock(Protocol):
-    """A runtime whose device times its own stages."""
+    """A session, or a runtime, whose device times its own stages."""
 
     def device_stages(self) -> dict[str, float]:
         """Milliseconds of the last call by stage, in order, by the device's clock."""
@@ -75,34 +93,30 @@ def check_interface(got: dict[str, tuple[int, ...]], contract: ModelContract, pa
         raise BundleError(f"{path.name} has the interface {got}, the contract says {expected}")
 
 
-class CallGuard:
-    """The checks every runtime makes before a call; backends hold one rather than inherit."""
+class CheckedRuntime:
+    """A session behind every check: its thread, open or closed, what goes in and what comes out."""
 
-    def __init__(self, contract: ModelContract) -> None:
-        self._contract = contract
+    def __init__(self, session: Session, contract: ModelContract) -> None:
+        self.contract = contract
+        self.reuses_outputs = session.reuses_outputs
+        self.session = session
+        """The backend's own."""
         self._owner = threading.get_ident()
         self._closed = False
 
-    def close(self) -> None:
-        """Refuse every later call."""
-        self._closed = True
-
-    def check_open(self) -> None:
-        """Raise RuntimeMisuse after ``close``."""
-        if self._closed:
-            raise RuntimeMisuse("this runtime was closed", "Open the bundle again.")
-
-    def check(self, inputs: Tensors) -> None:
-        """Raise RuntimeMisuse unless the call is legal: owner thread, open, names, shapes, types."""
-        self.check_open()
+    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Run once. Raises RuntimeMisuse for wrong names, shapes, dtypes, a second thread, or after close; BundleError
+        when the backend gives other outputs than the contract's.
+        """
+        self._check_open()
         if threading.get_ident() != self._owner:
             raise RuntimeMisuse(
                 "a runtime belongs to the thread that opened it, and was called from another",
                 "Open one runtime per thread, or hand frames to the owning thread.",
             )
-        expected = {spec.name: spec for spec in self._contract.inputs}
         if not isinstance(inputs, Mapping):
             raise RuntimeMisuse(f"inputs are arrays by name, got {type(inputs).__name__}")
+        expected = {spec.name: spec for spec in self.contract.inputs}
         if set(inputs) != set(expected):
             raise RuntimeMisuse(f"inputs are {sorted(inputs)}, expected {sorted(expected)}")
         for name, array in inputs.items():
@@ -113,3 +127,32 @@ class CallGuard:
                 raise RuntimeMisuse(
                     f"input '{name}' is {array.dtype} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}"
                 )
+        outputs = self.session.run(inputs)
+        for spec in self.contract.outputs:
+            got = outputs.get(spec.name)
+            if got is None or got.dtype != np.float32 or got.shape != spec.shape:
+                what = "nothing" if got is None else f"{got.dtype} {list(got.shape)}"
+                raise BundleError(
+                    f"the backend gave {what} for output '{spec.name}', expected float32 {list(spec.shape)}",
+                    "Another backend may do: cdm-export verify BUNDLE says which.",
+                )
+        return outputs
+
+    def device_stages(self) -> dict[str, float]:
+        """See ``DeviceClock``; empty where the device has no clock that the backend reads."""
+        return self.session.device_stages() if isinstance(self.session, DeviceClock) else {}
+
+    def describe(self) -> Description:
+        """What is loaded, where it runs and what really executes. Raises RuntimeMisuse after close."""
+        self._check_open()
+        return self.session.describe()
+
+    def close(self) -> None:
+        """Free the device; calling again is harmless."""
+        if not self._closed:
+            self._closed = True
+            self.session.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeMisuse("this runtime was closed", "Open the bundle again.")

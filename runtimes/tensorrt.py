@@ -24,7 +24,7 @@ from cdm_export.runtimes.engine_record import EngineRecord, Machine
 from cdm_export.runtimes.engines import check_engine, read_record, rebuild
 from cdm_export.runtimes.errors import BundleError, CdmExportError, EngineRunError
 from cdm_export.runtimes.nvidia import Gpu, find_gpu, system_name
-from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.runtime import Description, Tensors, check_interface
 from cdm_export.runtimes.tensorrt_api import Log
 
 _ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2}
@@ -65,7 +65,6 @@ class TensorRt:
         self._backend = backend
         self._gpu = gpu
         self._log = log
-        self._guard = CallGuard(record.contract)
         self._graph: int | None = None
         self._graph_says = "not tried yet"
         self._runtime: Any = None
@@ -80,9 +79,8 @@ class TensorRt:
             self.close()
             raise
 
-    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once. Raises EngineRunError when the device fails."""
-        self._guard.check(inputs)
         for bound in self._inputs:
             np.copyto(bound.host, inputs[bound.name])
         results = self._run()
@@ -99,7 +97,6 @@ class TensorRt:
 
     def describe(self) -> Description:
         """The engine's evidence, and how it is launched."""
-        self._guard.check_open()
         evidence, version = self._record.layer_report, str(self._trt.__version__)
         return Description(
             backend=self._backend.name,
@@ -122,7 +119,6 @@ class TensorRt:
 
     def close(self) -> None:
         """Free context, engine, stream and memory."""
-        self._guard.close()
         self._graph = None
         self._context = self._engine = self._runtime = None  # before the memory they point to
         self._cuda.close()

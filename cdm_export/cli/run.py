@@ -166,6 +166,8 @@ def command(
                 shown.step()
 
             single = len(frames) == 1
+            if not as_json and not quiet:
+                say(str(choice))
             try:
                 for item in refine_source(
                     pipeline,
@@ -210,8 +212,6 @@ def command(
                 "complete": not stopped,
             }
         )
-    elif not quiet:
-        say(str(choice))
     if stopped:
         if not as_json:
             done = len(refined) + len(bad)

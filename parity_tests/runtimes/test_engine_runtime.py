@@ -12,6 +12,7 @@ from cdm_export.runtimes.bundle import FileRecord, State
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.engine_record import BuildSettings, EngineRecord, LayerReport, Machine, Source
 from cdm_export.runtimes.errors import BackendUnavailable, BundleError, EngineRunError, RuntimeMisuse
+from cdm_export.runtimes.runtime import CheckedRuntime
 from cdm_export.runtimes.tensorrt_api import Log
 from parity_tests.engine_bundle import SIDE, contract, make_bundle
 from parity_tests.fake_tensorrt import DataType, FakeCudart, FakeEngine, fake_trt
@@ -52,7 +53,8 @@ def opened(compute=add, gpu=RTX_4090, tensors=None, cudart=None, **changed):
     cudart = cudart or FakeCudart()
     engine = FakeEngine(cudart, tensors or {name: (shape, DataType.FLOAT) for name, shape in SHAPES.items()}, compute)
     trt = fake_trt(engine)
-    runtime = tensorrt.TensorRt(trt, b"plan", record(**changed), get_backend("tensorrt"), gpu, cudart, Log())
+    session = tensorrt.TensorRt(trt, b"plan", record(**changed), get_backend("tensorrt"), gpu, cudart, Log())
+    runtime = CheckedRuntime(session, session.contract)
     return runtime, cudart, engine
 
 

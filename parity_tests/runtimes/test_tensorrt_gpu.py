@@ -21,6 +21,7 @@ from cdm_export.runtimes.bundle import Bundle, State
 from cdm_export.runtimes.errors import BundleError
 from cdm_export.runtimes.measure import measure
 from cdm_export.runtimes.nvidia import free_memory, gpu_or_none
+from cdm_export.runtimes.runtime import CheckedRuntime
 from parity_tests.conftest import cli
 
 pytestmark = [
@@ -90,7 +91,8 @@ def inputs_of(bundle, index=0):
 def load(bundle, target, precision="fp16"):
     found = engines.find(bundle, get_backend(target), precision)
     assert found is not None and found.record.state is State.PUBLISHED
-    return tensorrt.load(found.path, bundle.manifest.contract, get_backend(target), precision, 0)
+    contract = bundle.manifest.contract
+    return CheckedRuntime(tensorrt.load(found.path, contract, get_backend(target), precision, 0), contract)
 
 
 def test_graph_is_the_eager_result(bundle, built, target):

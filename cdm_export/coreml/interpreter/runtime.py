@@ -7,10 +7,10 @@ from cdm_export.runtimes.backends import Backend
 from cdm_export.runtimes.contract import ModelContract
 from cdm_export.runtimes.errors import BackendUnavailable
 from cdm_export.runtimes.install import install
-from cdm_export.runtimes.runtime import Runtime
+from cdm_export.runtimes.runtime import Session
 
 
-def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Runtime:
+def load(path: Path, contract: ModelContract, backend: Backend, precision: str, threads: int) -> Session:
     """Open a package.
 
     Raises BackendUnavailable without PyTorch, which is the arithmetic here; BundleError for a package that does not

@@ -12,7 +12,7 @@ from cdm_export.coreml.interpreter.program import Program, load_program
 from cdm_export.runtimes.contract import CONTRACT_KEY, ModelContract
 from cdm_export.runtimes.errors import BundleError
 from cdm_export.runtimes.host import cpu_name
-from cdm_export.runtimes.runtime import CallGuard, Description, Tensors, check_interface
+from cdm_export.runtimes.runtime import Description, Tensors, check_interface
 
 
 class CoremlReference:
@@ -24,17 +24,14 @@ class CoremlReference:
         self.contract = contract
         self.program = program
         self._precision = precision
-        self._guard = CallGuard(contract)
 
-    def __call__(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
         """Run once."""
-        self._guard.check(inputs)
         given = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
         return {name: value.float().numpy() for name, value in execute(self.program, given).items()}
 
     def describe(self) -> Description:
         """Operations by type, and how they are computed."""
-        self._guard.check_open()
         counts: dict[str, int] = {}
         for operation in self.program.operations:
             kind = f"{operation.kind} {operation.outputs[0].dtype}"
@@ -54,7 +51,6 @@ class CoremlReference:
 
     def close(self) -> None:
         """Drop the program."""
-        self._guard.close()
         self.__dict__.pop("program", None)  # calling again is harmless
 
 

@@ -217,6 +217,7 @@ def test_a_folder_run_says_each_frame_and_where_it_stopped(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
+    assert "parity passed" in process.stdout.readline()
     lines = [process.stdout.readline() for _ in range(4)]
     assert all("valid" in line and "out/" in line for line in lines), lines
     process.send_signal(signal.SIGINT)
