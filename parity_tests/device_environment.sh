@@ -22,9 +22,10 @@ check() { # name, interpreter
     "$2" -m venv "$work/$1"
     rm -rf build # setuptools would put files of an earlier build into the wheel
     "$work/$1/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt . onnxruntime
-    # From another folder, so that the installed package is tested and not the checkout.
+    # From another folder, and isolated, so that the installed package is tested and not the checkout: the tests have
+    # folders of the same names beside the script.
     local script=$PWD/parity_tests/device_check.py
-    (mkdir "$work/$1/run" && cd "$work/$1/run" && ../bin/python "$script" "$work/device.bundle")
+    (mkdir "$work/$1/run" && cd "$work/$1/run" && ../bin/python -I "$script" "$work/device.bundle")
 }
 
 .venv/bin/cdm-export export --random-weights 0 --model cdm-vits --camera 160x120 --input-size 70 \
