@@ -195,7 +195,7 @@ def load_into(network: "nn.Module", checkpoint: Checkpoint, variant: Variant) ->
         _refuse_damage(checkpoint, state, variant)
         remember_checked(file, what)
     network.load_state_dict(state, assign=True)
-    unexpected = tuple(name for name in given if name not in expected)
+    unexpected = tuple(name for name in given if name not in expected and not name.endswith(variant.recomputed))
     taken, others = ("", ()) if checkpoint.asked else (checkpoint.key, checkpoint.others)
     return LoadReport(len(expected) - len(absent), tuple(absent), unexpected, dict(converted), taken, others)
 

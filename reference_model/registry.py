@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from cdm_export.reference_model import cdm, depth_anything
+from cdm_export.reference_model import cdm, depth_anything, midas
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.errors import CheckpointError, InputError, did_you_mean
 
 VARIANTS: dict[str, Variant] = {
-    variant.name: variant for family in (cdm.VARIANTS, depth_anything.VARIANTS) for variant in family
+    variant.name: variant for family in (cdm.VARIANTS, depth_anything.VARIANTS, midas.VARIANTS) for variant in family
 }
 
 GROUP = "cdm_export.families"

@@ -78,6 +78,9 @@ class Variant:
     """Lower bound of the network's sides, pixels, that its weights were trained for."""
     channel_orders: tuple[ChannelOrder, ...] = ("rgb",)
     """Plane orders its weights may be run with, the usual one first."""
+    preprocessings: tuple[str, ...] = ()
+    """Programs whose processing of images can be had, the usual one first, where there is more than one: names that
+    ``contract`` takes as ``preprocessing``, with ``aspect`` for one that can keep the camera's or make a square."""
     images: int = 1
     """How many of the network's arguments, the first ones, are images to be normalized."""
     image: ImageStatistics = field(default_factory=ImageStatistics)
@@ -89,6 +92,8 @@ class Variant:
     only to contradict the user."""
     unused_parameters: tuple[str, ...] = ()
     """Substrings of parameter names that the forward never reads; a checkpoint may lack them."""
+    recomputed: tuple[str, ...] = ()
+    """Ends of names of entries that files carry and that follow from sizes: the network has none of them."""
     rewrites: "Callable[[], Mapping[str, Rule]]" = dict
     """The family's own exact rewrites, in order; they come before those that any family may use."""
     precision: PrecisionPolicy = field(default_factory=PrecisionPolicy)

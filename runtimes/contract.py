@@ -179,9 +179,10 @@ class TensorSpec(Record):
 class Sizing(Record):
     """How the network's size follows from the camera's; one geometry for all inputs and the output."""
 
-    rule: Literal["lower_bound", "camera", "fixed"]
-    """``lower_bound``: the camera's aspect, both sides at least ``input_size``; ``camera``: the camera's own size;
-    ``fixed``: one size, whatever the aspect."""
+    rule: Literal["lower_bound", "camera", "fixed", "minimal", "longest_side"]
+    """``camera``: the camera's own size; ``fixed``: a square of ``input_size``, whatever the aspect. With the camera's
+    aspect, ``lower_bound``: both sides at least ``input_size``; ``minimal``: the side whose scale to ``input_size`` is
+    nearer to 1 has that; ``longest_side``: the longer side has it."""
     multiple: int = Field(ge=1, le=LARGEST_SIDE)
     """Pixels; both sides of the network's input are multiples of it."""
     padding: Literal["none", "end", "center"] = "none"
@@ -211,7 +212,7 @@ class ModelContract(Record):
     """Lower bound of the network's sides that ``network`` was derived from, pixels; its smaller side otherwise."""
     channel_order: Literal["bgr", "rgb"]
     """Plane order the weights were trained with; folded into the weights, the interface is always RGB."""
-    output_resize: Literal["nearest", "bilinear", "bilinear_corners"] = "nearest"
+    output_resize: Literal["nearest", "bilinear", "bilinear_corners", "bicubic"] = "nearest"
     """Resize of the network output to camera size (``processing/output.py``)."""
     max_depth: float = Field(default=6.0, gt=0, le=MOST_METERS, allow_inf_nan=False)
     """Meters. Sensor readings beyond this are treated as missing."""

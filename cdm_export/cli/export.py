@@ -50,8 +50,15 @@ def command(
     ] = None,
     input_size: Annotated[
         int | None,
-        typer.Option("--input-size", help="Lower bound of the network's sides, pixels; the model's own by default."),
+        typer.Option("--input-size", help="Pixels that the network's size follows from; the model's own by default."),
     ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option("--preprocessing", metavar="PROGRAM", help="Of MiDaS: midas (its own, default) or muggled."),
+    ] = None,
+    aspect: Annotated[
+        bool, typer.Option("--aspect", help="With --preprocessing muggled: the camera's aspect, not a square.")
+    ] = False,
     target: Annotated[str, typer.Option("--target", help="Comma-separated: onnx (always made), coreml.")] = "onnx",
     coreml_target: Annotated[
         str, typer.Option("--coreml-target", help="Oldest system for Core ML: macos13, macos14, macos15 (iOS 16-18).")
@@ -126,6 +133,8 @@ def command(
         depth_scale=given_scale(context, depth_scale),
         fit=fit,
         input_size=input_size,
+        preprocessing=preprocessing,
+        aspect=aspect,
         channel_order=channel_order.value if channel_order else None,
         max_depth=max_depth,
         far=far,

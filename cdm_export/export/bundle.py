@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import cdm_export
 from cdm_export import publish
@@ -61,8 +62,10 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     source = _check_source(_open(request.frames, request, contract), request, progress)
     for exporter in exporters:
         exporter.check_sources(lambda name: _open(name, request, contract), progress)
-    multiple = contract.sizing.multiple
-    if contract.sizing.rule == "lower_bound" and contract.input_size % multiple:
+    multiple, rule = contract.sizing.multiple, contract.sizing.rule
+    if rule == "fixed" and contract.camera.width != contract.camera.height:
+        progress.note(f"frames of {contract.camera} are stretched to {contract.network}, as the reference does")
+    if rule != "camera" and contract.input_size % multiple:
         progress.note(
             f"--input-size {contract.input_size} is no multiple of {multiple}: the network runs at {contract.network}, "
             "rounded as the reference does"
@@ -178,6 +181,24 @@ def _check_source(source: FrameSource, request: ExportRequest, progress: Progres
     return filled
 
 
+def _processing(request: ExportRequest, variant: Variant) -> dict[str, Any]:
+    """What a contract takes beside the usual; nothing for a model with one way of processing images."""
+    asked, known = request.preprocessing, variant.preprocessings
+    if asked is not None and asked not in known:
+        raise InputError(
+            f"--preprocessing {asked}: {variant.name} has "
+            + (f"{' or '.join(known)}" if known else "one way of processing images"),
+            "Leave it out.",
+        )
+    if request.aspect and (not known or asked in (None, known[0])):
+        others = " or ".join(known[1:])
+        raise InputError(
+            f"--aspect: the size of {variant.name}'s network follows its own rule",
+            f"It belongs to --preprocessing {others}." if others else "Leave it out.",
+        )
+    return {"preprocessing": asked or known[0], "aspect": request.aspect} if known else {}
+
+
 def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
     input_size = request.input_size or variant.default_input_size
     order = request.channel_order or variant.channel_orders[0]
@@ -187,7 +208,8 @@ def _contract(request: ExportRequest, variant: Variant) -> ModelContract:
             "Leave it out.",
         )
     max_depth = 6.0 if request.max_depth is None else request.max_depth
-    contract = variant.contract(variant.name, request.camera, input_size, order, max_depth, request.far)
+    processing = _processing(request, variant)
+    contract = variant.contract(variant.name, request.camera, input_size, order, max_depth, request.far, **processing)
     reads_depth = contract.reads("depth")
     check_max_depth(contract, request.max_depth, reads_depth)
     check_far(contract, request.far)

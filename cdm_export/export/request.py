@@ -32,7 +32,11 @@ class ExportRequest:
     fit: bool = False
     """Crop and resize frames of another size."""
     input_size: int | None = None
-    """Lower bound of the network's sides, pixels; None for the variant's own."""
+    """What the sizing rule of the network starts from, pixels; None for the variant's own."""
+    preprocessing: str | None = None
+    """Program whose processing of images is followed (``Variant.preprocessings``); None for the usual one."""
+    aspect: bool = False
+    """Keep the camera's aspect where that processing makes a square otherwise."""
     channel_order: ChannelOrder | None = None
     """Of CDM ``bgr`` as the reference implementation runs its weights, ``rgb`` without its channel swap; None for the
     variant's own."""

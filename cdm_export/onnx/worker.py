@@ -191,7 +191,7 @@ def _low(
     from cdm_export.precision.rounded import RoundedProducts
     from cdm_export.precision.typed_modules import type_network
     from cdm_export.reference_model.reference import run_reference
-    from cdm_export.transforms.explicit_attention import AttentionCore
+    from cdm_export.reference_model.rewriting.attention import AttentionCore
 
     network = exportable.get_submodule(NETWORK)
     precision_plan = plan(network, max_abs, variant.precision, precision)

@@ -17,7 +17,6 @@ from cdm_export.precision.range_scan import entering
 from cdm_export.reference_model.policies import PrecisionPolicy, ResidualStream, matching
 from cdm_export.runtimes.errors import ParityError
 from cdm_export.runtimes.graph_precision import Island, IslandKind, LowPrecision, PrecisionPlan, within
-from cdm_export.transforms.attention import AttentionAround
 
 LARGEST_FP16 = 65504.0
 MARGIN = 4.0
@@ -198,7 +197,7 @@ def _plan_branch(path: str, branch: nn.Module, max_abs: Mapping[str, float], isl
     own = max_abs.get(path, 0.0)
     last = list(children)[-1]
     inner = {name: peak for name, peak in children.items() if name != last}
-    if isinstance(branch, AttentionAround) and not inner.pop("core") <= _LIMIT:
+    if "core" in inner and not inner.pop("core") <= _LIMIT:
         why = f"attention reaches {children['core']:.3g}"
         islands.append(Island(kind=IslandKind.RANGE, module=f"{path}.core", reason=why, output_dtype="low"))
     if not all(peak <= _LIMIT for peak in (own, *inner.values())):

@@ -106,9 +106,12 @@ def type_network(exportable: nn.Module, precision_plan: PrecisionPlan, contract:
         if not precision_plan.computes_in_fp32(path):
             _replace(network, path, FloatOutput)
     _float_sums(network, precision_plan.residuals, low)
-    inputs, products, sums = _reconcile(exportable, network, precision_plan, low, contract)
+    inputs, products, sums, out = _reconcile(exportable, network, precision_plan, low, contract)
     for path in sorted(inputs, key=lambda path: -len(path)):
         _replace(network, path, partial(CastInput, dtype=low))
+    if out is low:
+        setattr(exportable, NETWORK, FloatOutput(network))
+        sums.setdefault("", "what every artifact hands on is FP32")
     return precision_plan.model_copy(update={"inputs": inputs, "products": products, "sums": sums})
 
 
@@ -132,9 +135,9 @@ def _reconcile(
     precision_plan: PrecisionPlan,
     low: torch.dtype,
     contract: ModelContract,
-) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+) -> tuple[dict[str, str], dict[str, str], dict[str, str], torch.dtype]:
     """Layers of low precision that are given FP32, modules whose own products come out FP32, and modules in whose own
-    operations both meet; each with the reason.
+    operations both meet, each with the reason; and the type of the output.
 
     Found by running the network on tensors without data. What such a layer reads was measured to fit, or is 0..1.
     """
@@ -155,7 +158,7 @@ def _reconcile(
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             fake = [mode.from_tensor(torch.empty(spec.shape)) for spec in contract.inputs]
             with seen:
-                exportable(*fake)
+                out: torch.dtype = exportable(*fake).dtype
     finally:
         for handle in handles:
             handle.remove()
@@ -164,7 +167,7 @@ def _reconcile(
         free = (path for path in sorted(paths) if not precision_plan.computes_in_fp32(path) and path not in inputs)
         return dict.fromkeys(free, why)
 
-    return inputs, outside(seen.products, "it reads FP32"), outside(seen.mixed, "FP32 meets lower precision")
+    return inputs, outside(seen.products, "it reads FP32"), outside(seen.mixed, "FP32 meets lower precision"), out
 
 
 class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,8 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from cdm_export.reference_model.backbones.dpt import DptHead, FeatureFusion, upsample
-from cdm_export.reference_model.backbones.vit import patch_grid
+from cdm_export.reference_model.backbones.dpt import DptDecoder, FeatureFusion, upsample
 from cdm_export.reference_model.rewriting.conditions import pointwise
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
@@ -35,11 +34,11 @@ class EarlyConvolutionFusion(nn.Module):
 
 def check(network: nn.Module) -> str | None:
     """Every fusion ends in a 1x1 convolution right after its upsampling."""
-    heads = [(path, module) for path, module in network.named_modules() if isinstance(module, DptHead)]
+    heads = [(path, module) for path, module in network.named_modules() if isinstance(module, DptDecoder)]
     for path, head in heads:
         for level in range(1, 5):
             name = f"{path}.scratch.refinenet{level}"
-            fusion = getattr(head.scratch, f"refinenet{level}")
+            fusion = getattr(head.scratch, f"refinenet{level}", None)
             if type(fusion) is not FeatureFusion:
                 return f"{name} is another fusion: {type(fusion).__name__}"
             if reason := pointwise(f"{name}.out_conv", fusion.out_conv):
@@ -49,14 +48,13 @@ def check(network: nn.Module) -> str | None:
 
 def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite the four fusions of every decoder."""
-    rows, columns = patch_grid(size)
-    patches = rows * columns
-    # Pixels in, finest fusion first; each fusion's output is the next one's input, the finest doubles once more.
-    grids = [64 * patches, 16 * patches, 4 * patches, patches, -(-rows // 2) * -(-columns // 2)]
     modules = macs = 0
     for head in network.modules():
-        if not isinstance(head, DptHead):
+        if not isinstance(head, DptDecoder):
             continue
+        levels = [rows * columns for rows, columns in head.level_grids(size)]
+        # Pixels, finest fusion first; each fusion's output is the next one's input, the finest doubles once more.
+        grids = [4 * levels[0], *levels]
         for level, (after, before) in enumerate(pairwise(grids), start=1):
             fusion = getattr(head.scratch, f"refinenet{level}")
             setattr(head.scratch, f"refinenet{level}", EarlyConvolutionFusion(fusion))

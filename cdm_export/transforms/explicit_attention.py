@@ -8,22 +8,14 @@ TensorRT 10.7 miscompiles the exported scaled_dot_product_attention (NVIDIA/Tens
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cdm_export.reference_model.backbones.vit import SelfAttention
+from cdm_export.reference_model.rewriting.attention import AttentionAround, AttentionCore
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
-from cdm_export.transforms.attention import AttentionAround
-
-
-class AttentionCore(nn.Module):
-    """What backends fuse into one kernel."""
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Three [B, heads, N, d], the query scaled already -> [B, heads, N, d]."""
-        return (query @ key.transpose(-2, -1)).softmax(dim=-1) @ value
 
 
 @torch.no_grad()

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.reference_model.backbones.vit import SelfAttention
+from cdm_export.reference_model.rewriting.attention import AttentionAround
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
-from cdm_export.transforms.attention import AttentionAround
 
 
 class FusedCore(nn.Module):

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdm_export.reference_model.backbones.dpt import DptHead
-from cdm_export.reference_model.backbones.vit import patch_grid
+from cdm_export.reference_model.backbones.dpt import DptDecoder
 from cdm_export.reference_model.rewriting.conditions import mismatch
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
@@ -77,11 +76,11 @@ def _places(length: int) -> Tensor:
     return places
 
 
-def _levels(network: nn.Module) -> Iterator[tuple[str, DptHead, int, nn.ConvTranspose2d]]:
+def _levels(network: nn.Module) -> Iterator[tuple[str, DptDecoder, int, nn.ConvTranspose2d]]:
     """Levels of every decoder that a transposed convolution makes finer: path, decoder, number, that convolution."""
     for path, head in network.named_modules():
-        for level in (0, 1) if isinstance(head, DptHead) else ():
-            resize = head.resize_layers[level]
+        for level in (0, 1) if isinstance(head, DptDecoder) else ():
+            resize = getattr(*slot) if (slot := head.resize_slot(level)) else None
             if isinstance(resize, nn.ConvTranspose2d):
                 yield path, head, level, resize
 
@@ -90,12 +89,12 @@ def check(network: nn.Module) -> str | None:
     """Every transposed convolution only spreads pixels, by an even factor, and a plain 3x3 without a bias reads it."""
     found = 0
     for path, head, level, resize in _levels(network):
-        factor, name = resize.stride[0], f"layer{level + 1}_rn"
+        factor, name, where = resize.stride[0], f"layer{level + 1}_rn", f"level {level + 1} of {path}"
         if factor % 2:
-            return f"{path}.resize_layers.{level} has stride {factor}, the rule is exact for even ones"
+            return f"what resizes {where} has stride {factor}, the rule is exact for even ones"
         plain = {"padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1}
         square = {"kernel_size": (factor, factor), "stride": (factor, factor)}
-        reason = mismatch(f"{path}.resize_layers.{level}", resize, bias=True, **square, **plain)
+        reason = mismatch(f"what resizes {where}", resize, bias=True, **square, **plain)
         same = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
         if reason := reason or mismatch(f"{path}.scratch.{name}", getattr(head.scratch, name), bias=False, **same):
             return reason
@@ -105,16 +104,18 @@ def check(network: nn.Module) -> str | None:
 
 def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite the two finest levels of every decoder."""
-    rows, columns = patch_grid(size)
     modules = macs = nodes = 0
     for _, head, level, resize in list(_levels(network)):
+        rows, columns = head.level_grids(size)[2]
         name = f"layer{level + 1}_rn"
         convolution = getattr(head.scratch, name)
         rewritten = _rewrite(resize, convolution, rows, columns)
         before = resize.weight.numel() + convolution.weight.numel() * resize.stride[0] ** 2
         macs += before * rows * columns - rewritten.weight.numel() * (rows + 1) * (columns + 1)
         setattr(head.scratch, name, rewritten)
-        head.resize_layers[level] = nn.Identity()
+        slot = head.resize_slot(level)
+        assert slot is not None
+        setattr(*slot, nn.Identity())
         modules += 1
         nodes -= 3  # what spreads a large offset reads constants, and is gone once a runtime has loaded the graph
     return Saving(modules, macs=macs, nodes=nodes)

@@ -70,7 +70,7 @@ def used_names() -> set[str]:
 def test_the_names_are_found():
     names = used_names()
     assert {"Builder", "BuilderFlag.TF32", "IBuilderConfig.progress_monitor", "IExecutionContext.execute_async_v3",
-            "ParserError.desc", "ICudaEngine.get_tensor_name", "LayerType.SOFTMAX"} <= names  # fmt: skip
+            "ParserError.desc", "ICudaEngine.get_tensor_name"} <= names  # fmt: skip
     assert len(names) > 45
 
 

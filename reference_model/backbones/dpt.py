@@ -5,11 +5,32 @@ state-dict names are the original's: the 1x1 convolution of a fusion block comes
 """
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.reference_model.config import PATCH, DptConfig
+from cdm_export.runtimes.contract import Size
+
+Grid = tuple[int, int]
+"""Rows and columns."""
+
+
+@runtime_checkable
+class DptDecoder(Protocol):
+    """What rewrites ask of a module that holds such a decoder."""
+
+    scratch: nn.Module
+    """``layer1_rn`` to ``layer4_rn`` read the levels, ``refinenet1`` to ``refinenet4`` fuse them, finest first."""
+
+    def level_grids(self, size: Size) -> tuple[Grid, Grid, Grid, Grid]:
+        """Grids of the four levels, finest first, for an image of ``size`` pixels."""
+
+    def resize_slot(self, level: int) -> tuple[nn.Module, str] | None:
+        """Where the layer is that brings a level (0 the finest) to its grid, from that of level 2: its parent and its
+        name. None when there is none.
+        """
 
 
 def upsample(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -86,6 +107,15 @@ class DptHead(nn.Module):
             )
         )
         self.scratch = Scratch(config)
+
+    def level_grids(self, size: Size) -> tuple[Grid, Grid, Grid, Grid]:
+        """See ``DptDecoder``."""
+        rows, columns = size.height // PATCH, size.width // PATCH
+        return (4 * rows, 4 * columns), (2 * rows, 2 * columns), (rows, columns), (-(-rows // 2), -(-columns // 2))
+
+    def resize_slot(self, level: int) -> tuple[nn.Module, str]:
+        """See ``DptDecoder``."""
+        return self.resize_layers, str(level)
 
     def forward(self, levels: Sequence[Tensor], rows: int, columns: int) -> Tensor:
         """Four [B, T, in_channels] with T = rows*columns, finest hook first."""

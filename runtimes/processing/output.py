@@ -67,7 +67,32 @@ def bilinear_corners(output: NDArray[np.float32], size: Size) -> NDArray[np.floa
     return _linear(output, size, corners=True)
 
 
-RESIZES = {"nearest": nearest, "bilinear": bilinear, "bilinear_corners": bilinear_corners}
+@lru_cache(maxsize=32)
+def _cubic_taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """PyTorch's cubic rule (Keys' kernel with a = -0.75): indices and weights, both [4, target]."""
+    places = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
+    before = np.floor(places)
+    share = places - before
+    near, far = np.stack((share, 1 - share)), np.stack((share + 1, 2 - share))
+    inner = (1.25 * near - 2.25) * near * near + 1
+    outer = ((-0.75 * far + 3.75) * far - 6) * far + 3
+    indices = (before.astype(np.intp) + np.arange(-1, 3)[:, None]).clip(0, source - 1)
+    return indices, np.stack((outer[0], inner[0], inner[1], outer[1])).astype(np.float32)
+
+
+def bicubic(output: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """[h, w] -> [H, W], as PyTorch's ``interpolate(mode="bicubic", align_corners=False)``; it overshoots at edges."""
+    if Size.of(output) == size:
+        return output
+    rows, down = _cubic_taps(output.shape[0], size.height)
+    columns, across = _cubic_taps(output.shape[1], size.width)
+    with np.errstate(invalid="ignore"):  # NaN and Inf spread to their neighbors
+        wide = sum(output[:, index] * weight for index, weight in zip(columns, across, strict=True))
+        resized = sum(wide[index] * weight[:, None] for index, weight in zip(rows, down, strict=True))
+    return np.asarray(resized, np.float32)
+
+
+RESIZES = {"nearest": nearest, "bilinear": bilinear, "bilinear_corners": bilinear_corners, "bicubic": bicubic}
 """By the name a contract gives (``ModelContract.output_resize``)."""
 
 

@@ -7,17 +7,12 @@ from cdm_export.runtimes.errors import InputError
 
 
 def network_size(camera: Size, input_size: int, sizing: Sizing) -> tuple[Size, Size]:
-    """(network, content): size of the network's input, and of the frame inside it. Not for the rule ``fixed``.
+    """(network, content): size of the network's input, and of the frame inside it.
 
-    Raises InputError for a camera that the rule makes a network of more than 16384 pixels of, or, without padding, one
-    whose own sides are no multiples.
+    Raises InputError for a camera that the rule makes a network of more than 16384 pixels of, or of none, or, without
+    padding, one whose own sides are no multiples.
     """
-    if sizing.rule == "camera":
-        content = camera
-    elif sizing.padding == "none":
-        content = lower_bound_size(camera, input_size, sizing.multiple)
-    else:
-        content = lower_bound_size(camera, input_size, 1)
+    content = _CONTENT[sizing.rule](camera, input_size, sizing.multiple if sizing.padding == "none" else 1)
     network = Size(*(-(-side // sizing.multiple) * sizing.multiple for side in content))
     if max(network) > LARGEST_SIDE:
         raise InputError(
@@ -30,12 +25,42 @@ def network_size(camera: Size, input_size: int, sizing: Sizing) -> tuple[Size, S
             ),
             "Give the size of the camera's frames, for example --camera 640x480.",
         )
+    if min(network) < 1:
+        raise InputError(
+            f"a camera of {camera} at input size {input_size} makes a network input of {network}: the shorter side is "
+            f"less than half of {sizing.multiple} pixels",
+            "Give the size of the camera's frames, for example --camera 640x480.",
+        )
     if sizing.padding == "none" and network != content:
         raise InputError(
             f"a camera of {camera} has sides that are no multiples of {sizing.multiple}, which this model wants",
             f"Crop and resize the frames: --camera {network} --fit.",
         )
     return network, content
+
+
+def _nearest(length: float, multiple: int) -> int:
+    """Half to even, as the reference implementations round."""
+    return int(np.round(length / multiple)) * multiple
+
+
+def _minimal(camera: Size, input_size: int, multiple: int) -> Size:
+    """MiDaS' rule: of the two scales the one that changes the image least, for both sides."""
+    across, down = input_size / camera.width, input_size / camera.height
+    scale = across if abs(1 - across) < abs(1 - down) else down
+    return Size(_nearest(scale * camera.width, multiple), _nearest(scale * camera.height, multiple))
+
+
+def _longest_side(camera: Size, input_size: int, multiple: int) -> Size:
+    """Muggled DPT's rule: no side is less than one multiple."""
+    scale = input_size / max(camera)
+    width, height = (max(multiple, _nearest(scale * side, multiple)) for side in camera)
+    return Size(width, height)
+
+
+def _fixed(camera: Size, input_size: int, multiple: int) -> Size:
+    side = max(multiple, _nearest(input_size, multiple))
+    return Size(side, side)
 
 
 def lower_bound_size(camera: Size, input_size: int, multiple: int = 14) -> Size:
@@ -54,3 +79,13 @@ def lower_bound_size(camera: Size, input_size: int, multiple: int = 14) -> Size:
         return rounded if rounded >= input_size else int(np.ceil(scale * length / multiple) * multiple)
 
     return Size(side(camera.width), side(camera.height))
+
+
+_CONTENT = {
+    "lower_bound": lower_bound_size,
+    "camera": lambda camera, input_size, multiple: camera,
+    "fixed": _fixed,
+    "minimal": _minimal,
+    "longest_side": _longest_side,
+}
+"""By rule: size of the frame in the network's input."""

@@ -69,7 +69,7 @@ def benched(small_bundle, tmp_path_factory):
     """A copy of the small bundle, timed, and the result."""
     bundle = tmp_path_factory.mktemp("bench") / "small.bundle"
     shutil.copytree(small_bundle, bundle)
-    return bundle, bench_bundle(BenchRequest(bundle, frames=6), Silent())
+    return bundle, bench_bundle(BenchRequest(bundle, precision="fp32", frames=6), Silent())
 
 
 def test_every_backend_here_is_timed(benched):
@@ -185,7 +185,7 @@ def test_failed_artifact_is_skipped_and_said(small_bundle, tmp_path):
     verdict = next(v for v in manifest["artefacts"][0]["verdicts"] if v["backend"] == "openvino")
     verdict["verdict"] = "failed"
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    result = bench_bundle(BenchRequest(bundle, frames=1), Silent())
+    result = bench_bundle(BenchRequest(bundle, precision="fp32", frames=1), Silent())
     assert [entry.name for entry in result.entries] == ["onnxruntime fp32"]
     assert "failed its parity gate" in result.skipped["openvino fp32"]
 

@@ -71,8 +71,8 @@ def test_everything_passed_and_the_manifest_says_what_weights_cannot(bundle, wei
     assert manifest.contract.model == MODEL and manifest.contract.semantics is Semantics.RELATIVE_INVERSE_DEPTH
     assert manifest.provenance.checkpoint == weights.name and manifest.provenance.license == "Apache-2.0"
     rewrites = manifest.artifacts[0].rewrites
-    assert rewrites["two_token_attention"].skipped == "there is no fusion of two tokens"
-    assert rewrites["depth_channel_sum"].skipped and not rewrites["layer_scale"].skipped
+    assert not {"two_token_attention", "depth_channel_sum"} & set(rewrites), "CDM's own"
+    assert not any(rewrite.skipped for rewrite in rewrites.values())
     half = manifest.artifacts[1].graph
     assert half is not None and half.nodes["Conv"]["FLOAT"] == 1, "the last convolution"
     assert set(half.nodes["MatMul"]) == {"FLOAT16"} and set(half.nodes["LayerNormalization"]) == {"FLOAT"}

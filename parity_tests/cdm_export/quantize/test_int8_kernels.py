@@ -9,11 +9,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from cdm_export.progress import Silent
-from cdm_export.quantize import artifacts
+from cdm_export.quantize import exporter
 from cdm_export.quantize.kernels import KERNEL_AIM, KernelCosts, by_part, keep_pairs
 from cdm_export.quantize.sensitivity import VERIFICATION_AIM
 from cdm_export.quantize.worker import Int8Job, JobFrame
 from cdm_export.reference_model.weights_source import WeightsSource
+from cdm_export.runtimes.contract import ErrorClass
 from cdm_export.runtimes.errors import ParityError
 from cdm_export.runtimes.quantization import FrameGroup, Judgment, Trial
 
@@ -21,7 +22,10 @@ from cdm_export.runtimes.quantization import FrameGroup, Judgment, Trial
 def parity(share, backend="onnxruntime"):
     """Of one backend: its verdict, and one frame that uses ``share`` of the gate; None: nothing was comparable."""
     depth = SimpleNamespace(mean=None if share is None else share * 1e-2, p99=1e-4)
-    frame = SimpleNamespace(depth=depth, verdict="passed", network=SimpleNamespace(non_finite=0), mask_disagreement=0.0)
+    frame = SimpleNamespace(
+        depth=depth, verdict="passed", network=SimpleNamespace(non_finite=0), mask_disagreement=0.0,
+        error_class=ErrorClass.RELATIVE,
+    )  # fmt: skip
     return SimpleNamespace(
         backend=backend, verdict=SimpleNamespace(passed=share is not None and share <= 1), frames=(frame,)
     )
@@ -40,7 +44,7 @@ def parity(share, backend="onnxruntime"):
     ],
 )
 def test_what_fails_by_how_much(shares, any_passes, over):
-    assert artifacts.overshoot(list(map(parity, shares)), any_passes=any_passes) == pytest.approx(over)
+    assert exporter.overshoot(list(map(parity, shares)), any_passes=any_passes) == pytest.approx(over)
 
 
 class Exports:
@@ -90,14 +94,14 @@ class Exports:
 @pytest.fixture
 def searched(monkeypatch, contract):
     def search(exports):
-        monkeypatch.setattr(artifacts, "make_int8", exports.make)
-        monkeypatch.setattr(artifacts, "kernel_costs", exports.costs)
+        monkeypatch.setattr(exporter, "make_int8", exports.make)
+        monkeypatch.setattr(exporter, "kernel_costs", exports.costs)
         job = Int8Job(
             contract=contract, weights=WeightsSource(checkpoint="w"), identity="w", source="s", frames=(),
             verification=(JobFrame(name="a", path="a.npz"),), verification_limit=VERIFICATION_AIM, folder="f",
         )  # fmt: skip
         progress = Silent()
-        return artifacts._make_and_check(job, exports, progress), progress
+        return exporter._make_and_check(job, exports, progress), progress
 
     return search
 

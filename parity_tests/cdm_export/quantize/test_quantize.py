@@ -174,21 +174,27 @@ class TestSmoothing:
 class TestGraph:
     @pytest.fixture
     def exported(self, exportable, mini_variant, inputs, tmp_path):
-        """What the simulation gives, and the graph: path, steps, outputs of ONNX Runtime without any optimization."""
+        """The graph's path, the steps, and what the simulation gives."""
         layers, steps = calibrated(exportable, mini_variant, inputs)
         steps.pop("depth_pretrained.blocks.1.attn.proj")  # one that is kept out
         chosen = {path: layers[path] for path in steps}
+        generator = torch.Generator().manual_seed(0)
         with torch.inference_mode(), quantized(chosen, steps):
             simulated = exportable(*inputs)
+            shaken = [
+                exportable(*(one * (1 + 1e-6 * torch.randn(one.shape, generator=generator)) for one in inputs))
+                for _ in range(3)
+            ]
+        flips = max(float((one - simulated).abs().mean()) for one in shaken)
         weights = integer_weights(chosen)
         linear_layout.apply(exportable.network, SIZE)
         contract = mini_variant.contract("cdm-vits", Size(160, 120), 70)
         path = tmp_path / "int8.onnx"
         export_onnx(exportable, contract, path, change=lambda model: insert_pairs(model, steps, weights))
-        return path, steps, simulated.numpy()
+        return path, steps, simulated.numpy(), flips
 
     def test_the_graph_computes_what_was_simulated(self, exported, inputs, exportable):
-        path, steps, simulated = exported
+        path, steps, simulated, flips = exported
         check_rules(path, steps)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -196,8 +202,9 @@ class TestGraph:
         got = session.run(None, {"image": inputs[0].numpy(), "inverse_depth": inputs[1].numpy()})[0]
         error = np.abs(simulated - exportable(*inputs).numpy()).mean()
         assert error > 1e-3 * simulated.std(), "nothing was quantized"
-        # A value at the border between two integers may fall on either side of it, and so do all that follow from it.
-        assert np.abs(got - simulated).mean() <= 0.5 * error
+        # A value at the border between two integers may fall on either side of it, and so do all that follow from it:
+        # as many as a last digit of the inputs moves.
+        assert np.abs(got - simulated).mean() <= max(0.5 * error, 2 * flips)
 
     @pytest.mark.parametrize("exportable", ["mlp"], indirect=True)
     def test_a_layer_that_runs_twice_is_stored_once(self, exported):
@@ -211,7 +218,7 @@ class TestGraph:
 
     @pytest.mark.parametrize("exportable", ["mlp"], indirect=True)
     def test_planted_defects_and_other_plans_are_told(self, exported):
-        path, steps, _ = exported
+        path, steps, _, _ = exported
         right = path.read_bytes()
         for plant, told in (
             (lambda graph: _zero_point(graph, 3), "not symmetric int8"),

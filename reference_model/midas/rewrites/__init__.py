@@ -1,0 +1,17 @@
+"""Exact rewrites that only MiDaS has use for."""
+
+from cdm_export.reference_model.midas.rewrites import (
+    branch_scale,
+    class_token_readout,
+    relative_attention,
+    window_attention,
+)
+from cdm_export.reference_model.rewriting import Rule
+
+RULES: dict[str, Rule] = {
+    "relative_attention": relative_attention,
+    "branch_scale": branch_scale,
+    "class_token_readout": class_token_readout,
+    "window_attention": window_attention,
+}
+"""In order of application; independent of each other."""
