@@ -35,7 +35,7 @@ def write_with_fp32_attention(source: Path, target: Path, cores: list[str]) -> N
     entering: dict[int, list[onnx.NodeProto]] = {}
     leaving: dict[int, onnx.NodeProto] = {}
     position = {node.name: index for index, node in enumerate(graph.node)}
-    constants = {tensor.name for tensor in graph.initializer}
+    constants = {tensor.name for tensor in graph.initializer if tensor.data_type != TensorProto.FLOAT16}
     for core, nodes in members.items():
         made = {name for node in nodes for name in node.output}
         wide: dict[str, str] = {}

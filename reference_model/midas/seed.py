@@ -42,5 +42,5 @@ def seed(network: nn.Module, generator: torch.Generator) -> None:
             module.qkv.weight[: 2 * module.proj.in_features] *= 2
             module.relative_position_bias_table.normal_(0, 0.5, generator=generator)
         elif isinstance(module, WindowAttention):
-            module.cpb_mlp[2].weight.mul_(20)
+            module.cpb_mlp.get_parameter("2.weight").mul_(20)
             module.logit_scale.normal_(math.log(10), 0.3, generator=generator)

@@ -245,6 +245,7 @@ class Swin2(nn.Module):
         grid = self.patch_embed(image)
         levels = []
         for stage in self.layers:
+            assert isinstance(stage, Stage)
             for block in stage.blocks:
                 grid = block(grid)
             levels.append(grid.permute(0, 3, 1, 2))

@@ -79,6 +79,32 @@ def slice_by_index(call: Call) -> Tensor:
     return x.reshape([side for axis, side in enumerate(x.shape) if not dropped[axis]])
 
 
+def gather(call: Call) -> Tensor:
+    """Slices along ``axis``, in the places of the indices."""
+    x, indices = call.tensor("x"), call.tensor("indices").long()
+    if call.has("batch_dims") and call.integer("batch_dims"):
+        raise BundleError(f"operation '{call.name}' (gather) has batch_dims: not read")
+    axis = (call.integer("axis") if call.has("axis") else 0) % x.ndim
+    _check_indices(call, indices, x.shape[axis])
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, indices.flatten()).reshape(shape)
+
+
+def gather_along_axis(call: Call) -> Tensor:
+    """The element that an index of the same place names along ``axis``."""
+    x, indices = call.tensor("x"), call.tensor("indices").long()
+    axis = (call.integer("axis") if call.has("axis") else 0) % x.ndim
+    _check_indices(call, indices, x.shape[axis])
+    return torch.gather(x, axis, indices)
+
+
+def _check_indices(call: Call, indices: Tensor, length: int) -> None:
+    """Elsewhere the device may read anything."""
+    low, high = (int(indices.min()), int(indices.max())) if indices.numel() else (0, 0)
+    if low < 0 or high >= max(length, 1):
+        raise BundleError(f"operation '{call.name}' ({call.kind}) reads places {low} to {high} of {length}")
+
+
 def tile(call: Call) -> Tensor:
     """Repeated along every axis."""
     return call.tensor("x").repeat(call.integers("reps"))
@@ -111,6 +137,8 @@ OPERATIONS: dict[str, Callable[[Call], Outputs]] = {
     "stack": stack,
     "split": split,
     "slice_by_index": slice_by_index,
+    "gather": gather,
+    "gather_along_axis": gather_along_axis,
     "tile": tile,
     "pad": pad,
     "pixel_shuffle": pixel_shuffle,

@@ -50,6 +50,24 @@ def test_negative_indices_and_strides():
     assert run("slice_by_index", operands).tolist() == [5, 4, 3]
 
 
+@given(st.integers(-3, 2), st.lists(st.integers(0, 2), min_size=1, max_size=5))
+@quick
+def test_gathering(axis, places):
+    x = random(3, 3, 3)
+    found = run("gather", {"x": x, "indices": torch.tensor([places, places]), "axis": axis})
+    close(found, torch.from_numpy(np.take(x.numpy(), [places, places], axis=axis)), 0)
+    along = torch.randint(0, 3, (3, 3, 3), generator=torch.Generator().manual_seed(len(places)))
+    found = run("gather_along_axis", {"x": x, "indices": along, "axis": axis})
+    close(found, torch.from_numpy(np.take_along_axis(x.numpy(), along.numpy(), axis=axis)), 0)
+
+
+@pytest.mark.parametrize("kind", ["gather", "gather_along_axis"])
+@pytest.mark.parametrize("place", [-1, 3])
+def test_nothing_is_gathered_from_outside(kind, place):
+    with pytest.raises(BundleError, match=f"reads places .*{place}"):
+        run(kind, {"x": random(3), "indices": torch.tensor([place, 1]), "axis": 0})
+
+
 def test_joining_and_parting():
     x, y = random(2, 3), random(2, 3, seed=1)
     close(run("concat", {"values": (x, y), "axis": -1}), torch.from_numpy(np.concatenate((x, y), axis=-1)), 0)

@@ -59,6 +59,6 @@ def check(network: nn.Module) -> str | None:
 def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite every readout."""
     patches = (size.height // PATCH) * (size.width // PATCH)
-    width = next(iter(modules_of(network, Readout).values())).project[0].out_features
-    readouts = replace_modules(network, Readout, _rewrite)
-    return Saving(readouts, macs=readouts * (patches - 1) * width**2)
+    weights = [_linear(readout).get_parameter("weight") for readout in modules_of(network, Readout).values()]
+    macs = sum((patches - 1) * weight.shape[0] ** 2 for weight in weights)
+    return Saving(replace_modules(network, Readout, _rewrite), macs=macs)

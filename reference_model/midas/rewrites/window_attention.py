@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cdm_export.reference_model.midas.rewrites.relative_attention import TableBias, projection
 from cdm_export.reference_model.midas.swin2 import (
     PATCH,
+    Stage,
     Swin2,
     WindowAttention,
     WindowBlock,
@@ -80,6 +81,7 @@ def _attentions(network: nn.Module, size: Size) -> Iterator[tuple[WindowBlock, W
         if isinstance(encoder, Swin2):
             for stage, layer in enumerate(encoder.layers):
                 grid = (size.height // PATCH >> stage, size.width // PATCH >> stage)
+                assert isinstance(layer, Stage)
                 for block in layer.blocks:
                     assert isinstance(block, WindowBlock)
                     yield block, windows_of(grid, block.window, block.shifted)
