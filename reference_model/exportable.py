@@ -32,17 +32,25 @@ class ImageNormalization(nn.Module):
 class ExportableNetwork(nn.Module):
     """A network behind the interface; images are its first inputs, others go in as they are."""
 
-    def __init__(self, network: nn.Module, order: ChannelOrder, statistics: ImageStatistics, images: int = 1) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        order: ChannelOrder,
+        statistics: ImageStatistics,
+        images: int = 1,
+        output_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         plain = order == "rgb" and statistics.mean == (0.0, 0.0, 0.0) and statistics.std == (1.0, 1.0, 1.0)
         self.normalize: nn.Module = nn.Identity() if plain else ImageNormalization(order, statistics)
         self.network = network
         self.images = images
+        self.output_scale = output_scale
         self.projection = statistics.projection
         """See ``ImageStatistics``."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """[B, 3, H, W] RGB 0..1 for every image, and the network's other inputs -> the network's output."""
+        """[B, 3, H, W] RGB 0..1 for every image, and the network's other inputs -> the network's output, scaled."""
         images = [self.normalize(image) for image in inputs[: self.images]]
         out: Tensor = self.network(*images, *inputs[self.images :])
-        return out
+        return out if self.output_scale == 1 else out * self.output_scale

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from cdm_export.reference_model import cdm, depth_anything, midas
+from cdm_export.reference_model import cdm, depth_anything, midas, raft_stereo
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.errors import CheckpointError, InputError, did_you_mean
 
-VARIANTS: dict[str, Variant] = {
-    variant.name: variant for family in (cdm.VARIANTS, depth_anything.VARIANTS, midas.VARIANTS) for variant in family
-}
+_FAMILIES = (cdm.VARIANTS, depth_anything.VARIANTS, midas.VARIANTS, raft_stereo.VARIANTS)
+VARIANTS: dict[str, Variant] = {variant.name: variant for family in _FAMILIES for variant in family}
 
 GROUP = "cdm_export.families"
 """Of entry points."""
@@ -88,15 +87,17 @@ LONGEST_HEAD_RANGE = 1000.0
 def get_variant(name: str) -> Variant:
     """Variant by its command-line name.
 
-    ``NAME@10m`` is the metric model NAME with a head for up to 10 m. Raises InputError naming the closest known one,
-    or, for a name that leaves something out, all it could mean.
+    ``NAME@10m`` is the metric model NAME with a head for up to 10 m, ``NAME@8it`` the recurrent one with 8 iterations.
+    Raises InputError naming the closest known one, or, for a name that leaves something out, all it could mean.
     """
-    base, _, meters = name.partition("@")
-    if meters.endswith("m"):
-        try:
-            return with_head_range(get_variant(base), float(meters[:-1]))
-        except ValueError:
-            pass  # no number: an unknown name
+    base, _, suffix = name.partition("@")
+    try:
+        if suffix.endswith("it"):
+            return with_iterations(get_variant(base), int(suffix[:-2]))
+        if suffix.endswith("m"):
+            return with_head_range(get_variant(base), float(suffix[:-1]))
+    except ValueError:
+        pass  # no number: an unknown name
     if name in VARIANTS:
         return VARIANTS[name]
     known_here = all_variants()
@@ -126,6 +127,24 @@ def with_head_range(variant: Variant, meters: float) -> Variant:
             "--model depth-anything-v2-metric-indoor-vits.",
         )
     return variant.at_head_range(float(f"{meters:g}"))  # as its name says
+
+
+MOST_ITERATIONS = 100
+"""Of a recurrent network, whose graph has every iteration in it."""
+
+
+def with_iterations(variant: Variant, iterations: int) -> Variant:
+    """A recurrent model with another number of iterations. Raises InputError for a model without, and for a number
+    that is none.
+    """
+    if not 1 <= iterations <= MOST_ITERATIONS:
+        raise InputError(f"iterations are from 1 to {MOST_ITERATIONS}, got {iterations}")
+    if variant.at_iterations is None:
+        raise InputError(
+            f"--iterations {iterations}: {variant.name} has none to choose",
+            "It belongs to recurrent stereo models, for example --model raft-stereo-realtime.",
+        )
+    return variant if iterations == variant.iterations else variant.at_iterations(iterations)
 
 
 def fitting_variants(shapes: Mapping[str, tuple[int, ...]]) -> list[Variant]:

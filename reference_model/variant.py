@@ -85,6 +85,10 @@ class Variant:
     """How many of the network's arguments, the first ones, are images to be normalized."""
     image: ImageStatistics = field(default_factory=ImageStatistics)
     """What they are normalized with."""
+    output_scale: float = 1.0
+    """What the network's output is multiplied with to be what the contract says."""
+    iterations: int | None = None
+    """Updates of a recurrent network; None for any other."""
     cannot_tell: str = ""
     """What the shapes leave open, as a sentence; empty when they say it all. If not, the user must name the variant."""
     published_files: tuple[str, ...] = ()
@@ -112,8 +116,12 @@ class Variant:
     """The same model with a head trained for another range, meters; None for one without such a head. Its name is the
     registry's with ``@METERSm`` behind it (``registry.get_variant``)."""
 
+    at_iterations: "Callable[[int], Variant] | None" = None
+    """The same model with another number of iterations; None for one that has none. Its name is the registry's with
+    ``@Nit`` behind it (``registry.get_variant``)."""
+
     def exportable(self, network: "nn.Module", order: ChannelOrder) -> "nn.Module":
         """The network behind the graph interface that artifacts have."""
         from cdm_export.reference_model.exportable import ExportableNetwork
 
-        return ExportableNetwork(network, order, self.image, self.images)
+        return ExportableNetwork(network, order, self.image, self.images, self.output_scale)

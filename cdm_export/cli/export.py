@@ -107,6 +107,10 @@ def command(
         float | None,
         typer.Option("--head-range", metavar="METERS", help="Range that a metric Depth Anything was fine-tuned for."),
     ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option("--iterations", metavar="N", help="Of recurrent stereo models; the original's by default."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle, atomically.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -139,6 +143,7 @@ def command(
         max_depth=max_depth,
         far=far,
         head_range=head_range,
+        iterations=iterations,
         low_precisions=tuple(name for name in get_args(LowPrecision) if name in precisions),
         batch=batch or 1,
         overwrite=overwrite,

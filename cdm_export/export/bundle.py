@@ -22,7 +22,7 @@ from cdm_export.parity.check_backend import BackendParity
 from cdm_export.parity.golden import golden_records, prepare_frames
 from cdm_export.predict.unused_options import check_depth_scale, check_far, check_max_depth
 from cdm_export.progress import Progress
-from cdm_export.reference_model.registry import get_variant, with_head_range
+from cdm_export.reference_model.registry import get_variant, with_head_range, with_iterations
 from cdm_export.reference_model.variant import Variant
 from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.reference_model.weights_source import WeightsSource
@@ -124,7 +124,8 @@ def _variant(request: ExportRequest, progress: Progress) -> Variant:
         variant = get_variant(detect_model(request.checkpoint))
     else:
         variant = get_variant(request.model)
-    return variant if request.head_range is None else with_head_range(variant, request.head_range)
+    variant = variant if request.head_range is None else with_head_range(variant, request.head_range)
+    return variant if request.iterations is None else with_iterations(variant, request.iterations)
 
 
 def _with_shipped_weights(request: ExportRequest, progress: Progress) -> ExportRequest:

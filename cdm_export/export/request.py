@@ -46,6 +46,8 @@ class ExportRequest:
     """Meters; depth beyond is invalid; None for the variant's own."""
     head_range: float | None = None
     """Meters that the largest output of a metric head means; None for the variant's own."""
+    iterations: int | None = None
+    """Updates of a recurrent network; None for the variant's own."""
     low_precisions: tuple[LowPrecision, ...] = ("fp16",)
     """Graphs to make beside FP32; ``bf16`` has opset 22 and is a candidate until something with BF16 has run it."""
     batch: int = 1

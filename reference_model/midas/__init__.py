@@ -39,10 +39,10 @@ def _build(config: MidasConfig) -> "nn.Module":
     return Midas(config)
 
 
-def _rewrites() -> "Mapping[str, Rule]":
-    from cdm_export.reference_model.midas.rewrites import RULES
+def _rewrites(config: MidasConfig) -> "Mapping[str, Rule]":
+    from cdm_export.reference_model.midas.rewrites import BEIT, SWIN2
 
-    return RULES
+    return BEIT if isinstance(config.encoder, BeitConfig) else SWIN2
 
 
 def _seed(network: "nn.Module", generator: "torch.Generator") -> None:
@@ -205,7 +205,7 @@ def _variant(config: MidasConfig) -> Variant:
         image=_IMAGE,
         unused_parameters=(*classifier, "pretrained.model.head.", "scratch.refinenet4.resConfUnit1."),
         recomputed=("attn.relative_position_index", "attn_mask"),
-        rewrites=_rewrites,
+        rewrites=partial(_rewrites, config),
         precision=_beit_precision() if isinstance(encoder, BeitConfig) else _swin2_precision(encoder),
         quantization=QuantizationPolicy(
             never=("pretrained.model.patch_embed",),

@@ -8,10 +8,11 @@ from cdm_export.reference_model.midas.rewrites import (
 )
 from cdm_export.reference_model.rewriting import Rule
 
-RULES: dict[str, Rule] = {
+BEIT: dict[str, Rule] = {
     "relative_attention": relative_attention,
     "branch_scale": branch_scale,
     "class_token_readout": class_token_readout,
-    "window_attention": window_attention,
 }
 """In order of application; independent of each other."""
+
+SWIN2: dict[str, Rule] = {"window_attention": window_attention}
