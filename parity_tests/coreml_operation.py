@@ -10,11 +10,20 @@ sides = st.integers(1, 7)
 
 def run(kind, operands, arithmetic=None, shapes=((),)):
     """One operation on its operands."""
-    from cdm_export.coreml.interpreter import activations, elementwise, layout, normalize, products, resize, weights
+    from cdm_export.coreml.interpreter import (
+        activations,
+        elementwise,
+        layout,
+        normalize,
+        pooling,
+        products,
+        resize,
+        weights,
+    )
     from cdm_export.coreml.interpreter.arithmetic import Wide
     from cdm_export.coreml.interpreter.call import Call
 
-    modules = (activations, elementwise, layout, normalize, products, resize, weights)
+    modules = (activations, elementwise, layout, normalize, pooling, products, resize, weights)
     operation = next(module.OPERATIONS[kind] for module in modules if kind in module.OPERATIONS)
     return operation(Call("it", kind, operands, shapes, arithmetic or Wide()))
 

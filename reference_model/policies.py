@@ -42,6 +42,8 @@ class PrecisionPolicy:
     """Modules that stay FP32 in a graph of lower precision, whatever the ranges."""
     sums: tuple[tuple[str, str], ...] = ()
     """(pattern, reason) of modules whose elementwise sums stay FP32."""
+    inputs: tuple[tuple[str, str], ...] = ()
+    """(pattern, reason) of modules that are given FP32 and do with less."""
     streams: tuple[ResidualStream, ...] = ()
     """Residual streams; in BF16 all of them are FP32."""
     bf16: tuple[tuple[str, Literal["fp32", "low"]], ...] = ()

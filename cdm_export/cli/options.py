@@ -35,6 +35,8 @@ CheckpointOption = Annotated[
 
 def run_inputs(contract: ModelContract) -> str:
     """What ``run`` is to be given, for the next command to type."""
+    if contract.reads("right"):
+        return "--left LEFT --right RIGHT"
     return "--input RGB --depth DEPTH" if contract.reads("depth") else "--input RGB"
 
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 _COMPUTE_OPS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 _WIDE = {"FLOAT", "DOUBLE"}
+_PLACES = {"INT32", "INT64"}
+"""What a look-up makes of numbers; no precision is lost that it had not decided to lose."""
 
 
 def audit(path: Path, precision_plan: PrecisionPlan | None) -> GraphAudit:
     """Count nodes by operator and type, casts by explanation, weights by type; the external data is not read.
 
-    ``precision_plan`` is None for an FP32 graph, which must hold no cast and nothing but FP32. Raises CdmExportError
-    naming the nodes that are typed otherwise than planned.
+    ``precision_plan`` is None for an FP32 graph, which must hold no cast but to integers, and nothing but FP32. Raises
+    CdmExportError naming the nodes that are typed otherwise than planned.
     """
     import onnx
 
@@ -37,6 +39,8 @@ def audit(path: Path, precision_plan: PrecisionPlan | None) -> GraphAudit:
         module = module_of(node.name)
         if node.op_type == "Cast":
             why = precision_plan.reason(module) if precision_plan else None
+            if kind in _PLACES:
+                why = "places to read from"
             casts[why or "unexplained"] += 1
             if why is None:
                 wrong.append(f"{node.name} is explained by nothing")

@@ -48,7 +48,7 @@ def plan(
         precision=precision,
         islands=tuple(sorted(made.islands, key=lambda island: island.reason)),
         residuals=made.residuals,
-        inputs={},
+        inputs=made.inputs,
         outputs=made.outputs,
     )
 
@@ -65,6 +65,9 @@ class _Plan:
         for path, module in self._modules.items():
             if (why := _NORMS.get(type(module))) is not None:
                 self._add(IslandKind.LAYER_NORM, path, why, "low")
+        self.inputs = {
+            path: reason for pattern, reason in policy.inputs for path in matching(self._modules, (pattern,))
+        }
         for pattern, reason in policy.sums:
             for path in matching(self._modules, (pattern,)):
                 self._add(IslandKind.ELEMENTWISE_SUMS, path, reason, "low")

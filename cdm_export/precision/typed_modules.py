@@ -3,7 +3,7 @@
 Casts are modules of the network, so that in the exported graph each carries the path of the island it belongs to.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -106,13 +106,19 @@ def type_network(exportable: nn.Module, precision_plan: PrecisionPlan, contract:
         if not precision_plan.computes_in_fp32(path):
             _replace(network, path, FloatOutput)
     _float_sums(network, precision_plan.residuals, low)
+    _cast_inputs(network, precision_plan.inputs, low)
     inputs, products, sums, out = _reconcile(exportable, network, precision_plan, low, contract)
-    for path in sorted(inputs, key=lambda path: -len(path)):
-        _replace(network, path, partial(CastInput, dtype=low))
+    _cast_inputs(network, inputs, low)
     if out is low:
         setattr(exportable, NETWORK, FloatOutput(network))
         sums.setdefault("", "what every artifact hands on is FP32")
+    inputs = {**precision_plan.inputs, **inputs}
     return precision_plan.model_copy(update={"inputs": inputs, "products": products, "sums": sums})
+
+
+def _cast_inputs(network: nn.Module, paths: Collection[str], low: torch.dtype) -> None:
+    for path in sorted(paths, key=lambda path: -len(path)):
+        _replace(network, path, partial(CastInput, dtype=low))
 
 
 def _float_sums(network: nn.Module, paths: Collection[str], low: torch.dtype) -> None:
@@ -198,7 +204,7 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
         wide = isinstance(out, Tensor) and out.dtype is torch.float32
         if func in COMPUTE_OPS and wide:
             self.products.add(self._path())
-        elif wide and any(isinstance(value, Tensor) and value.dtype in _DTYPES.values() for value in args):
+        elif wide and any(value.dtype in _DTYPES.values() for value in _tensors(args)):
             self.mixed.add(self._path())
         return out
 
@@ -206,6 +212,15 @@ class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
         innermost = max(self._tracker.parents - {"Global"}, key=len, default="")
         parts = innermost.split(".")[1:]
         return original_path(".".join(parts[1:] if parts[:1] == [NETWORK] else parts))
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among the arguments of an operation, and in their lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _replace(network: nn.Module, path: str, make: Callable[[nn.Module], nn.Module]) -> None:

@@ -84,7 +84,9 @@ def _variant(config: RaftStereoConfig, iterations: int) -> Variant:
         iterations=iterations,
         at_iterations=partial(_at_iterations, config),
         rewrites=_rewrites,
-        precision=PrecisionPolicy(islands=_ISLANDS),
+        precision=PrecisionPolicy(
+            islands=_ISLANDS, inputs=(("update_block.encoder", "features of a flow that is kept in FP32 elsewhere"),)
+        ),
         quantization=QuantizationPolicy(never=("cnet.conv1", "fnet.conv1"), parts=("update_block",)),
         unused_parameters=() if config.layers == 3 else ("cnet.layer5.", "cnet.outputs32.", "update_block.gru32."),
         sections=(

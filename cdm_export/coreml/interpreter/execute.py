@@ -5,7 +5,16 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from cdm_export.coreml.interpreter import activations, elementwise, layout, normalize, products, resize, weights
+from cdm_export.coreml.interpreter import (
+    activations,
+    elementwise,
+    layout,
+    normalize,
+    pooling,
+    products,
+    resize,
+    weights,
+)
 from cdm_export.coreml.interpreter.arithmetic import Arithmetic, StrictHalf, Wide
 from cdm_export.coreml.interpreter.call import Call, Value
 from cdm_export.coreml.interpreter.program import DTYPES, Operand, Operation, Program, Reference
@@ -15,6 +24,7 @@ _ROUNDED: Mapping[str, Callable[[Call], Tensor]] = {
     **elementwise.OPERATIONS,
     **products.OPERATIONS,
     **normalize.OPERATIONS,
+    **pooling.OPERATIONS,
     **resize.OPERATIONS,
     **weights.OPERATIONS,
     **activations.OPERATIONS,

@@ -19,12 +19,24 @@ def layer_norm(call: Call) -> Tensor:
         return F.layer_norm(
             x, sides, call.maybe_tensor("gamma"), call.maybe_tensor("beta"), call.number("epsilon", 1e-5)
         )
+    return _normalized(call, axes, axes)
+
+
+def instance_norm(call: Call) -> Tensor:
+    """The same over all axes behind the channels, gamma and beta per channel."""
+    x = call.tensor("x")
+    return _normalized(call, list(range(2, x.ndim)), [1])
+
+
+def _normalized(call: Call, axes: list[int], affine: list[int]) -> Tensor:
+    """``affine``: axes of gamma and beta."""
+    x, arithmetic = call.tensor("x"), call.arithmetic
     count = math.prod(x.shape[axis] for axis in axes)
     centerd = arithmetic.round(x - arithmetic.round(arithmetic.total(x, axes) / count))
     variance = arithmetic.round(arithmetic.total(arithmetic.round(centerd.square()), axes) / count)
     out = arithmetic.round(centerd / arithmetic.round((variance + call.number("epsilon", 1e-5)).sqrt()))
     gamma, beta = call.maybe_tensor("gamma"), call.maybe_tensor("beta")
-    shape = [x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
+    shape = [x.shape[axis] if axis in affine else 1 for axis in range(x.ndim)]
     if gamma is not None:
         out = arithmetic.round(out * gamma.reshape(shape))
     return out if beta is None else out + beta.reshape(shape)
@@ -94,6 +106,7 @@ def reduce_min(call: Call) -> Tensor:
 
 OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "layer_norm": layer_norm,
+    "instance_norm": instance_norm,
     "softmax": softmax,
     "reduce_sum": reduce_sum,
     "reduce_mean": reduce_mean,

@@ -226,6 +226,21 @@ def test_layer_norm(rows, width, affine):
     close(run("layer_norm", operands, StrictHalf()), expected, 0.05)
 
 
+@given(sides, st.integers(2, 9), st.booleans())
+@quick
+def test_instance_norm(rows, width, affine):
+    x, gamma, beta = random(2, 3, rows + 1, width), random(3, seed=1), random(3, seed=2)
+    operands = {"x": x, "epsilon": 1e-3}
+    if affine:
+        operands |= {"gamma": gamma, "beta": beta}
+    planes = x.double().flatten(2)
+    expected = (planes - planes.mean(-1, keepdim=True)) / (planes.var(-1, keepdim=True, correction=0) + 1e-3).sqrt()
+    if affine:
+        expected = expected * gamma.double()[:, None] + beta.double()[:, None]
+    close(run("instance_norm", operands), expected.reshape(x.shape), 1e-4)
+    close(run("instance_norm", operands, StrictHalf()), expected.reshape(x.shape), 0.05)
+
+
 @given(sides, sides, st.sampled_from([-1, 0, 1]))
 @quick
 def test_softmax(rows, columns, axis):

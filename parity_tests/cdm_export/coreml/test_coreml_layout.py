@@ -137,3 +137,24 @@ def test_nearest(side, factor):
     expected = F.interpolate(x, scale_factor=factor, mode="nearest")
     operands = {"x": x, "scale_factor_height": float(factor), "scale_factor_width": float(factor)}
     close(run("upsample_nearest_neighbor", operands, shapes=(expected.shape,)), expected, 0)
+
+
+# --- pooling ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.tuples(*[st.integers(1, 3)] * 2), st.tuples(*[st.integers(1, 2)] * 2), st.booleans(), st.booleans())
+@quick
+def test_pooling(kernel, stride, padded, excluded):
+    x = random(2, 3, 7, 6)
+    pad = tuple(side // 2 if padded else 0 for side in kernel)
+    operands = {"x": x, "kernel_sizes": torch.tensor(kernel), "strides": torch.tensor(stride)}
+    operands |= {"pad_type": "custom", "pad": torch.tensor([side for side in pad for _ in range(2)])}
+    expected = F.avg_pool2d(x.double(), kernel, stride, pad, count_include_pad=not excluded)
+    close(run("avg_pool", {**operands, "exclude_padding_from_average": excluded}), expected, 1e-6)
+    close(run("max_pool", operands), F.max_pool2d(x, kernel, stride, pad), 0)
+
+
+def test_pooling_that_is_not_read_says_so():
+    operands = {"x": random(1, 1, 4), "kernel_sizes": torch.tensor([2]), "pad_type": "same"}
+    with pytest.raises(BundleError, match="padding 'same'"):
+        run("avg_pool", operands)
