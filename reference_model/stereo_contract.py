@@ -1,8 +1,12 @@
-"""What the tensors of a stereo network mean: a rectified pair in, disparity of the left image out."""
+"""What stereo networks share beside their layers: the meaning of their tensors (a rectified pair in, disparity of the
+left image out), and what of a recurrent one stays FP32.
+"""
 
 from cdm_export.reference_model.config import ChannelOrder
+from cdm_export.reference_model.policies import PrecisionPolicy
 from cdm_export.reference_model.variant import ImageStatistics
 from cdm_export.runtimes.contract import ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
+from cdm_export.runtimes.graph_precision import Island, IslandKind
 from cdm_export.runtimes.processing.size import network_size
 
 SIGNED_IMAGE = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -40,4 +44,24 @@ def stereo_contract(
         channel_order=channel_order,
         output_resize="bilinear",
         max_depth=max_depth,
+    )
+
+
+def recurrent_precision(steps: str) -> PrecisionPolicy:
+    """For networks with ``volume``, ``lookup``, ``upsample`` and ``update_block.encoder``. ``steps``: the convolution
+    that makes the step of an iteration.
+    """
+
+    def island(module: str, reason: str, *, wide: bool) -> Island:
+        kind = IslandKind.DECLARED
+        return Island(kind=kind, module=module, reason=reason, output_dtype="fp32" if wide else "low")
+
+    return PrecisionPolicy(
+        islands=(
+            island("volume", "sums of many products, which are read between columns", wide=True),
+            island("lookup", "columns have fractions that half has not", wide=False),
+            island(steps, "steps add up over the iterations", wide=True),
+            island("upsample", "disparity has fractions that half has not", wide=True),
+        ),
+        inputs=(("update_block.encoder", "features of a flow that is kept in FP32 elsewhere"),),
     )

@@ -5,13 +5,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cdm_export.reference_model.policies import PrecisionPolicy, QuantizationPolicy
+from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.raft_stereo.config import CONFIGS, HIDDEN, RaftStereoConfig
 from cdm_export.reference_model.sections import Section
-from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, stereo_contract
+from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, recurrent_precision, stereo_contract
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.contract import Sizing
-from cdm_export.runtimes.graph_precision import Island, IslandKind
 
 if TYPE_CHECKING:
     import torch
@@ -21,18 +20,6 @@ if TYPE_CHECKING:
 
 _STEPS = "update_block.flow_head.conv2"
 _SIZING = Sizing(rule="camera", multiple=32, padding="center")
-
-
-def _island(module: str, reason: str, *, wide: bool) -> Island:
-    return Island(kind=IslandKind.DECLARED, module=module, reason=reason, output_dtype="fp32" if wide else "low")
-
-
-_ISLANDS = (
-    _island("volume", "products of 256 channels, which are read between pixels", wide=True),
-    _island("lookup", "columns have subpixels that half has not", wide=False),
-    _island(_STEPS, "steps add up over the iterations", wide=True),
-    _island("upsample", "disparity has subpixels that half has not", wide=True),
-)
 
 
 def _build(config: RaftStereoConfig, iterations: int) -> "nn.Module":
@@ -84,9 +71,7 @@ def _variant(config: RaftStereoConfig, iterations: int) -> Variant:
         iterations=iterations,
         at_iterations=partial(_at_iterations, config),
         rewrites=_rewrites,
-        precision=PrecisionPolicy(
-            islands=_ISLANDS, inputs=(("update_block.encoder", "features of a flow that is kept in FP32 elsewhere"),)
-        ),
+        precision=recurrent_precision(_STEPS),
         quantization=QuantizationPolicy(never=("cnet.conv1", "fnet.conv1"), parts=("update_block",)),
         unused_parameters=() if config.layers == 3 else ("cnet.layer5.", "cnet.outputs32.", "update_block.gru32."),
         sections=(

@@ -1,14 +1,14 @@
 """Exact rewrites of RAFT-Stereo, in order."""
 
-from cdm_export.reference_model.backbones.rewrites import batch_norm, convex_upsample, correlation_lookup
-from cdm_export.reference_model.raft_stereo.rewrites import gates, last_mask
+from cdm_export.reference_model.backbones.rewrites import batch_norm, convex_upsample, correlation_lookup, last_mask
+from cdm_export.reference_model.raft_stereo.rewrites import gates
 from cdm_export.reference_model.rewriting import Rule
 
 RULES: dict[str, Rule] = {
     "batch_norm": batch_norm,
     "correlation_lookup": correlation_lookup,
-    "convex_upsample": convex_upsample,
     "last_mask": last_mask,
+    "convex_upsample": convex_upsample,
     "gates": gates,
 }
-"""In order of application; independent of each other."""
+"""In order of application; what upsamples is replaced after its weights were counted."""
