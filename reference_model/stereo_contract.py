@@ -6,6 +6,7 @@ from cdm_export.reference_model.config import ChannelOrder
 from cdm_export.reference_model.policies import PrecisionPolicy
 from cdm_export.reference_model.variant import ImageStatistics
 from cdm_export.runtimes.contract import ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
+from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.graph_precision import Island, IslandKind
 from cdm_export.runtimes.processing.size import network_size
 
@@ -15,6 +16,7 @@ SIGNED_IMAGE = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 def stereo_contract(
     sizing: Sizing,
+    least_width: int,
     model: str,
     camera: Size,
     input_size: int = 32,
@@ -24,8 +26,16 @@ def stereo_contract(
 ) -> ModelContract:
     """Graph interface of an artifact made for ``camera``: see ``ModelContract`` for units and defaults. Where
     ``sizing`` pads, the border of the image goes on.
+
+    Raises InputError for an image narrower than ``least_width``.
     """
     network, content = network_size(camera, input_size, sizing)
+    if network.width < least_width:
+        raise InputError(
+            f"{model} needs rows of at least {least_width} columns, got {network.width}: its coarsest correlations "
+            "have one column there",
+            "Give larger frames, for example --camera 640x480 --fit.",
+        )
     plane = (network.height, network.width)
     image = Processing(resize="bilinear", normalization="unit", padding="edge")
     return ModelContract(

@@ -5,7 +5,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cdm_export.reference_model.nndepth.config import CONFIGS, FACTOR, FEATURES, HIDDEN, ITERATIONS, NndepthRaftConfig
+from cdm_export.reference_model.nndepth.config import (
+    CONFIGS,
+    FACTOR,
+    FEATURES,
+    HIDDEN,
+    ITERATIONS,
+    LEVELS,
+    NndepthRaftConfig,
+)
 from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.sections import Section
 from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, recurrent_precision, stereo_contract
@@ -59,7 +67,7 @@ def _variant(config: NndepthRaftConfig, iterations: int) -> Variant:
         license="published with Apache-2.0 code, without a note of their own",
         build=partial(_build, config, iterations),
         fits=partial(_fits, config),
-        contract=partial(stereo_contract, _SIZING),
+        contract=partial(stereo_contract, _SIZING, FACTOR * 2**LEVELS),
         default_input_size=480,
         images=2,
         image=SIGNED_IMAGE,

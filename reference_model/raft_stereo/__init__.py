@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cdm_export.reference_model.policies import QuantizationPolicy
-from cdm_export.reference_model.raft_stereo.config import CONFIGS, HIDDEN, RaftStereoConfig
+from cdm_export.reference_model.raft_stereo.config import CONFIGS, HIDDEN, LEVELS, RaftStereoConfig
 from cdm_export.reference_model.sections import Section
 from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, recurrent_precision, stereo_contract
 from cdm_export.reference_model.variant import Variant
@@ -63,7 +63,7 @@ def _variant(config: RaftStereoConfig, iterations: int) -> Variant:
         license="MIT, as published with the code",
         build=partial(_build, config, iterations),
         fits=partial(_fits, config),
-        contract=partial(stereo_contract, _SIZING),
+        contract=partial(stereo_contract, _SIZING, 2 ** (config.downsample + LEVELS)),
         default_input_size=32,
         images=2,
         image=SIGNED_IMAGE,
