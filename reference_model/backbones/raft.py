@@ -62,7 +62,7 @@ class AllPairs(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> list[Tensor]:
         """Two [B, C, h, w] -> per level [B*h*w, w / 2^level], dot products / sqrt(C)."""
-        volume = left.permute(0, 2, 3, 1) @ right.permute(0, 2, 1, 3) / left.shape[1] ** 0.5
+        volume: Tensor = left.permute(0, 2, 3, 1) @ right.permute(0, 2, 1, 3) / left.shape[1] ** 0.5
         rows = volume.flatten(0, 2)
         pyramid = [rows]
         for _ in range(self.levels - 1):
@@ -132,7 +132,7 @@ class ConvexUpsample(nn.Module):
         batch, planes, height, width = flow.shape
         factor = self.factor
         shares = weights.reshape(batch, 1, 9, factor, factor, height, width).softmax(dim=2)
-        around = F.unfold(factor * flow, [3, 3], padding=1).reshape(batch, planes, 9, 1, 1, height, width)
+        around = F.unfold(factor * flow, (3, 3), padding=1).reshape(batch, planes, 9, 1, 1, height, width)
         fine = (shares * around).sum(dim=2).permute(0, 1, 4, 2, 5, 3)
         return fine.reshape(batch, planes, factor * height, factor * width)
 
