@@ -121,8 +121,8 @@ def _contract(
                 name="disparity",
                 shape=(batch, 1, *plane),
                 unit=(
-                    f"no unit, 0..1, larger is nearer: depth, up to the scale of the scene, is 1 / ({1 / MAX_DEPTH:g} + "
-                    f"{1 / MIN_DEPTH - 1 / MAX_DEPTH:g} of it), {MIN_DEPTH:g}..{MAX_DEPTH:g}"
+                    "no unit, 0..1, larger is nearer: depth, up to the scale of the scene, is "
+                    f"1 / ({1 / MAX_DEPTH:g} + {1 / MIN_DEPTH - 1 / MAX_DEPTH:g} of it), {MIN_DEPTH:g}..{MAX_DEPTH:g}"
                 ),
             ),
         ),
@@ -169,5 +169,4 @@ def _variant(encoder: str) -> Variant:
 
 
 VARIANTS = tuple(_variant(encoder) for encoder in CONFIGS)
-"""What BDEdepth comes as: one decoder behind two encoders. KITTI and Cityscapes weights differ in their values alone.
-"""
+"""What BDEdepth comes as: one decoder behind two encoders. KITTI's and Cityscapes' weights have the same tensors."""

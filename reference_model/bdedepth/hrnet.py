@@ -1,4 +1,4 @@
-"""HRNet-W18 with a stem of its own at the image's size: branches of four resolutions side by side, mixed again and again.
+"""HRNet-W18 with a stem of its own at the image's size: branches of four resolutions, mixed again and again.
 
 Sources: Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition" (arXiv 1908.07919), and
 arXiv 2309.05254 with its reference implementation. Names are the checkpoint's. Where a branch goes on as it is the

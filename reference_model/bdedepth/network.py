@@ -6,16 +6,11 @@ State dict and order of operations are the original's. Its files hold the encode
 under ``depth``: so do these attributes.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdm_export.reference_model.bdedepth.config import COLUMNS, BdeDepthConfig
 from cdm_export.reference_model.bdedepth.hrnet import HrNetEncoder
 from cdm_export.reference_model.bdedepth.resnet import ResNetEncoder
-
-_SLOPE = 0.25
-"""Of a PReLU before any training; seeded weights keep it, for with the slope 1 it would be no activation."""
 
 
 class ReflectedConv(nn.Module):

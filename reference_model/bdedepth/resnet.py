@@ -1,4 +1,4 @@
-"""ResNet18 with a stem of its own at the image's size: the smaller of BDEdepth's encoders to describe, the larger to run.
+"""ResNet18 with a stem of its own at the image's size.
 
 Sources: arXiv 1512.03385 and arXiv 2309.05254 with its reference implementation. Names are the checkpoint's: the whole
 classifier is in it, its last layer too, which nothing here reads.
