@@ -18,6 +18,7 @@ from cdm_export.runtimes.contract import ErrorClass, Semantics, Size
 from cdm_export.runtimes.errors import InputError
 from cdm_export.runtimes.processing import preprocess
 from cdm_export.runtimes.sources import open_source
+from cdm_export.transforms import SHARED, specialize
 from parity_tests.places import DATA
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
@@ -241,7 +242,7 @@ def seeded():
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_network_is_the_published_one(seeded, name):
-    network, image = seeded(name)
+    image = seeded(name)[1]
     network = BY_NAME[name].build().eval().requires_grad_(False)
     network.load_state_dict(seeded(name)[0].state_dict())
     exportable = BY_NAME[name].exportable(network, "rgb").eval().double()
@@ -275,10 +276,7 @@ def test_every_branch_of_hrnet_reaches_every_other(seeded):
     module = network.encoder.encoder.stage4[1]
     assert isinstance(module, HighResolutionModule)
     generator = torch.Generator().manual_seed(0)
-    maps = [torch.rand(1, 18 << level, 12 >> level, 20 >> level, generator=generator) for level in range(3)]
-    maps.append(torch.rand(1, 144, 2, 3, generator=generator))
-    maps[3] = maps[3][..., :2]
-    maps = [level[..., : (16 >> index)][:, :, : (8 >> index)] for index, level in enumerate(maps)]
+    maps = [torch.rand(1, 18 << level, 8 >> level, 16 >> level, generator=generator) for level in range(4)]
     with torch.inference_mode():
         before = module(maps)
         for source in range(4):
@@ -293,18 +291,40 @@ def test_exported_program_computes_the_same(seeded, name):
     exportable = BY_NAME[name].exportable(network, "rgb").eval()
     with torch.inference_mode():
         expected = exportable(image)
-    program = torch.export.export(exportable, (image,), strict=True)
+    program = torch.export.export(exportable, (image,))
     assert torch.equal(program.module()(image), expected)
 
 
-def test_last_steps_stay_fp32_in_fp16(seeded):
-    network, image = seeded(RESNET)
+@pytest.fixture
+def exportable(seeded, request):
+    """A network of its own behind its interface, to be rewritten."""
+    name = request.param
+    network = BY_NAME[name].build()
+    network.load_state_dict(seeded(name)[0].state_dict())
+    return BY_NAME[name].exportable(network, "rgb").eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("exportable", BY_NAME, indirect=True)
+def test_rewrites_are_exact(seeded, exportable):
+    image = seeded(RESNET)[1].double()
+    exportable.double()
+    with torch.inference_mode():
+        before = exportable(image)
+        savings = specialize(exportable, TINY, {**BY_NAME[RESNET].rewrites(), **SHARED})
+        after = exportable(image)
+    assert float((before - after).abs().max()) <= 1e-12 * float(before.std())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in exportable.modules())
+    rewritten = {name for name, saving in savings.items() if saving.modules}
+    assert {"batch_norm"} <= rewritten <= {"batch_norm", "linear_layout"}  # ResNet's classifier is linear, and unread
+
+
+@pytest.mark.parametrize("exportable", [RESNET], indirect=True)
+def test_last_steps_stay_fp32_in_fp16(seeded, exportable):
+    image, seen = seeded(RESNET)[1], []
     variant = BY_NAME[RESNET]
-    exportable = variant.exportable(variant.build(), "rgb").eval().requires_grad_(False)
-    exportable.network.load_state_dict(network.state_dict())
-    seen = []
     with torch.inference_mode():
         expected = exportable(image)
+        specialize(exportable, TINY, {**variant.rewrites(), **SHARED})
         with RangeScan() as scan:
             exportable(image)
         contract = variant.contract(RESNET, TINY, network=TINY)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cdm_export.reference_model.rewriting import Rule
+
 NETWORK_SIZE = Size(640, 192)
 """Of the images that the KITTI weights were trained with; those of Cityscapes with 512x192."""
 
@@ -59,6 +61,12 @@ def _seed(network: "nn.Module", generator: "torch.Generator") -> None:
     from cdm_export.reference_model.bdedepth.seed import seed
 
     seed(network, generator)
+
+
+def _rewrites() -> "dict[str, Rule]":
+    from cdm_export.reference_model.backbones.rewrites import batch_norm
+
+    return {"batch_norm": batch_norm}
 
 
 def _fits(encoder: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -158,6 +166,7 @@ def _variant(encoder: str) -> Variant:
         channel_orders=("rgb",),
         published_files=files,
         unused_parameters=("encoder.encoder.fc.",),
+        rewrites=_rewrites,
         last_convolution=f"{_LAST}.conv",
         seeded_range=SeededRange(_logit(0.01), _logit(0.2), "a disparity of 0.01 to 0.2"),
         seed=_seed,
