@@ -13,9 +13,10 @@ from cdm_export.precision.rounded import RoundedProducts
 from cdm_export.precision.typed_modules import type_network
 from cdm_export.reference_model.bdedepth import VARIANTS
 from cdm_export.reference_model.bdedepth.hrnet import HighResolutionModule
+from cdm_export.reference_model.checkpoint import load_network
 from cdm_export.reference_model.random_weights import calibrate_range, seeded_network
 from cdm_export.runtimes.contract import ErrorClass, Semantics, Size
-from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.errors import CheckpointError, InputError
 from cdm_export.runtimes.processing import preprocess
 from cdm_export.runtimes.sources import open_source
 from cdm_export.transforms import SHARED, specialize
@@ -82,6 +83,46 @@ def test_fits_tells_the_two_apart():
         assert [other for other in shapes if variant.fits(shapes[other])] == [name]
         for part in ("encoder.", "depth."):
             assert not variant.fits({key: shape for key, shape in shapes[name].items() if key.startswith(part)})
+
+
+def published(network):
+    """As the original's training saves it: two networks beside the ones that only training needs."""
+    return {
+        "encoder": network.encoder.state_dict(),
+        "depth": network.depth.state_dict(),
+        "pose_encoder": {"encoder.conv1.weight": torch.randn(64, 6, 7, 7)},
+        "pose": {"net.0.weight": torch.randn(256, 512, 1, 1)},
+        "optimizer": {"state": {0: {"step": 1, "exp_avg": torch.randn(3)}}, "param_groups": [{"lr": 1e-4}]},
+        "height": 192,
+        "width": 640,
+    }
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_published_file(tmp_path, name, nested):
+    network = seeded_network(BY_NAME[name], 3)
+    tree = published(network)
+    torch.save({"model": tree, "epoch": 3} if nested else tree, tmp_path / "weights.pth")
+    loaded, _, report = load_network(tmp_path / "weights.pth", BY_NAME[name])
+    wanted = network.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in loaded.state_dict().items())
+    assert (report.loaded, report.absent, len(report.unexpected)) == (len(wanted), (), 2)
+
+
+def test_decoder_alone_and_decoder_of_more_scales_are_refused(tmp_path):
+    """Trained for four scales, the decoder has further outputs, and numbers that mean other parts."""
+    variant = BY_NAME[RESNET]
+    tree = published(seeded_network(variant, 3))
+    torch.save(tree["depth"], tmp_path / "depth.pth")
+    more = {
+        key if int(key.split(".")[1]) < 13 else f"decoder.{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}": value
+        for key, value in tree["depth"].items()
+    }
+    torch.save({**tree, "depth": more}, tmp_path / "scales.pth")
+    for file in ("depth.pth", "scales.pth"):
+        with pytest.raises(CheckpointError, match="of no known model|holds no tensors"):
+            load_network(tmp_path / file, variant)
 
 
 # --- the arithmetic, stated again: plain functions over a state dict, nothing of ours ---------------------------------

@@ -26,8 +26,8 @@ NETWORK_SIZE = Size(640, 192)
 _MILLIONS = {"resnet18": 18.475, "hrnet18": 10.198}
 _TITLES = {"resnet18": "ResNet18", "hrnet18": "HRNet-W18"}
 _LICENSE = (
-    "published without a license of their own; the code is under MIT as a whole, while several of its files state the "
-    "Monodepth2 license: not for commercial use"
+    "without a license of their own; the code is under MIT, with files under the Monodepth2 license: not for "
+    "commercial use"
 )
 _SIZING = Sizing(rule="fixed", multiple=MULTIPLE)
 _LAST = "depth.decoder.6"
@@ -158,7 +158,7 @@ def _variant(encoder: str) -> Variant:
         summary=f"BDEdepth, {_TITLES[encoder]} encoder: RGB -> disparity in 0..1, depth up to scale",
         million_parameters=_MILLIONS[encoder],
         weights=f"{files[0]}.pth, {files[1]}.pth ({_LICENSE})",
-        license=_LICENSE,
+        license=f"published {_LICENSE}",
         default_input_size=NETWORK_SIZE.height,
         build=partial(_build, encoder),
         fits=partial(_fits, encoder),
