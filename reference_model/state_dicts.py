@@ -61,6 +61,8 @@ def find_state_dict(tree: Any, fits: Fits, key: str = "") -> tuple[Found | None,
     tensor where a state dict has it, and when ``key`` names nothing.
     """
     known = [found for keys, mapping in _mappings(tree) for found in _fitting(keys, mapping, fits)]
+    if not known:
+        known = [found for keys, mapping in _side_by_side(tree) for found in _fitting(keys, mapping, fits)]
     if key:
         chosen = next((found for found in known if _named(found, key)), None)
         return chosen, tuple(found.key for found in known if found is not chosen)
@@ -100,6 +102,17 @@ def _mappings(tree: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
                 yield keys, leaves
             below += [((*keys, key), value) for key, value in entries(node).items() if isinstance(value, dict)]
         level = below
+
+
+def _side_by_side(tree: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Tensors of networks that lie beside one another in the file, or one level deeper, as parts of one network: their
+    keys begin the names.
+    """
+    nodes: list[tuple[tuple[str, ...], Any]] = [((), tree), *(((key,), value) for key, value in entries(tree).items())]
+    for keys, node in nodes:
+        parts = {f"{key}.{name}": leaf for key, part in entries(node).items() for name, leaf in leaves_of(part).items()}
+        if parts:
+            yield keys, parts
 
 
 def _fitting(keys: tuple[str, ...], leaves: dict[str, Any], fits: Fits) -> Iterator[Found]:

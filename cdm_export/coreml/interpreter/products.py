@@ -34,7 +34,7 @@ def convolution(call: Call) -> Tensor:
     axes = weight.ndim - 2
     stride = call.integers("strides") if call.has("strides") else [1] * axes
     dilation = call.integers("dilations") if call.has("dilations") else [1] * axes
-    image = F.pad(image, _torch_padding(_padding(call, image, weight, stride, dilation)))
+    image = F.pad(image, _torch_padding(_padding(call, image, list(weight.shape[2:]), stride, dilation)))
     out = call.arithmetic.convolution(image, weight, stride, dilation, call.integer("groups", 1))
     return _with_bias(call, out)
 
@@ -64,6 +64,18 @@ def transposed_convolution(call: Call) -> Tensor:
     return _with_bias(call, out)
 
 
+def max_pool(call: Call) -> Tensor:
+    """[B, C, h, w], the largest of every window; what lies beside the image is smaller than anything."""
+    image, kernel = call.tensor("x"), call.integers("kernel_sizes")
+    if call.flag("ceil_mode") or len(kernel) != 2:
+        raise BundleError(
+            f"operation '{call.name}' (max_pool) has windows beyond the image, or not of two axes: not read"
+        )
+    stride = call.integers("strides") if call.has("strides") else [1, 1]
+    pad = _torch_padding(_padding(call, image, kernel, stride, [1, 1]))
+    return F.max_pool2d(F.pad(image, pad, value=-torch.inf), tuple(kernel), tuple(stride))
+
+
 def attention(call: Call) -> Tensor:
     """softmax(q k^T / sqrt(d) + mask) v, one operation: its inside is not rounded."""
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
@@ -79,9 +91,9 @@ def attention(call: Call) -> Tensor:
     return call.arithmetic.matmul(soft_maximum(scores, -1, call.arithmetic), value)
 
 
-def _padding(call: Call, image: Tensor, weight: Tensor, stride: list[int], dilation: list[int]) -> list[int]:
+def _padding(call: Call, image: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> list[int]:
     """Before and after every spatial axis."""
-    kind, axes = call.text("pad_type", "valid"), weight.ndim - 2
+    kind, axes = call.text("pad_type", "valid"), len(kernel)
     if kind == "valid":
         return [0] * (2 * axes)
     if kind == "custom":
@@ -91,7 +103,7 @@ def _padding(call: Call, image: Tensor, weight: Tensor, stride: list[int], dilat
     pad = []
     for axis in range(axes):
         side = image.shape[2 + axis]
-        reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        reach = dilation[axis] * (kernel[axis] - 1) + 1
         lacking = max((-(-side // stride[axis]) - 1) * stride[axis] + reach - side, 0)
         less, more = lacking // 2, lacking - lacking // 2
         pad += [less, more] if kind == "same" else [more, less]
@@ -114,5 +126,6 @@ OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "matmul": matmul,
     "conv": convolution,
     "conv_transpose": transposed_convolution,
+    "max_pool": max_pool,
     "scaled_dot_product_attention": attention,
 }

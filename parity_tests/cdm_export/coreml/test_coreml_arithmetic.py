@@ -167,6 +167,31 @@ def test_same_padding_splits_as_it_is_called(side, kernel, stride):
     close(mirrored, upper, 1e-4)
 
 
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 1), min_size=4, max_size=4),
+)
+@quick
+def test_largest_of_every_window(kernel, stride, pad):
+    """All values are below 0: padding with zeros would show."""
+    x = -1 - random(1, 2, 5, 6).abs()
+    operands = {
+        "x": x, "kernel_sizes": torch.tensor(kernel), "strides": torch.tensor([stride, stride]),
+        "pad": torch.tensor(pad), "pad_type": "custom", "ceil_mode": False,
+    }  # fmt: skip
+    rows = range(-pad[0], 5 + pad[1] - kernel[0] + 1, stride)
+    columns = range(-pad[2], 6 + pad[3] - kernel[1] + 1, stride)
+    expected = torch.full((1, 2, len(rows), len(columns)), -torch.inf)
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            window = x[..., max(top, 0) : top + kernel[0], max(left, 0) : left + kernel[1]]
+            expected[..., i, j] = window.amax((2, 3)) if window.numel() else -torch.inf
+    assert torch.equal(run("max_pool", operands), expected)
+    with pytest.raises(BundleError, match="windows beyond the image"):
+        run("max_pool", operands | {"ceil_mode": True})
+
+
 @given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2]))
 @quick
 def test_transposed_convolution(kernel, stride, groups):
