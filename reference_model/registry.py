@@ -7,11 +7,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from cdm_export.reference_model import cdm, depth_anything, midas, nndepth, raft_stereo
+from cdm_export.reference_model import bdedepth, cdm, depth_anything, midas, nndepth, raft_stereo
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.errors import CheckpointError, InputError, did_you_mean
 
-_FAMILIES = (cdm.VARIANTS, depth_anything.VARIANTS, midas.VARIANTS, nndepth.VARIANTS, raft_stereo.VARIANTS)
+_FAMILIES = (
+    cdm.VARIANTS,
+    depth_anything.VARIANTS,
+    midas.VARIANTS,
+    bdedepth.VARIANTS,
+    nndepth.VARIANTS,
+    raft_stereo.VARIANTS,
+)
 VARIANTS: dict[str, Variant] = {variant.name: variant for family in _FAMILIES for variant in family}
 
 GROUP = "cdm_export.families"

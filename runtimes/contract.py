@@ -140,9 +140,9 @@ Source = Literal["rgb", "right", "depth"]
 class Processing(Record):
     """How an input is made of its part of the frame; every choice is a primitive of ``runtimes/processing``."""
 
-    resize: Literal["cubic", "bilinear", "nearest"]
-    """Kernel. Images: ``cubic`` (OpenCV's) or ``bilinear`` (half-pixel centers); depth: ``nearest``, which invents no
-    reading."""
+    resize: Literal["cubic", "bilinear", "lanczos", "nearest"]
+    """Kernel. Images: ``cubic`` (OpenCV's), ``bilinear`` (half-pixel centers) or ``lanczos`` (Pillow's of 8-bit images,
+    which rounds to levels along each axis); depth: ``nearest``, which invents no reading."""
     antialias: bool = False
     """Whether the kernel widens when the image shrinks, as in PyTorch's ``interpolate(antialias=True)``."""
     normalization: Literal["unit", "levels", "inverse_depth", "meters"]
@@ -180,9 +180,9 @@ class Sizing(Record):
     """How the network's size follows from the camera's; one geometry for all inputs and the output."""
 
     rule: Literal["lower_bound", "camera", "fixed", "minimal", "longest_side"]
-    """``camera``: the camera's own size; ``fixed``: a square of ``input_size``, whatever the aspect. With the camera's
-    aspect, ``lower_bound``: both sides at least ``input_size``; ``minimal``: the side whose scale to ``input_size`` is
-    nearer to 1 has that; ``longest_side``: the longer side has it."""
+    """``camera``: the camera's own size; ``fixed``: one size, a square where the family does not say otherwise. With
+    the camera's aspect, ``lower_bound``: both sides at least ``input_size``; ``minimal``: the side whose scale to
+    ``input_size`` is nearer to 1 has that; ``longest_side``: the longer side has it."""
     multiple: int = Field(ge=1, le=LARGEST_SIDE)
     """Pixels; both sides of the network's input are multiples of it."""
     padding: Literal["none", "end", "center"] = "none"

@@ -63,8 +63,9 @@ def export_bundle(request: ExportRequest, progress: Progress) -> tuple[Bundle, l
     for exporter in exporters:
         exporter.check_sources(lambda name: _open(name, request, contract), progress)
     multiple, rule = contract.sizing.multiple, contract.sizing.rule
-    if rule == "fixed" and contract.camera.width != contract.camera.height:
-        progress.note(f"frames of {contract.camera} are stretched to {contract.network}, as the reference does")
+    camera, network = contract.camera, contract.network
+    if rule == "fixed" and camera.width * network.height != camera.height * network.width:
+        progress.note(f"frames of {camera} are stretched to {network}, as the reference does")
     if rule != "camera" and contract.input_size % multiple:
         progress.note(
             f"--input-size {contract.input_size} is no multiple of {multiple}: the network runs at {contract.network}, "

@@ -105,6 +105,17 @@ def test_bilinear_is_pytorch_s(seed, out_height, out_width, antialias):
     assert np.abs(got - expected[0].numpy()).max() <= 1e-6
 
 
+@given(st.integers(0, 2**32 - 1), *[st.integers(1, 40)] * 4)
+@settings(max_examples=40, deadline=None)
+def test_lanczos_is_pillows_to_the_last_level(seed, height, width, out_height, out_width):
+    image = pytest.importorskip("PIL.Image")
+    rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    narrow = image.fromarray(rgb).resize((out_width, height), image.Resampling.LANCZOS)
+    expected = np.asarray(narrow.resize((out_width, out_height), image.Resampling.LANCZOS))
+    planes = as_planes(rgb, Size(out_width, out_height), Processing(resize="lanczos", normalization="unit"))
+    assert np.array_equal(np.rint(planes * 255), expected.transpose(2, 0, 1))
+
+
 def test_buffer_of_the_last_frame_is_written_again(small_bundle, frame):
     import cdm_export
 

@@ -74,7 +74,8 @@ class AllPairs(nn.Module):
 def window(place: Tensor, level: int, radius: int) -> Tensor:
     """Columns that are looked at: [B, 1, h, w] -> [B*h*w, 2 radius + 1], pixels of the level."""
     offsets = torch.arange(-radius, radius + 1, dtype=place.dtype, device=place.device)
-    return place.flatten()[:, None] / 2**level + offsets
+    columns: Tensor = place.flatten()[:, None] / 2**level + offsets
+    return columns
 
 
 def as_planes(samples: Sequence[Tensor], place: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def _contract(
                 shape=(batch, 3, *plane),
                 unit="RGB, 0..1",
                 source="rgb",
-                processing=Processing(resize="bilinear", antialias=True, normalization="unit"),
+                processing=Processing(resize="lanczos", normalization="unit"),
             ),
         ),
         outputs=(

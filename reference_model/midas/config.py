@@ -65,20 +65,20 @@ class MidasConfig:
 
 CONFIGS = (
     MidasConfig("midas-beit-base-384", "MiDaS v3.1, BEiT-B encoder",
-                BeitConfig(768, 12, 12, 24, (2, 5, 8, 11), (96, 192, 384, 768)), 384, 111.53, "dpt_beit_base_384"),
+                BeitConfig(768, 12, 12, 24, (2, 5, 8, 11), (96, 192, 384, 768)), 384, 111.532, "dpt_beit_base_384"),
     MidasConfig("midas-beit-large-384", "MiDaS v3.1, BEiT-L encoder",
-                BeitConfig(1024, 24, 16, 24, (5, 11, 17, 23), (256, 512, 1024, 1024)), 384, 344.34,
+                BeitConfig(1024, 24, 16, 24, (5, 11, 17, 23), (256, 512, 1024, 1024)), 384, 344.339,
                 "dpt_beit_large_384"),
     MidasConfig("midas-beit-large-512", "MiDaS v3.1, BEiT-L encoder at 512 pixels",
-                BeitConfig(1024, 24, 16, 32, (5, 11, 17, 23), (256, 512, 1024, 1024)), 512, 345.01,
+                BeitConfig(1024, 24, 16, 32, (5, 11, 17, 23), (256, 512, 1024, 1024)), 512, 345.014,
                 "dpt_beit_large_512"),
     MidasConfig("midas-swin2-tiny-256", "MiDaS v3.1, SwinV2-T encoder",
-                Swin2Config(96, (2, 2, 6, 2), (3, 6, 12, 24), 16, (16, 16, 16, 8)), 256, 41.70, "dpt_swin2_tiny_256"),
+                Swin2Config(96, (2, 2, 6, 2), (3, 6, 12, 24), 16, (16, 16, 16, 8)), 256, 41.701, "dpt_swin2_tiny_256"),
     MidasConfig("midas-swin2-base-384", "MiDaS v3.1, SwinV2-B encoder",
-                Swin2Config(128, (2, 2, 18, 2), (4, 8, 16, 32), 24, (12, 12, 12, 6)), 384, 102.38,
+                Swin2Config(128, (2, 2, 18, 2), (4, 8, 16, 32), 24, (12, 12, 12, 6)), 384, 102.379,
                 "dpt_swin2_base_384"),
     MidasConfig("midas-swin2-large-384", "MiDaS v3.1, SwinV2-L encoder",
-                Swin2Config(192, (2, 2, 18, 2), (6, 12, 24, 48), 24, (12, 12, 12, 6)), 384, 213.41,
+                Swin2Config(192, (2, 2, 18, 2), (6, 12, 24, 48), 24, (12, 12, 12, 6)), 384, 213.412,
                 "dpt_swin2_large_384"),
 )  # fmt: skip
 

@@ -100,9 +100,50 @@ def triangle(source: int, target: int, antialias: bool) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
+def _lanczos(channel: NDArray[Any], size: Size, out: NDArray[np.float32]) -> None:
+    """As Pillow's ``Image.resize(size, LANCZOS)`` of an 8-bit image, with levels after each axis: columns first, which
+    is the order of its releases before 13 for every image, and for some since.
+    """
+    levels = channel
+    if channel.shape[1] != size.width:
+        levels = _levels(levels @ _lanczos_weights(channel.shape[1], size.width).T)
+    if channel.shape[0] != size.height:
+        levels = _levels(_lanczos_weights(channel.shape[0], size.height) @ levels)
+    np.multiply(levels, np.float32(1 / 255), out=out)
+
+
+_FIXED_POINT = 1 << 22
+"""Pillow's weights of 8-bit images are integers of this unit."""
+
+
+@lru_cache(maxsize=8)
+def _lanczos_weights(source: int, target: int) -> NDArray[np.float64]:
+    """[target, source] weights of a sinc in a window three times as wide, which widen where the image shrinks: whole
+    numbers, whose products with levels float64 holds exactly.
+    """
+    scale = source / target
+    widening = max(scale, 1.0)
+    centers = (np.arange(target) + 0.5) * scale
+    first = np.maximum((centers - 3 * widening + 0.5).astype(np.int64), 0)
+    last = np.minimum((centers + 3 * widening + 0.5).astype(np.int64), source)
+    places = np.arange(source)
+    distance = (places[None] - centers[:, None] + 0.5) / widening
+    inside = (places >= first[:, None]) & (places < last[:, None]) & (np.abs(distance) < 3)
+    weights = np.where(inside, np.sinc(distance) * np.sinc(distance / 3), 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.trunc(weights * _FIXED_POINT + np.copysign(0.5, weights)), np.float64)
+
+
+def _levels(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rounded to 0..255."""
+    rounded: NDArray[np.float64] = np.floor((sums + _FIXED_POINT // 2) / _FIXED_POINT).clip(0, 255)
+    return rounded
+
+
 _RESIZES = {
     ("cubic", False): _cubic,
     ("bilinear", False): _bilinear,
     ("bilinear", True): _bilinear_antialias,
+    ("lanczos", False): _lanczos,
 }
 """By kernel and antialias."""

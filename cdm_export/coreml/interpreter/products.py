@@ -64,18 +64,6 @@ def transposed_convolution(call: Call) -> Tensor:
     return _with_bias(call, out)
 
 
-def max_pool(call: Call) -> Tensor:
-    """[B, C, h, w], the largest of every window; what lies beside the image is smaller than anything."""
-    image, kernel = call.tensor("x"), call.integers("kernel_sizes")
-    if call.flag("ceil_mode") or len(kernel) != 2:
-        raise BundleError(
-            f"operation '{call.name}' (max_pool) has windows beyond the image, or not of two axes: not read"
-        )
-    stride = call.integers("strides") if call.has("strides") else [1, 1]
-    pad = _torch_padding(_padding(call, image, kernel, stride, [1, 1]))
-    return F.max_pool2d(F.pad(image, pad, value=-torch.inf), tuple(kernel), tuple(stride))
-
-
 def attention(call: Call) -> Tensor:
     """softmax(q k^T / sqrt(d) + mask) v, one operation: its inside is not rounded."""
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
@@ -126,6 +114,5 @@ OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "matmul": matmul,
     "conv": convolution,
     "conv_transpose": transposed_convolution,
-    "max_pool": max_pool,
     "scaled_dot_product_attention": attention,
 }
