@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.coreml_packages import coreml_packages
 from benchmarks.cost_growth import cost_growth
+from benchmarks.families import families
 from benchmarks.half_paths import half_paths
 from benchmarks.int8 import int8
 from benchmarks.peers import peers
@@ -115,7 +116,7 @@ def original_depth_anything() -> str:
 
 _DOCS = README.with_name("docs")
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    _DOCS / "benchmarking.md": {"peers": peers, "export memory": export_memory},
+    _DOCS / "benchmarking.md": {"peers": peers, "export memory": export_memory, "families": families},
     _DOCS / "cli.md": {"options": options},
     _DOCS / "coreml.md": {"coreml packages": coreml_packages},
     _DOCS / "cost_growth.md": {"cost growth": cost_growth},
