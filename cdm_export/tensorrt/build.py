@@ -3,9 +3,6 @@
 An engine appears whole or not at all, beside the bundle or in the cache. One that failed is kept aside as failed.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,17 +25,15 @@ from cdm_export.runtimes.errors import (
     InputError,
     ParityError,
 )
-from cdm_export.runtimes.lock import file_lock, random_name
 from cdm_export.runtimes.nvidia import Gpu, available_memory, find_gpu, free_memory, gpu_or_none
-from cdm_export.runtimes.signing import can_sign
 from cdm_export.tensorrt.fallbacks import ATTENTION_BROKEN, Attempt, attempts
 from cdm_export.tensorrt.int8_selection import decide, decided, int8_candidate, undecided_engine, won_before
 from cdm_export.tensorrt.known_issues import concerning
 from cdm_export.tensorrt.memory import shortage
+from cdm_export.tensorrt.places import locked, unfinished, writable_root
 from cdm_export.tensorrt.record import machine_of, write_record
 from cdm_export.tensorrt.worker import BuildJob, BuildOutcome, run_build
 
-LOCK = ".build.lock"
 REFERENCE = "PyTorch outputs stored in the bundle"
 
 
@@ -113,8 +108,8 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
         progress.note(f"engines take one frame: the graphs for {batches[0]} at once are not built")
     planned = attempts(bundle, backend, request.precision, request.fallbacks)
     likely = [*won_before(bundle, backend), *planned] if request.precision == "auto" else planned
-    root = _writable_root(bundle)
-    with _locks(root, lambda: progress.stage("waiting for another build")):
+    root = writable_root(bundle)
+    with locked(root, lambda: progress.stage("waiting for another build")):
         session = _Session(request, bundle, backend, gpu, root, progress)
         if not request.force and (there := _built_already(bundle, backend, likely, gpu)):
             return session.with_int8(there)
@@ -209,7 +204,7 @@ class _Session:
         Raises what makes the next attempt necessary.
         """
         assert attempt.artifact is not None
-        with _partial(self._root, attempt.precision) as folder:
+        with unfinished(self._root, attempt.precision) as folder:
             job = self._job(attempt, attempt.artifact, folder)
             self._warn_of_memory(attempt.artifact, job.workspace)
             with self._bundle.steady():
@@ -358,51 +353,6 @@ def _built_already(bundle: Bundle, backend: Backend, planned: list[Attempt], gpu
         verdict: Verdict | str = (local.verdict if local else found.record.self_test) or "not tested yet"
         return BuildReport(found, (Outcome(str(attempt), "there already", str(verdict)),), None)
     return None
-
-
-def _writable_root(bundle: Bundle) -> Path:
-    """Where engines go: into the bundle, or the cache when it cannot be written. Raises InputError when neither can."""
-    problems = []
-    if not can_sign():
-        raise InputError(
-            f"an engine could not be marked as built here: {cache_dir()} cannot be written", "Set $CDM_EXPORT_CACHE."
-        )
-    for root in engines.roots(bundle):
-        probe = random_name(root / "engine", "probe")
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            problems.append(f"{root}: {error.strerror}")
-            continue
-        return root
-    raise InputError(f"there is no place for the engine: {'; '.join(problems)}", "Set $CDM_EXPORT_CACHE.")
-
-
-@contextmanager
-def _locks(root: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """This machine's lock, since two builds spoil each other's timings, and that of the place the engine goes to, which
-    two containers may share. Where the cache cannot be written the second has to do.
-    """
-    with ExitStack() as held:
-        with suppress(OSError):
-            held.enter_context(file_lock(cache_dir() / LOCK, on_wait))
-        held.enter_context(file_lock(root / LOCK, on_wait))
-        yield
-
-
-@contextmanager
-def _partial(root: Path, precision: str) -> Iterator[Path]:
-    """Folder to build in, gone on any way out unless it was put in its place; the lock's holder clears old ones."""
-    for left in root.glob(".*partial-*"):  # also those of versions that named them .partial-NUMBER
-        shutil.rmtree(left, ignore_errors=True)
-    folder = random_name(root / "engine", "partial") / precision
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _advance(progress: Progress, steps: int) -> None:

@@ -22,6 +22,7 @@ from cdm_export.runtimes.errors import CheckpointError, InputError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.processing import at_camera_size, preprocess
 from cdm_export.transforms import rules_of, specialize
+from parity_tests.conftest import cli, refused
 from parity_tests.places import DATA
 
 BEIT, SWIN2 = "midas-beit-base-384", "midas-swin2-tiny-256"
@@ -361,3 +362,22 @@ def test_frames_go_in_and_come_back_as_the_program_does_it(preprocessing):
         wanted = F.interpolate(torch.tensor(raw).double(), size=(75, 100), mode="bicubic", align_corners=False)
         assert back.min() < 0, "undershoot is the original's"
     np.testing.assert_allclose(back, wanted[0, 0].numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "cdm-vits", "--preprocessing", "muggled"), "cdm-vits has one way of processing images"),
+        (("--model", BEIT, "--preprocessing", "dpt"), "midas-beit-base-384 has midas or muggled"),
+        (("--model", BEIT, "--aspect"), "belongs to --preprocessing muggled"),
+        (("--model", "cdm-vits", "--aspect"), "follows its own rule"),
+        (("--model", SWIN2, "--input-size", "384"), "let windows follow the size: --preprocessing muggled"),
+        (("--model", BEIT, "--iterations", "4"), "has none to choose"),
+        (("--model", "raft-stereo", "--iterations", "0"), "from 1 to 100, got 0"),
+        (("--model", "raft-stereo-realtime", "--camera", "64x48"), "rows of at least 128 columns, got 64"),
+    ],
+)
+def test_words_that_do_not_fit_the_model_are_refused(arguments, words, tmp_path):
+    camera = () if "--camera" in arguments else ("--camera", "640x480")
+    refused(cli("export", "--random-weights", 0, *arguments, *camera, "-o", tmp_path / "x.bundle"), 2, words)
+    assert not list(tmp_path.iterdir())

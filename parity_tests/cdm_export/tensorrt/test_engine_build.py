@@ -17,7 +17,7 @@ from cdm_export.runtimes.bundle import State
 from cdm_export.runtimes.errors import BackendUnavailable, BuildCanceled
 from cdm_export.runtimes.selection import choose
 from cdm_export.runtimes.tensorrt_api import Log
-from cdm_export.tensorrt.build import LOCK
+from cdm_export.tensorrt.places import LOCK
 from parity_tests.conftest import cli
 from parity_tests.engine_bundle import TYPING, bundle_of, make_bundle, write_graph
 from parity_tests.engine_bundle import contract as model_contract
