@@ -16,7 +16,7 @@ SIGNED_IMAGE = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 def stereo_contract(
     sizing: Sizing,
-    least_width: int,
+    least: Size,
     model: str,
     camera: Size,
     input_size: int = 32,
@@ -27,13 +27,13 @@ def stereo_contract(
     """Graph interface of an artifact made for ``camera``: see ``ModelContract`` for units and defaults. Where
     ``sizing`` pads, the border of the image goes on.
 
-    Raises InputError for an image narrower than ``least_width``.
+    Raises InputError for an image smaller than ``least``.
     """
     network, content = network_size(camera, input_size, sizing)
-    if network.width < least_width:
+    if network.width < least.width or network.height < least.height:
         raise InputError(
-            f"{model} needs rows of at least {least_width} columns, got {network.width}: its coarsest correlations "
-            "have one column there",
+            f"{model} needs images of at least {least}, got {network}: on its coarsest grid there is nothing between "
+            "one column, or row, and the next",
             "Give larger frames, for example --camera 640x480 --fit.",
         )
     plane = (network.height, network.width)
@@ -57,21 +57,28 @@ def stereo_contract(
     )
 
 
-def recurrent_precision(steps: str) -> PrecisionPolicy:
-    """For networks with ``volume``, ``lookup``, ``upsample`` and ``update_block.encoder``. ``steps``: the convolution
-    that makes the step of an iteration.
+def fp32_island(module: str, reason: str, *, wide: bool) -> Island:
+    """``wide``: hands on FP32."""
+    kind = IslandKind.DECLARED
+    return Island(kind=kind, module=module, reason=reason, output_dtype="fp32" if wide else "low")
+
+
+def recurrent_precision(steps: str, correlation: tuple[Island, ...]) -> PrecisionPolicy:
+    """For networks with an ``upsample`` and an ``update_block.encoder``. ``steps``: the convolution that makes the step
+    of an iteration; ``correlation``: what stays FP32 of it.
     """
-
-    def island(module: str, reason: str, *, wide: bool) -> Island:
-        kind = IslandKind.DECLARED
-        return Island(kind=kind, module=module, reason=reason, output_dtype="fp32" if wide else "low")
-
     return PrecisionPolicy(
         islands=(
-            island("volume", "sums of many products, which are read between columns", wide=True),
-            island("lookup", "columns have fractions that half has not", wide=False),
-            island(steps, "steps add up over the iterations", wide=True),
-            island("upsample", "disparity has fractions that half has not", wide=True),
+            *correlation,
+            fp32_island(steps, "steps add up over the iterations", wide=True),
+            fp32_island("upsample", "disparity has fractions that half has not", wide=True),
         ),
         inputs=(("update_block.encoder", "features of a flow that is kept in FP32 elsewhere"),),
     )
+
+
+ALL_PAIRS = (
+    fp32_island("volume", "sums of many products, which are read between columns", wide=True),
+    fp32_island("lookup", "columns have fractions that half has not", wide=False),
+)
+"""Of networks that correlate whole rows."""

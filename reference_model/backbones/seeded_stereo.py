@@ -66,7 +66,8 @@ def seed_layers(
             scale = spread / out[:, channel].std()
             weight.mul_(scale)
             bias.mul_(scale)
-            bias[channel] += mean - scale * out[:, channel].mean()
+            bias.sub_(scale * out.mean(dim=(0, 2, 3)))
+            bias[channel] += mean
         else:
             weight.div_(out.std())
             if isinstance(bias, Tensor):

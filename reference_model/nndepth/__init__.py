@@ -5,20 +5,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cdm_export.reference_model import crestereo
+from cdm_export.reference_model.crestereo.config import NNDEPTH as NNDEPTH_CRESTEREO
 from cdm_export.reference_model.nndepth.config import (
     CONFIGS,
     FACTOR,
     FEATURES,
-    HIDDEN,
     ITERATIONS,
     LEVELS,
     NndepthRaftConfig,
 )
 from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.sections import Section
-from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, recurrent_precision, stereo_contract
+from cdm_export.reference_model.stereo_contract import ALL_PAIRS, SIGNED_IMAGE, recurrent_precision, stereo_contract
 from cdm_export.reference_model.variant import Variant
-from cdm_export.runtimes.contract import Sizing
+from cdm_export.runtimes.contract import Size, Sizing
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from cdm_export.reference_model.rewriting import Rule
 
+_HIDDEN = 128
+"""Channels of the GRU's state."""
 _STEPS = "update_block.flow_head.conv2"
 _SIZING = Sizing(rule="lower_bound", multiple=FACTOR)
 
@@ -51,8 +54,8 @@ def _seed(network: "nn.Module", generator: "torch.Generator") -> None:
 def _fits(config: NndepthRaftConfig, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """The width of the context, and a GRU along rows and columns."""
     return (
-        shapes.get("cnet_proj.0.weight") == (config.context + HIDDEN, FEATURES, 3, 3)
-        and shapes.get("update_block.gru.convz1.weight") == (HIDDEN, 2 * HIDDEN + config.context, 1, 5)
+        shapes.get("cnet_proj.0.weight") == (config.context + _HIDDEN, FEATURES, 3, 3)
+        and shapes.get("update_block.gru.convz1.weight") == (_HIDDEN, 2 * _HIDDEN + config.context, 1, 5)
         and shapes.get("update_block.encoder.convf1.weight") == (128, 1, 7, 7)
     )
 
@@ -67,7 +70,7 @@ def _variant(config: NndepthRaftConfig, iterations: int) -> Variant:
         license="published with Apache-2.0 code, without a note of their own",
         build=partial(_build, config, iterations),
         fits=partial(_fits, config),
-        contract=partial(stereo_contract, _SIZING, FACTOR * 2**LEVELS),
+        contract=partial(stereo_contract, _SIZING, Size(FACTOR * 2**LEVELS, 1)),
         default_input_size=480,
         images=2,
         image=SIGNED_IMAGE,
@@ -75,7 +78,7 @@ def _variant(config: NndepthRaftConfig, iterations: int) -> Variant:
         iterations=iterations,
         at_iterations=partial(_at_iterations, config),
         rewrites=_rewrites,
-        precision=recurrent_precision(_STEPS),
+        precision=recurrent_precision(_STEPS, ALL_PAIRS),
         quantization=QuantizationPolicy(never=("fnet.conv1",), parts=("update_block",)),
         sections=(
             Section("features", ("fnet.conv1", "fnet.layer*", "fnet.conv2", "cnet_proj.0")),
@@ -89,4 +92,7 @@ def _at_iterations(config: NndepthRaftConfig, iterations: int) -> Variant:
     return replace(_variant(config, iterations), name=f"{config.name}@{iterations}it", at_iterations=None)
 
 
-VARIANTS = tuple(_variant(config, ITERATIONS) for config in CONFIGS)
+VARIANTS = (
+    *(_variant(config, ITERATIONS) for config in CONFIGS),
+    crestereo.variant(NNDEPTH_CRESTEREO, NNDEPTH_CRESTEREO.iterations),
+)

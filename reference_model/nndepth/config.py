@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-HIDDEN = 128
-"""Channels of the GRU's state."""
 FEATURES = 256
 """Channels that are correlated."""
 LEVELS, RADIUS = 4, 4

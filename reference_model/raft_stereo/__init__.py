@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.raft_stereo.config import CONFIGS, HIDDEN, LEVELS, RaftStereoConfig
 from cdm_export.reference_model.sections import Section
-from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, recurrent_precision, stereo_contract
+from cdm_export.reference_model.stereo_contract import ALL_PAIRS, SIGNED_IMAGE, recurrent_precision, stereo_contract
 from cdm_export.reference_model.variant import Variant
-from cdm_export.runtimes.contract import Sizing
+from cdm_export.runtimes.contract import Size, Sizing
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def _variant(config: RaftStereoConfig, iterations: int) -> Variant:
         license="MIT, as published with the code",
         build=partial(_build, config, iterations),
         fits=partial(_fits, config),
-        contract=partial(stereo_contract, _SIZING, 2 ** (config.downsample + LEVELS)),
+        contract=partial(stereo_contract, _SIZING, Size(2 ** (config.downsample + LEVELS), 1)),
         default_input_size=32,
         images=2,
         image=SIGNED_IMAGE,
@@ -71,7 +71,7 @@ def _variant(config: RaftStereoConfig, iterations: int) -> Variant:
         iterations=iterations,
         at_iterations=partial(_at_iterations, config),
         rewrites=_rewrites,
-        precision=recurrent_precision(_STEPS),
+        precision=recurrent_precision(_STEPS, ALL_PAIRS),
         quantization=QuantizationPolicy(never=("cnet.conv1", "fnet.conv1"), parts=("update_block",)),
         unused_parameters=() if config.layers == 3 else ("cnet.layer5.", "cnet.outputs32.", "update_block.gru32."),
         sections=(

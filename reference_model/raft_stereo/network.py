@@ -23,6 +23,7 @@ from cdm_export.reference_model.backbones.raft import (
     pair_of_blocks,
 )
 from cdm_export.reference_model.raft_stereo.config import HIDDEN, LEVELS, RADIUS, RaftStereoConfig
+from cdm_export.runtimes.contract import Size
 
 _MOTION = 128
 """Channels of what the motion encoder hands on."""
@@ -195,6 +196,11 @@ class RaftStereo(nn.Module):
         self.volume = AllPairs(LEVELS)
         self.lookup = SampledLookup(RADIUS)
         self.upsample = ConvexUpsample(2**config.downsample)
+
+    def updates(self, size: Size) -> list[tuple[int, int]]:
+        """Pixels of every grid whose flow is updated, and how often it is."""
+        shift = self.config.downsample
+        return [((size.height >> shift) * (size.width >> shift), self.iterations)]
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """Two images in -1..1, [B, 3, H, W], sides multiples of 32 -> flow [B, 1, H, W], px, column in the right image

@@ -1,10 +1,9 @@
 """Convex upsampling by nine slices and a pixel shuffle: no tensor has more than five axes.
 
-    sum over k of share_k * neighbor_k,   neighbor_k a slice of the padded flow
-
-Only the horizontal flow is upsampled, the one that is read.
+sum over k of share_k * neighbor_k,   neighbor_k a slice of the padded flow
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,26 +14,29 @@ from cdm_export.runtimes.contract import Size
 
 
 class SlicedUpsample(nn.Module):
-    """``ConvexUpsample`` of one plane."""
+    """``ConvexUpsample``, plane by plane."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, flow: Tensor, weights: Tensor) -> Tensor:
-        """Flow [B, 1, h, w] in coarse pixels and logits [B, 9 factor^2, h, w] -> [B, 1, factor h, factor w]."""
-        batch, _, height, width = flow.shape
+        """Flow [B, D, h, w] in coarse pixels and logits [B, 9 factor^2, h, w] -> [B, D, factor h, factor w]."""
+        batch, planes, height, width = flow.shape
         shares = weights.reshape(batch, 9, self.factor**2, height, width).softmax(dim=1)
         around = F.pad(self.factor * flow, (1, 1, 1, 1))
-        parts = [
-            shares[:, 3 * row + column] * around[:, :, row : row + height, column : column + width]
-            for row in range(3)
-            for column in range(3)
-        ]
-        fine = parts[0]
-        for part in parts[1:]:
-            fine = fine + part
-        return F.pixel_shuffle(fine, self.factor)
+        fine = []
+        for plane in range(planes):
+            parts = [
+                shares[:, 3 * row + column] * around[:, plane : plane + 1, row : row + height, column : column + width]
+                for row in range(3)
+                for column in range(3)
+            ]
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+            fine.append(F.pixel_shuffle(total, self.factor))
+        return fine[0] if planes == 1 else torch.cat(fine, dim=1)
 
 
 def check(network: nn.Module) -> str | None:

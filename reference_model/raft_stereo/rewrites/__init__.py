@@ -11,4 +11,4 @@ RULES: dict[str, Rule] = {
     "convex_upsample": convex_upsample,
     "gates": gates,
 }
-"""In order of application; what upsamples is replaced after its weights were counted."""
+"""In order of application; independent of each other."""

@@ -1,7 +1,12 @@
 """Exact rewrites of nndepth's networks, in order."""
 
-from cdm_export.reference_model.backbones.rewrites import batch_norm, convex_upsample, correlation_lookup, last_mask
-from cdm_export.reference_model.nndepth.rewrites import prepared_context
+from cdm_export.reference_model.backbones.rewrites import (
+    batch_norm,
+    convex_upsample,
+    correlation_lookup,
+    last_mask,
+    prepared_context,
+)
 from cdm_export.reference_model.rewriting import Rule
 
 RULES: dict[str, Rule] = {
@@ -11,4 +16,4 @@ RULES: dict[str, Rule] = {
     "convex_upsample": convex_upsample,
     "prepared_context": prepared_context,
 }
-"""In order of application; what upsamples is replaced after its weights were counted."""
+"""In order of application; independent of each other."""

@@ -9,8 +9,8 @@ of the candidate q has h scaled by a gate, c is untouched by it.
 import torch
 from torch import Tensor, nn
 
-from cdm_export.reference_model.nndepth.config import FACTOR, HIDDEN
-from cdm_export.reference_model.nndepth.raft import NndepthRaft, SepConvGru
+from cdm_export.reference_model.backbones.raft_update import HIDDEN, SepConvGru
+from cdm_export.reference_model.backbones.rewrites.last_mask import updates
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
@@ -68,17 +68,16 @@ class PreparedGru(nn.Module):
 
 
 def check(network: nn.Module) -> str | None:
-    """Any GRU of nndepth's RAFT will do."""
+    """Any GRU along rows and columns will do."""
     return None if modules_of(network, SepConvGru) else "there is no GRU along rows and columns"
 
 
 @torch.no_grad()
 def apply(network: nn.Module, size: Size) -> Saving:
     """Rewrite every GRU."""
-    pixels = (size.height // FACTOR) * (size.width // FACTOR)
     macs = 0
-    for raft in modules_of(network, NndepthRaft).values():
-        gru = raft.update_block.gru
+    for gru in modules_of(network, SepConvGru).values():
         context = gru.convz1.in_channels - 2 * HIDDEN
-        macs += (raft.iterations - 1) * pixels * 6 * HIDDEN * 5 * context
+        spared = sum(pixels * (times - 1) for pixels, times in updates(network, size))
+        macs += spared * 6 * HIDDEN * 5 * context
     return Saving(replace_modules(network, SepConvGru, PreparedGru), macs=macs)
