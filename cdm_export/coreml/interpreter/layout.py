@@ -118,7 +118,7 @@ def pad(call: Call) -> Tensor:
         return F.pad(x, backwards, value=call.number("constant_val", 0.0))
     if mode not in ("reflect", "replicate"):
         raise BundleError(f"operation '{call.name}' (pad) has the unknown mode '{mode}'")
-    while len(backwards) > 2 and backwards[-2:] == [0, 0]:
+    while len(backwards) > max(2, 2 * (x.ndim - 2)) and backwards[-2:] == [0, 0]:  # PyTorch pads the last axes, all
         backwards = backwards[:-2]
     return F.pad(x, backwards, mode=mode)
 

@@ -80,8 +80,34 @@ def upsample_nearest(call: Call) -> Tensor:
     return image
 
 
+def resample(call: Call) -> Tensor:
+    """Between pixels, at columns and rows of -1..1; outside of the image is 0, or its border."""
+    image, places = call.tensor("x"), call.tensor("coordinates").double()
+    wanted = (call.text("sampling_mode"), call.text("coordinates_mode"), call.text("padding_mode"))
+    zero = wanted[2] == "constant" and call.number("padding_value", 0.0) == 0
+    if wanted[:2] != ("bilinear", "normalized_minus_one_to_one") or not (zero or wanted[2] == "border"):
+        raise BundleError(f"operation '{call.name}' (resample) samples by {', '.join(wanted)}: not read")
+    batch, channels, height, width = image.shape
+    sides = torch.tensor((width, height), dtype=torch.float64)
+    places = (places + 1) / 2 * (sides - 1) if call.flag("align_corners") else ((places + 1) * sides - 1) / 2
+    first = places.floor()
+    share = places - first
+    out = torch.zeros(batch, channels, *places.shape[1:3], dtype=torch.float64)
+    for right in (0, 1):
+        for below in (0, 1):
+            column, row = first[..., 0] + right, first[..., 1] + below
+            weight = (share[..., 0] if right else 1 - share[..., 0]) * (share[..., 1] if below else 1 - share[..., 1])
+            if zero:
+                weight = weight * ((column >= 0) & (column < width) & (row >= 0) & (row < height))
+            place = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            seen = image.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
+            out += seen.reshape(out.shape) * weight[:, None]
+    return out.to(image.dtype)
+
+
 OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "upsample_bilinear": upsample_bilinear,
     "resize_bilinear": resize_bilinear,
     "upsample_nearest_neighbor": upsample_nearest,
+    "resample": resample,
 }

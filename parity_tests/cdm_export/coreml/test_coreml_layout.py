@@ -158,3 +158,28 @@ def test_pooling_that_is_not_read_says_so():
     operands = {"x": random(1, 1, 4), "kernel_sizes": torch.tensor([2]), "pad_type": "same"}
     with pytest.raises(BundleError, match="padding 'same'"):
         run("avg_pool", operands)
+
+
+@given(st.booleans(), st.booleans(), st.integers(0, 99))
+@quick
+def test_resampling(aligned, border, seed):
+    """Places reach half an image beyond it."""
+    x = random(2, 3, 5, 4)
+    places = 3 * torch.rand(2, 3, 6, 2, generator=torch.Generator().manual_seed(seed)) - 1.5
+    operands = {
+        "x": x, "coordinates": places, "sampling_mode": "bilinear", "padding_value": 0.0, "align_corners": aligned,
+        "padding_mode": "border" if border else "constant", "coordinates_mode": "normalized_minus_one_to_one",
+    }  # fmt: skip
+    padding = "border" if border else "zeros"
+    expected = F.grid_sample(x.double(), places.double(), padding_mode=padding, align_corners=aligned)
+    close(run("resample", operands), expected, 1e-5)
+    with pytest.raises(BundleError, match="samples by nearest"):
+        run("resample", operands | {"sampling_mode": "nearest"})
+
+
+@pytest.mark.parametrize("amounts", [(4, 3, 0, 0), (0, 0, 1, 2), (1, 1, 2, 0)])
+def test_borders_are_repeated_along_one_axis_too(amounts):
+    x = random(1, 2, 5, 6)
+    operands = {"x": x, "pad": torch.tensor((0, 0, 0, 0, *amounts)), "mode": "replicate"}
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), amounts[:2], amounts[2:]), mode="edge")
+    close(run("pad", operands), torch.from_numpy(expected), 0)
