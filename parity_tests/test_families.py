@@ -17,6 +17,7 @@ EXPORTS = {
     "midas-beit-base-384": (*MIDAS, "--input-size", "96"),
     "bdedepth-resnet18": ("--camera", "160x96", "--input-size", "64"),
     "nndepth-raft-64": ("--camera", "160x96", "--input-size", "96", "--iterations", "2"),
+    "nndepth-crestereo": ("--camera", "160x96", "--input-size", "96", "--iterations", "2"),
     "raft-stereo-realtime": ("--camera", "160x96", "--iterations", "2", "--target", "onnx,coreml"),
 }
 FUSED = {"midas-swin2-tiny-256": 12, "midas-beit-base-384": 12}

@@ -119,6 +119,11 @@ class _Plan:
         """Whether a module whose results are too large for half computes them in FP32."""
         if path in self.residuals or _covered(path, measured):
             return True
+        # Of a declared island that is more than a layer, what it hands on is not told from what it computes inside: the
+        # half network that runs on the frames will.
+        declared = [island for island in self.islands if within(path, island.module)]
+        if any(island.module != path or list(self._modules[path].children()) for island in declared):
+            return True
         children = _called(self._modules, path)
         if children:
             return all(child in self.outputs or _covered(child, measured) for child in children)

@@ -4,7 +4,7 @@ Nothing is judged here: states and verdicts say why themselves, faults of Tensor
 ``engine/known_issues.py`` and everything about the machine from ``doctor``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from cdm_export.doctor.machine import REDUCED_PRECISION, examine
@@ -42,8 +42,8 @@ def known_issues(bundle: Bundle) -> list[Issue]:
     ]
 
 
-def tensorrt_faults(machine: Machine, precisions: set[str]) -> list[Issue]:
-    """Known faults of a TensorRT release in the precisions that a bundle has."""
+def tensorrt_faults(machine: Machine, precisions: set[str], operators: Collection[str] = ()) -> list[Issue]:
+    """Known faults of a TensorRT release in the precisions and with the operators that a bundle has."""
     return [
         Issue(
             f"TensorRT {machine.version}, {', '.join(concerned)}",
@@ -51,7 +51,7 @@ def tensorrt_faults(machine: Machine, precisions: set[str]) -> list[Issue]:
             issue.workaround,
         )
         for issue in KNOWN_ISSUES
-        if (concerned := sorted(name for name in precisions if issue.concerns(machine, name)))
+        if (concerned := sorted(name for name in precisions if issue.concerns(machine, name, operators)))
     ]
 
 
@@ -104,7 +104,10 @@ def _tensorrt_here(bundle: Bundle) -> Iterator[Issue]:
     machines = [engine.record.machine for engine in engines.scan(bundle) if engine.own]
     if version := BACKENDS["tensorrt"].version:
         machines.append(machine_of("tensorrt", version, gpu_or_none()))
-    yield from dict.fromkeys(issue for machine in machines for issue in tensorrt_faults(machine, precisions))
+    graphs = [artifact.graph for artifact in bundle.manifest.artifacts if artifact.graph is not None]
+    operators = {operator for graph in graphs for operator in graph.nodes}
+    faults = (issue for machine in machines for issue in tensorrt_faults(machine, precisions, operators))
+    yield from dict.fromkeys(faults)
 
 
 def _machine() -> Iterator[Issue]:

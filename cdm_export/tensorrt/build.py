@@ -263,7 +263,9 @@ class _Session:
         )
 
     def _warn(self, version: str, attempt: Attempt) -> None:
-        for issue in concerning(machine_of(self._backend.name, version, self._gpu), attempt.precision):
+        graph = attempt.artifact.graph if attempt.artifact is not None else None
+        operators = graph.nodes if graph is not None else ()
+        for issue in concerning(machine_of(self._backend.name, version, self._gpu), attempt.precision, operators):
             self._progress.note(str(issue))
 
     def _warn_of_memory(self, artifact: Artifact, workspace: int) -> None:

@@ -4,6 +4,7 @@ Delete an entry when no supported release is in its range. The golden frames dec
 well pass, and what is not may fail.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cdm_export.runtimes.engine_record import Machine
@@ -28,10 +29,14 @@ class KnownIssue:
     """What to do."""
     compute_capability: str | None = None
     """Only on this GPU generation; None for all."""
+    operator: str | None = None
+    """Only in graphs that have it; None for all."""
 
-    def concerns(self, machine: Machine, precision: str) -> bool:
-        """Whether a build there is warned."""
+    def concerns(self, machine: Machine, precision: str, operators: Collection[str]) -> bool:
+        """Whether a build there, of a graph with these operators, is warned."""
         if machine.backend != "tensorrt" or precision not in self.precisions:
+            return False
+        if self.operator is not None and self.operator not in operators:
             return False
         gpu = machine.gpu
         if self.compute_capability and (gpu is None or gpu.compute_capability != self.compute_capability):
@@ -81,10 +86,17 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         "NVIDIA/TensorRT#4837", "If the self-test fails, fp16-attn32, unfused attention or fp32 is tried.",
         "12.0",
     ),
+    KnownIssue(
+        "10.13", "11.3", _ALL,
+        "image sampling wrong without an error, in graphs of opset 20 and in typed ones",
+        "NVIDIA/TensorRT#4646, pytorch/TensorRT#4074",
+        "The self-test shows it; stereo networks that correlate whole rows do without.",
+        operator="GridSample",
+    ),
 )  # fmt: skip
 """In the order of releases."""
 
 
-def concerning(machine: Machine, precision: str) -> list[KnownIssue]:
-    """Known faults of a machine's release in a precision."""
-    return [issue for issue in KNOWN_ISSUES if issue.concerns(machine, precision)]
+def concerning(machine: Machine, precision: str, operators: Collection[str] = ()) -> list[KnownIssue]:
+    """Known faults of a machine's release in a precision, for a graph with these operators."""
+    return [issue for issue in KNOWN_ISSUES if issue.concerns(machine, precision, operators)]

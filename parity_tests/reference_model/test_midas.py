@@ -374,7 +374,7 @@ def test_frames_go_in_and_come_back_as_the_program_does_it(preprocessing):
         (("--model", SWIN2, "--input-size", "384"), "let windows follow the size: --preprocessing muggled"),
         (("--model", BEIT, "--iterations", "4"), "has none to choose"),
         (("--model", "raft-stereo", "--iterations", "0"), "from 1 to 100, got 0"),
-        (("--model", "raft-stereo-realtime", "--camera", "64x48"), "rows of at least 128 columns, got 64"),
+        (("--model", "raft-stereo-realtime", "--camera", "64x48"), "images of at least 128x1, got 64x64"),
     ],
 )
 def test_words_that_do_not_fit_the_model_are_refused(arguments, words, tmp_path):

@@ -243,7 +243,7 @@ def test_rows_too_short_for_the_coarsest_correlations_are_refused(name, least):
     """One column has no place between columns: the original divides by 0 there."""
     variant = get_variant(name)
     assert variant.contract(name, Size(least, 64), 64).network.width == least
-    with pytest.raises(InputError, match=rf"at least {least} columns, got {least - 32}"):
+    with pytest.raises(InputError, match=rf"at least {least}x1, got {least - 32}x64"):
         variant.contract(name, Size(least - 32, 64), 64)
 
 

@@ -248,6 +248,9 @@ def test_known_issues_concern_what_they_say():
     blackwell = machine.model_copy(update={"version": "10.16.1.11", "gpu": sm120})
     assert "#4837" in concerning(blackwell, "bf16")[0].source
     assert concerning(blackwell.model_copy(update={"gpu": RTX_4090}), "bf16") == []
+    sampling = machine.model_copy(update={"version": "10.14.1"})
+    assert concerning(sampling, "fp16", {"MatMul"}) == []
+    assert "#4646" in concerning(sampling, "fp16", {"GridSample", "MatMul"})[0].source
 
 
 @pytest.fixture

@@ -391,3 +391,14 @@ def test_typing_survives_its_json(artifacts):
         precision_plan is not None
         and PrecisionPlan.model_validate_json(precision_plan.model_dump_json()) == precision_plan
     )
+
+
+def test_what_is_large_inside_a_declared_island_is_no_reason_to_refuse():
+    """It computes in FP32 there; a single layer that hands on too much is still told."""
+    from cdm_export.reference_model.policies import PrecisionPolicy
+
+    network = torch.nn.Sequential()
+    network.add_module("sums", torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
+    island = Island(kind=IslandKind.DECLARED, module="sums", reason="sums that divide", output_dtype="low")
+    made = plan(network, {"sums": 3e4, "sums.0": 3e4}, PrecisionPolicy(islands=(island,)), "fp16")
+    assert [one.module for one in made.islands] == ["sums"]
