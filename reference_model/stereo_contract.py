@@ -1,13 +1,9 @@
-"""What stereo networks share beside their layers: the meaning of their tensors (a rectified pair in, disparity of the
-left image out), and what of a recurrent one stays FP32.
-"""
+"""What the tensors of a stereo network mean: a rectified pair in, disparity of the left image out."""
 
 from cdm_export.reference_model.config import ChannelOrder
-from cdm_export.reference_model.policies import PrecisionPolicy
 from cdm_export.reference_model.variant import ImageStatistics
 from cdm_export.runtimes.contract import ModelContract, Processing, Semantics, Size, Sizing, TensorSpec
 from cdm_export.runtimes.errors import InputError
-from cdm_export.runtimes.graph_precision import Island, IslandKind
 from cdm_export.runtimes.processing.size import network_size
 
 SIGNED_IMAGE = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -55,30 +51,3 @@ def stereo_contract(
         output_resize="bilinear",
         max_depth=max_depth,
     )
-
-
-def fp32_island(module: str, reason: str, *, wide: bool) -> Island:
-    """``wide``: hands on FP32."""
-    kind = IslandKind.DECLARED
-    return Island(kind=kind, module=module, reason=reason, output_dtype="fp32" if wide else "low")
-
-
-def recurrent_precision(steps: str, correlation: tuple[Island, ...]) -> PrecisionPolicy:
-    """For networks with an ``upsample`` and an ``update_block.encoder``. ``steps``: the convolution that makes the step
-    of an iteration; ``correlation``: what stays FP32 of it.
-    """
-    return PrecisionPolicy(
-        islands=(
-            *correlation,
-            fp32_island(steps, "steps add up over the iterations", wide=True),
-            fp32_island("upsample", "disparity has fractions that half has not", wide=True),
-        ),
-        inputs=(("update_block.encoder", "features of a flow that is kept in FP32 elsewhere"),),
-    )
-
-
-ALL_PAIRS = (
-    fp32_island("volume", "sums of many products, which are read between columns", wide=True),
-    fp32_island("lookup", "columns have fractions that half has not", wide=False),
-)
-"""Of networks that correlate whole rows."""

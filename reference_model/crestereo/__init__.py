@@ -5,15 +5,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cdm_export.reference_model.backbones.recurrent_policies import fp32_island, recurrent_precision
 from cdm_export.reference_model.crestereo.config import CRESTEREO, FEATURES, CreStereoConfig
 from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.sections import Section
-from cdm_export.reference_model.stereo_contract import (
-    SIGNED_IMAGE,
-    fp32_island,
-    recurrent_precision,
-    stereo_contract,
-)
+from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, stereo_contract
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.contract import Size, Sizing
 

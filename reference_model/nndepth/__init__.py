@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cdm_export.reference_model import crestereo
+from cdm_export.reference_model.backbones.recurrent_policies import ALL_PAIRS, recurrent_precision
 from cdm_export.reference_model.crestereo.config import NNDEPTH as NNDEPTH_CRESTEREO
 from cdm_export.reference_model.nndepth.config import (
     CONFIGS,
@@ -17,7 +18,7 @@ from cdm_export.reference_model.nndepth.config import (
 )
 from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.sections import Section
-from cdm_export.reference_model.stereo_contract import ALL_PAIRS, SIGNED_IMAGE, recurrent_precision, stereo_contract
+from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, stereo_contract
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.contract import Size, Sizing
 

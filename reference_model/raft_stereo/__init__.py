@@ -5,10 +5,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cdm_export.reference_model.backbones.recurrent_policies import ALL_PAIRS, recurrent_precision
 from cdm_export.reference_model.policies import QuantizationPolicy
 from cdm_export.reference_model.raft_stereo.config import CONFIGS, HIDDEN, LEVELS, RaftStereoConfig
 from cdm_export.reference_model.sections import Section
-from cdm_export.reference_model.stereo_contract import ALL_PAIRS, SIGNED_IMAGE, recurrent_precision, stereo_contract
+from cdm_export.reference_model.stereo_contract import SIGNED_IMAGE, stereo_contract
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.contract import Size, Sizing
 
