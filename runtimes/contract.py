@@ -130,7 +130,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
-RESERVED = frozenset(("rgb", "right", "depth_scale", "raw_depth", "raw_output", "depth", "valid"))
+RESERVED = frozenset(
+    ("rgb", "right", "depth_scale", "raw_depth", "raw_output", "depth", "valid", "rounded_fp16", "rounded_bf16")
+)
 """What a reference frame holds beside the network's inputs, by name."""
 
 Source = Literal["rgb", "right", "depth"]

@@ -5,7 +5,7 @@ all its memory is returned before the first backend verifies. Freeing it inside 
 the allocator.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,8 +129,11 @@ def _work(text: str) -> Made:
     frames = (*job.frames, *job.more_frames)
     report({"stage": f"reference: eager PyTorch at {contract.network}", "steps": len(frames)})
     for frame in frames:
-        raw = run_reference(exportable, contract, inputs_of(frame, contract))[contract.output.name]
-        save_output(Path(frame), Path(frame), contract, raw)
+        inputs = inputs_of(frame, contract)
+        raw = run_reference(exportable, contract, inputs)[contract.output.name]
+        amplifies = variant.iterations is not None and provenance.random_weights is not None
+        rounded = _rounded(exportable, job, inputs) if amplifies else {}
+        save_output(Path(frame), Path(frame), contract, raw, rounded)
         report({"step": frame})
     rewrites = _specialize(exportable, contract)
     max_abs: dict[str, float] = {}
@@ -151,6 +154,22 @@ def _work(text: str) -> Made:
         graphs=(*graphs, *batches),
         max_abs={path: peak if np.isfinite(peak) else None for path, peak in max_abs.items()},
     )
+
+
+def _rounded(
+    exportable: "nn.Module", job: MakeJob, inputs: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What the network makes of inputs that are rounded to the low precisions, and nothing else is."""
+    import torch
+
+    from cdm_export.reference_model.reference import run_reference
+
+    kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    outputs: dict[str, NDArray[np.float32]] = {}
+    for precision in job.low_precisions:
+        low = {name: torch.from_numpy(value).to(kinds[precision]).float().numpy() for name, value in inputs.items()}
+        outputs[precision] = run_reference(exportable, job.contract, low)[job.contract.output.name]
+    return outputs
 
 
 def _specialize(exportable: "nn.Module", contract: ModelContract) -> dict[str, Rewrite]:

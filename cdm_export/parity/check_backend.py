@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cdm_export.parity.compare import FrameParity, compare, compare_inputs, summarize
+from cdm_export.parity.gates import rounds
 from cdm_export.parity.golden import ReferenceFrame, load_reference, raw_frame
 from cdm_export.progress import Progress
 from cdm_export.runtimes.bundle import Verdict
@@ -122,4 +123,5 @@ def _compare_frame(
     arrays = load_reference(item.path)
     stored = {spec.name: arrays[spec.name] for spec in contract.inputs}
     preprocessing = compare_inputs(stored, preprocess(raw_frame(arrays), contract))
-    return compare(item.name, arrays["raw_output"], candidate, contract, precision, preprocessing)
+    rounded = arrays.get("rounded_bf16" if "bf16" in precision else "rounded_fp16") if rounds(precision) else None
+    return compare(item.name, arrays["raw_output"], candidate, contract, precision, preprocessing, rounded)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.parity.gates import LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate, gate_of
+from cdm_export.parity.gates import LEAST_COMPARABLE, PREPROCESSING_LIMIT, Gate, amplified, gate_of
 from cdm_export.parity.normalization import Normalization, error_normalization
 from cdm_export.runtimes.bundle import Verdict
 from cdm_export.runtimes.contract import ErrorClass, ModelContract, Record, Semantics
@@ -125,12 +125,18 @@ def compare(
     contract: ModelContract,
     precision: str,
     preprocessing: float | None = 0.0,
+    rounded: Image | None = None,
 ) -> FrameParity:
     """Compare raw outputs [1, 1, h, w] through the contract's post-processing against the gate of ``precision``.
 
     Compared pixels are valid in both; a pixel valid in only one counts as mask disagreement. Arithmetic is float64.
+    ``rounded``: the reference's output for rounded images, where weights are seeded and recurrent (``gates.py``).
     """
     gate = gate_of(precision, contract.semantics.error_class)
+    if rounded is not None:
+        alone = compare(frame, reference, rounded, contract, precision).depth
+        if alone.mean is not None and alone.p99 is not None:
+            gate = amplified(gate, alone.mean, alone.p99)
     raw_reference, raw_candidate = (at_camera_size(raw, contract) for raw in (reference, candidate))
     depth_reference, valid_reference = output.interpret(raw_reference, contract)
     depth_candidate, valid_candidate = output.interpret(raw_candidate, contract)

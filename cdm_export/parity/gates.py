@@ -3,7 +3,7 @@
 The one table of limits; every comparison is ``value <= limit``, so that NaN fails.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdm_export.runtimes.contract import COMPRESSED, INTEGER, QUANTIZED, ErrorClass
 
@@ -48,6 +48,21 @@ _PIXELS: dict[str, Gate] = {
 def gate_of(precision: str, error_class: ErrorClass) -> Gate:
     """The gate that an artifact of a precision has to pass. Relative depth and shares of a range have the same one."""
     return (_PIXELS if error_class is ErrorClass.PIXELS else GATES)[precision]
+
+
+AMPLIFIED = 3.0
+"""Seeded recurrent weights amplify rounding: reduced precision may be wrong by so many times what rounding the images
+alone to it makes, where that is more than its gate."""
+
+
+def rounds(precision: str) -> bool:
+    """Whether a precision's error is one of rounding to 16 bits."""
+    return precision in ("fp16", "fp16-attn32", "tf32", "fp16-image", "bf16")
+
+
+def amplified(gate: Gate, mean: float, p99: float) -> Gate:
+    """``gate`` for seeded recurrent weights, whose output moves by ``mean`` and ``p99`` when the images are rounded."""
+    return replace(gate, mean=max(gate.mean, AMPLIFIED * mean), p99=max(gate.p99, AMPLIFIED * p99))
 
 
 LEAST_COMPARABLE = 0.10

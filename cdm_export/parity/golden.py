@@ -1,7 +1,9 @@
 """Reference frames on disk: the raw frame, the network's inputs, and what the reference made of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,13 +76,21 @@ def save_frame(path: Path, source: SourceFrame, inputs: Arrays) -> None:
     save_arrays(path, arrays)
 
 
-def save_output(path: Path, frame: Path, contract: ModelContract, raw_output: NDArray[np.float32]) -> None:
+def save_output(
+    path: Path,
+    frame: Path,
+    contract: ModelContract,
+    raw_output: NDArray[np.float32],
+    rounded: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> None:
     """Write to ``path`` what ``frame`` holds plus ``raw_output``, and the ``depth`` and ``valid`` it means.
 
-    ``depth`` is meters, or the output as it is where that has no unit.
+    ``depth`` is meters, or the output as it is where that has no unit. ``rounded``: outputs of the same network for
+    inputs that were rounded to ``fp16`` or ``bf16``; only for weights that amplify rounding (``compare.py``).
     """
     depth, valid = postprocess(raw_output, contract)
-    save_arrays(path, {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid})
+    arrays = {**load_reference(frame), "raw_output": raw_output, "depth": depth, "valid": valid}
+    save_arrays(path, {**arrays, **{f"rounded_{precision}": output for precision, output in rounded.items()}})
 
 
 def golden_records(root: Path, frames: list[ReferenceFrame], least: int = 1) -> tuple[Golden, ...]:

@@ -94,3 +94,33 @@ def test_every_precision_has_a_gate_in_pixels():
         gate = gate_of(precision, ErrorClass.PIXELS)
         assert gate.mean <= 0.2 and gate.p99 <= 2 and gate is not GATES[precision]
         assert gate_of(precision, ErrorClass.RANGE) is gate_of(precision, ErrorClass.RELATIVE) is GATES[precision]
+
+
+@pytest.mark.parametrize(("moves", "offset", "passes"), [(0.01, 0.06, False), (0.03, 0.08, True), (0.03, 0.1, False)])
+def test_seeded_recurrent_weights_are_judged_by_what_they_amplify(reference, moves, offset, passes):
+    """3 times what rounding the images makes, where that is more than the gate."""
+    given = (np.asarray(reference + offset, np.float32), contract(), "fp16", 0.0)
+    assert compare("a", reference, *given, np.asarray(reference + moves, np.float32)).passed is passes
+    assert not compare("a", reference, *given).passed
+
+
+def test_only_rounding_to_16_bits_is_amplified(tmp_path, reference):
+    """What a reference frame holds beside the output counts for half and BF16, each by its own, and nothing else."""
+    from cdm_export.parity.check_backend import _compare_frame
+    from cdm_export.parity.golden import ReferenceFrame, save_frame, save_output
+    from cdm_export.runtimes.frame import Frame
+    from cdm_export.runtimes.processing import preprocess
+    from cdm_export.runtimes.sources import SourceFrame
+
+    rgb = np.random.default_rng(0).integers(0, 256, (NETWORK.height, NETWORK.width, 3), np.uint8)
+    frame, path = Frame(rgb), tmp_path / "0.npz"
+    save_frame(path, SourceFrame("a", frame), preprocess(frame, contract()))
+    rounded = {"fp16": np.asarray(reference + 0.03, np.float32), "bf16": np.asarray(reference + 0.2, np.float32)}
+    save_output(path, path, contract(), np.asarray(reference, np.float32), rounded)
+
+    def passed(precision, offset):
+        candidate = np.asarray(reference + offset, np.float32)
+        return _compare_frame(ReferenceFrame("a", path), candidate, contract(), precision).passed
+
+    assert passed("fp16", 0.08) and not passed("fp16", 0.5) and passed("bf16", 0.5) and not passed("bf16", 0.7)
+    assert not passed("fp32", 0.002) and not passed("int8", 0.3)
