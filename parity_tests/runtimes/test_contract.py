@@ -147,7 +147,8 @@ def test_a_contract_that_contradicts_itself(inputs, changed, words):
         {"resize": "nearest", "normalization": "unit"},
         {"resize": "cubic", "normalization": "meters"},
         {"resize": "cubic", "antialias": True, "normalization": "unit"},
-        {"resize": "lanczos", "normalization": "unit"},
+        {"resize": "lanczos", "antialias": True, "normalization": "unit"},
+        {"resize": "area", "normalization": "unit"},
         {"resize": "cubic", "normalization": "imagenet"},
     ],
 )
