@@ -1,6 +1,6 @@
 """nndepth's RAFT-Stereo: one encoder for both images and the context, one GRU.
 
-Source: the program nndepth (anhtu293/nndepth, Apache-2.0) as it is; what it does unlike the paper is kept: places
+Source: the program nndepth (anhtu293/nndepth, MIT) as it is; what it does unlike the paper is kept: places
 outside of a row read its nearest end, the GRU's state starts from what a ReLU left. State dict and order of operations
 are the original's.
 """
