@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_the_lookup_stated_again():
                     expected += [between(curve, place / scale + offset) for offset in range(-2, 3)]
                 expected += [between(products, (column - place) / scale + offset) for offset in range(-2, 3)]
                 products, *curves = (
-                    [(one + other) / 2 for one, other in zip(line[::2], line[1::2], strict=True)]
+                    [(one + other) / 2 for one, other in zip(line[::2], line[1::2], strict=False)]
                     for line in (products, *curves)
                 )
             assert seen[0, :, row, column].tolist() == pytest.approx(expected, abs=1e-12)
@@ -146,7 +147,7 @@ def test_more_iterations_go_on_from_fewer():
     for iterations in (1, 2, 3):
         network.iterations = iterations
         steps.append(network(left, right))
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert 0.02 < float((after - before).abs().mean()) < 1.5
 
 
