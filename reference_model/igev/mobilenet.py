@@ -43,8 +43,8 @@ class InvertedResidual(nn.Module):
         """[B, in, h, w] -> [B, out, h/stride, w/stride]."""
         x = F.relu6(self.bn1(self.conv_pw(image)))
         x = F.relu6(self.bn2(self.conv_dw(x)))
-        x = self.bn3(self.conv_pwl(x))
-        return image + x if self.adds else x
+        out: Tensor = self.bn3(self.conv_pwl(x))
+        return image + out if self.adds else out
 
 
 def stage(inside: int, outside: int, blocks: int, stride: int) -> nn.Sequential:
