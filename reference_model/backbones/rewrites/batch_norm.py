@@ -35,7 +35,7 @@ def _pairs(network: ExportableNetwork, size: Size) -> dict[_Norm, _Convolution]:
 
     def after(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
         calls[module] += 1
-        if isinstance(module, _Convolution):
+        if isinstance(module, _Convolution) and not (isinstance(module, _Transposed) and module.groups > 1):
             made[id(out)] = module
             kept.append(out)
         elif isinstance(module, _Norm):
