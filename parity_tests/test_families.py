@@ -18,6 +18,7 @@ EXPORTS = {
     "bdedepth-resnet18": ("--camera", "160x96", "--input-size", "64"),
     "nndepth-raft-64": ("--camera", "160x96", "--input-size", "96", "--iterations", "2"),
     "nndepth-crestereo": ("--camera", "160x96", "--input-size", "96", "--iterations", "2"),
+    "igev-stereo": ("--camera", "160x96", "--iterations", "2", "--target", "onnx,coreml"),
     "raft-stereo-realtime": ("--camera", "160x96", "--iterations", "2", "--target", "onnx,coreml"),
 }
 FUSED = {"midas-swin2-tiny-256": 12, "midas-beit-base-384": 12}
@@ -67,7 +68,7 @@ def test_an_engine_of_it(exported):
 
 def test_what_comes_out_is_called_what_it_is(exported, tmp_path):
     name, path = exported
-    pair = name.startswith(("raft", "nndepth"))
+    pair = name.startswith(("raft", "nndepth", "igev"))
     camera = Bundle.open(path).manifest.contract.camera
     rgb = np.random.default_rng(0).integers(0, 256, (camera.height, camera.width, 3), np.uint8)
     for eye in ("l.png", "r.png"):
@@ -86,7 +87,7 @@ def test_what_comes_out_is_called_what_it_is(exported, tmp_path):
 
 def test_meters_by_a_calibration(exported, tmp_path):
     name, path = exported
-    if not name.startswith(("raft", "nndepth")):
+    if not name.startswith(("raft", "nndepth", "igev")):
         pytest.skip("no stereo model")
     rgb = np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
     for eye in ("l.png", "r.png"):

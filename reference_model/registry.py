@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from cdm_export.reference_model import bdedepth, cdm, crestereo, depth_anything, midas, nndepth, raft_stereo
+from cdm_export.reference_model import bdedepth, cdm, crestereo, depth_anything, igev, midas, nndepth, raft_stereo
 from cdm_export.reference_model.variant import Variant
 from cdm_export.runtimes.errors import CheckpointError, InputError, did_you_mean
 
@@ -19,6 +19,7 @@ _FAMILIES = (
     nndepth.VARIANTS,
     raft_stereo.VARIANTS,
     crestereo.VARIANTS,
+    igev.VARIANTS,
 )
 VARIANTS: dict[str, Variant] = {variant.name: variant for family in _FAMILIES for variant in family}
 

@@ -49,11 +49,12 @@ def seed_layers(
     seen: set[nn.Module] = set()
 
     def statistics(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if module not in seen and isinstance(module, nn.BatchNorm2d):
+        if module not in seen and isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             seen.add(module)
             assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.copy_(given[0].mean(dim=(0, 2, 3)))
-            module.running_var.copy_(given[0].var(dim=(0, 2, 3)) + 1e-3)
+            others = [axis for axis in range(given[0].ndim) if axis != 1]
+            module.running_mean.copy_(given[0].mean(dim=others))
+            module.running_var.copy_(given[0].var(dim=others) + 1e-3)
 
     def unit(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
         if module in seen:
@@ -72,11 +73,12 @@ def seed_layers(
             weight.div_(out.std())
             if isinstance(bias, Tensor):
                 bias.div_(out.std())
+        if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
+            return out / out.std()
         return module._conv_forward(given[0], weight, bias)  # type: ignore[operator, no-any-return]
 
-    handles = [
-        module.register_forward_hook(unit) for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)
-    ]
+    convolutions = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
+    handles = [module.register_forward_hook(unit) for module in network.modules() if isinstance(module, convolutions)]
     handles += [module.register_forward_pre_hook(statistics) for module in network.modules()]
     try:
         network(*rendered_pair(generator))

@@ -48,7 +48,7 @@ def transposed_convolution(call: Call) -> Tensor:
     kind = call.text("pad_type", "valid")
     if kind not in ("valid", "custom"):
         raise BundleError(f"operation '{call.name}' (conv_transpose) has the padding '{kind}': not read")
-    convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d}[axes]
+    convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[axes]
     out: Tensor = convolve(
         image, weight, None, tuple(stride), 0, 0, call.integer("groups", 1), tuple(dilation)
     )  # sums of kernel positions that overlap run in FP32 whatever the arithmetic

@@ -44,7 +44,7 @@ def test_into_a_pipe_a_table_is_one_line_per_row(small_bundle):
     models = cli("models").stdout.splitlines()
     families = {row["family"] for row in json.loads(cli("models", "--json").stdout)}
     assert len(models) == 1 + len(families) + len(json.loads(cli("models", "--json").stdout))
-    headings = ["cdm", "depth-anything", "midas", "bdedepth", "nndepth", "raft-stereo", "crestereo"]
+    headings = ["cdm", "depth-anything", "midas", "bdedepth", "nndepth", "raft-stereo", "crestereo", "igev"]
     assert [line for line in models if line in families] == headings, "grouped, a heading each"
     findings = json.loads(cli("doctor", "--json").stdout)
     doctor = cli("doctor").stdout.splitlines()

@@ -215,6 +215,26 @@ def test_transposed_convolution(kernel, stride, groups):
         run("conv_transpose", whole | {"output_shape": torch.tensor([1, 6, rows, columns])})
 
 
+def test_convolutions_of_volumes():
+    """Three axes, each with its own padding; back by what every value spreads."""
+    x, weight = random(1, 2, 3, 4, 5), random(2, 3, 2, 2, 2, seed=1)
+    spread = torch.zeros(1, 3, 6, 8, 10).double()
+    for c in range(2):
+        for d, i, j in np.ndindex(3, 4, 5):
+            block = (0, slice(None), slice(2 * d, 2 * d + 2), slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2))
+            spread[block] += x[0, c, d, i, j].double() * weight[c].double()
+    operands = {"x": x, "weight": weight, "strides": torch.tensor([2, 2, 2]), "pad_type": "custom"}
+    cut = run("conv_transpose", operands | {"pad": torch.tensor([1, 0, 0, 2, 3, 1])})
+    close(cut, spread[:, :, 1:, :6, 3:9], 1e-4)
+    padded = torch.zeros(1, 2, 4, 6, 8)
+    padded[:, :, 1:, :4, 3:] = x
+    seen = run("conv", operands | {"weight": weight.transpose(0, 1), "pad": torch.tensor([1, 0, 0, 2, 3, 0])})
+    assert seen.shape == (1, 3, 2, 3, 4)
+    for d, i, j in np.ndindex(2, 3, 4):
+        window = padded[0, :, 2 * d : 2 * d + 2, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].double()
+        close(seen[0, :, d, i, j], torch.einsum("cdij,codij->o", window, weight.double()), 1e-4)
+
+
 @given(sides, sides, st.sampled_from([1, 4, 8]), st.sampled_from(["none", "sum", "choice"]))
 @quick
 def test_attention(queries, keys, width, kind):

@@ -17,24 +17,28 @@ from cdm_export.reference_model.exportable import ExportableNetwork
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
 
+_Norm = nn.BatchNorm2d | nn.BatchNorm3d
+_Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
+_Convolution = nn.Conv2d | nn.Conv3d | _Transposed
 
-def _norms(network: nn.Module) -> dict[nn.BatchNorm2d, str]:
-    return {module: path for path, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+def _norms(network: nn.Module) -> dict[_Norm, str]:
+    return {module: path for path, module in network.named_modules() if isinstance(module, _Norm)}
 
 
-def _pairs(network: ExportableNetwork, size: Size) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+def _pairs(network: ExportableNetwork, size: Size) -> dict[_Norm, _Convolution]:
     """Norms that always come right after one convolution, and nothing else does."""
-    made: dict[int, nn.Conv2d] = {}
+    made: dict[int, _Convolution] = {}
     kept: list[Tensor] = []  # an id is one tensor's while that lives
-    before: dict[nn.BatchNorm2d, set[nn.Conv2d | None]] = {}
+    before: dict[_Norm, set[_Convolution | None]] = {}
     calls: Counter[nn.Module] = Counter()
 
     def after(module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
         calls[module] += 1
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _Convolution) and not (isinstance(module, _Transposed) and module.groups > 1):
             made[id(out)] = module
             kept.append(out)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, _Norm):
             before.setdefault(module, set()).add(made.get(id(given[0])))
             kept.append(given[0])
 
@@ -57,14 +61,16 @@ def _pairs(network: ExportableNetwork, size: Size) -> dict[nn.BatchNorm2d, nn.Co
 
 
 @torch.no_grad()
-def _fold(norm: nn.BatchNorm2d, convolution: nn.Conv2d) -> None:
+def _fold(norm: _Norm, convolution: _Convolution) -> None:
     assert norm.running_mean is not None and norm.running_var is not None
     mean, deviation = norm.running_mean.double(), (norm.running_var.double() + norm.eps).sqrt()
     gain = (1 if norm.weight is None else norm.weight.double()) / deviation
     shift = (0 if convolution.bias is None else convolution.bias.double()) - mean
     bias = shift * gain + (0 if norm.bias is None else norm.bias.double())
     kind = convolution.weight.dtype
-    weight = convolution.weight.double() * gain[:, None, None, None]
+    of_output = [1] * convolution.weight.ndim
+    of_output[1 if isinstance(convolution, _Transposed) else 0] = -1
+    weight = convolution.weight.double() * gain.reshape(of_output)
     convolution.weight = nn.Parameter(weight.to(kind), requires_grad=False)
     convolution.bias = nn.Parameter(bias.to(kind), requires_grad=False)
 
