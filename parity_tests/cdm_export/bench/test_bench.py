@@ -129,7 +129,8 @@ def test_stages_of_a_device_are_shown(benched):
 
 
 def test_against_itself_is_noise_and_twice_as_slow_is_slower(benched):
-    steady = [entry.model_copy(update={"samples_ms": (9.8, 10.1, 10.0, 9.9, 10.2, 10.0)}) for entry in benched[1].entries]
+    timed = {"samples_ms": (9.8, 10.1, 10.0, 9.9, 10.2, 10.0)}
+    steady = [entry.model_copy(update=timed) for entry in benched[1].entries]
     result = benched[1].model_copy(update={"entries": tuple(steady)})  # what it decides, whatever this machine timed
     same = compare_results(result, result)
     assert {change.word for change in same.changes} == {"noise"} and not same.conditions and not same.only
