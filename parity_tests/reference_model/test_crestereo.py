@@ -21,7 +21,7 @@ from cdm_export.reference_model.random_weights import seeded_network
 from cdm_export.reference_model.registry import fitting_variants, get_variant
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
-from cdm_export.transforms import rules_of, specialize
+from parity_tests.exact_rewrites import check_one_by_one
 from parity_tests.places import DATA
 
 ORIGINALS = {"crestereo": ("cre_up", 5.433, 1533.4), "nndepth-crestereo": ("nn_cre_base", 5.394, 239.2)}
@@ -158,18 +158,7 @@ def test_rewrites_are_exact_one_by_one(name):
     pair = [0.5 + 0.5 * image[..., 16:80, 16:80].double() for image in rendered_pair(torch.Generator().manual_seed(1))]
     expected = exportable(*pair)
     assert expected.isfinite().all() and 0.5 < float(expected.mean()) < 4 and float(expected.std()) > 0.1
-    rewritten = set()
-    for rule_name, rule in rules_of(variant).items():
-        if rule.check(exportable):
-            continue
-        with FlopCounterMode(display=False) as before:
-            exportable(*pair)
-        saving = specialize(exportable, Size(64, 64), {rule_name: rule})[rule_name]
-        with FlopCounterMode(display=False) as after:
-            out = exportable(*pair)
-        rewritten.add(rule_name)
-        assert saving.macs == (before.get_total_flops() - after.get_total_flops()) // 2, rule_name
-        assert float((out - expected).abs().max() / expected.max()) <= 1e-13, rule_name
+    rewritten = check_one_by_one(variant, exportable, pair, Size(64, 64), 1e-13)
     assert rewritten == {"last_mask", "one_attention", "prepared_context", "convex_upsample", "linear_layout"}
 
 

@@ -20,7 +20,7 @@ from cdm_export.reference_model.random_weights import seeded_network
 from cdm_export.reference_model.registry import fitting_variants, get_variant
 from cdm_export.runtimes.contract import Size
 from cdm_export.runtimes.errors import InputError
-from cdm_export.transforms import rules_of, specialize
+from parity_tests.exact_rewrites import check_one_by_one
 from parity_tests.places import DATA
 
 
@@ -125,18 +125,7 @@ def test_rewrites_are_exact_one_by_one():
     pair = [0.5 + 0.5 * image[..., 16:80, :128].double() for image in rendered_pair(torch.Generator().manual_seed(1))]
     expected = exportable(*pair)
     assert expected.isfinite().all() and float(expected.std()) > 1
-    rewritten = set()
-    for rule_name, rule in rules_of(variant).items():
-        if rule.check(exportable):
-            continue
-        with FlopCounterMode(display=False) as before:
-            exportable(*pair)
-        saving = specialize(exportable, Size(128, 64), {rule_name: rule})[rule_name]
-        with FlopCounterMode(display=False) as after:
-            out = exportable(*pair)
-        rewritten.add(rule_name)
-        assert saving.macs == (before.get_total_flops() - after.get_total_flops()) // 2, rule_name
-        assert float((out - expected).abs().max() / expected.max()) <= 1e-12, rule_name
+    rewritten = check_one_by_one(variant, exportable, pair, Size(128, 64), 1e-12)
     assert rewritten == {"batch_norm", "geometry_lookup", "last_mask", "context_upsample", "gates"}
 
 

@@ -20,6 +20,7 @@ from cdm_export.reference_model.registry import get_variant
 from cdm_export.runtimes.contract import Semantics, Size
 from cdm_export.runtimes.errors import CheckpointError, InputError
 from cdm_export.transforms import rules_of, specialize
+from parity_tests.exact_rewrites import check_one_by_one
 from parity_tests.places import DATA
 
 EXACT = 1e-13
@@ -153,21 +154,7 @@ def test_rewrites_are_exact_one_by_one(name, pair):
     exportable = variant.exportable(seeded_network(variant, 0).double(), "rgb").double().eval()
     expected = exportable(*pair)
     assert expected.isfinite().all() and 0.1 < float(expected.mean()) < 2 and float(expected.std()) > 0.05
-
-    def products():
-        with FlopCounterMode(display=False) as counter:
-            exportable(*pair)
-        return counter.get_total_flops() // 2
-
-    rewritten = set()
-    for rule_name, rule in rules_of(variant).items():
-        if rule.check(exportable):
-            continue
-        before = products()
-        saving = specialize(exportable, Size(128, 64), {rule_name: rule})[rule_name]
-        rewritten.add(rule_name)
-        assert saving.modules and before - products() == saving.macs, rule_name
-        assert float((exportable(*pair) - expected).abs().max() / expected.max()) <= EXACT, rule_name
+    rewritten = check_one_by_one(variant, exportable, pair, Size(128, 64), EXACT)
     family = {"prepared_context"} if name.startswith("nndepth") else {"gates"}
     norms = set() if "rvc" in name else {"batch_norm"}
     assert rewritten == {"correlation_lookup", "last_mask", "convex_upsample"} | family | norms

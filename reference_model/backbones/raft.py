@@ -53,6 +53,23 @@ def pair_of_blocks(
     )
 
 
+class Trunk(nn.Module):
+    """Convolutions from the image to the finest GRU's grid."""
+
+    def __init__(self, norm: Norm, downsample: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 1 + (downsample > 2), padding=3)
+        self.norm1 = norm_of(norm, 64)
+        self.layer1 = pair_of_blocks(64, 64, norm, 1)
+        self.layer2 = pair_of_blocks(64, 96, norm, 1 + (downsample > 1))
+        self.layer3 = pair_of_blocks(96, 128, norm, 1 + (downsample > 0))
+
+    def features(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 128, h, w]."""
+        out: Tensor = self.layer3(self.layer2(self.layer1(F.relu(self.norm1(self.conv1(image))))))
+        return out
+
+
 class AllPairs(nn.Module):
     """Correlation of every pixel with all pixels of the other image's row, and ever coarser along that row."""
 
@@ -136,6 +153,26 @@ class ConvexUpsample(nn.Module):
         around = F.unfold(factor * flow, (3, 3), padding=1).reshape(batch, planes, 9, 1, 1, height, width)
         fine = (shares * around).sum(dim=2).permute(0, 1, 4, 2, 5, 3)
         return fine.reshape(batch, planes, factor * height, factor * width)
+
+
+class ConvGru(nn.Module):
+    """Convolutional GRU whose context is added to the gates, computed once."""
+
+    def __init__(self, hidden: int, inside: int) -> None:
+        super().__init__()
+        self.convz = nn.Conv2d(hidden + inside, hidden, 3, padding=1)
+        self.convr = nn.Conv2d(hidden + inside, hidden, 3, padding=1)
+        self.convq = nn.Conv2d(hidden + inside, hidden, 3, padding=1)
+
+    def forward(self, state: Tensor, context: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """State [B, hidden, h, w], three contexts of the same shape, inputs [B, ..., h, w] -> the next state."""
+        for_z, for_r, for_q = context
+        x = torch.cat(inputs, dim=1)
+        both = torch.cat((state, x), dim=1)
+        z = torch.sigmoid(self.convz(both) + for_z)
+        r = torch.sigmoid(self.convr(both) + for_r)
+        q = torch.tanh(self.convq(torch.cat((r * state, x), dim=1)) + for_q)
+        return (1 - z) * state + z * q
 
 
 class FlowHead(nn.Module):

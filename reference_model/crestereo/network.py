@@ -177,6 +177,8 @@ class LocalSearch(nn.Module):
 class CreStereo(nn.Module):
     """The original network; attribute names are the checkpoint's."""
 
+    mask_path = "update_block.mask"
+
     def __init__(self, config: CreStereoConfig, iterations: int) -> None:
         super().__init__()
         self.config = config

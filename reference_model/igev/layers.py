@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.raft import as_planes
+
 
 class NormedConv(nn.Module):
     """A convolution, a norm and a leaky ReLU; either may be left out, as the original does."""
@@ -141,7 +143,6 @@ class SampledGeometry(nn.Module):
 
     def forward(self, pyramids: Sequence[tuple[Tensor, Tensor]], disparity: Tensor, start: Tensor) -> Tensor:
         """Pyramids, disparity and own columns [B, 1, h, w] -> [B, levels * (G + 1) * (2 radius + 1), h, w]."""
-        batch, _, height, width = disparity.shape
         offsets = torch.arange(-self.radius, self.radius + 1, dtype=disparity.dtype, device=disparity.device)
         moved, own = disparity.reshape(-1, 1), start.reshape(-1, 1)
         samples = []
@@ -149,7 +150,7 @@ class SampledGeometry(nn.Module):
             scale = 2**level
             samples.append(_sampled(geometry, offsets + moved / scale).flatten(1))
             samples.append(_sampled(rows[:, None], own / scale - moved / scale + offsets)[:, 0])
-        return torch.cat(samples, dim=1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        return as_planes(samples, disparity)
 
 
 class ContextUpsample(nn.Module):

@@ -1,7 +1,7 @@
 """IGEV-Stereo: a pair of images in, the left image's disparity out.
 
 Source: Xu, Wang, Ding and Yang, "Iterative Geometry Encoding Volume for Stereo Matching" (arXiv 2303.06615) and its
-reference implementation (MIT). State dict and order of operations are the original's, in the form that its
+reference implementation. State dict and order of operations are the original's, in the form that its
 demonstration runs (``test_mode``): only the last iteration's disparity is upsampled.
 """
 
@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdm_export.reference_model.backbones.raft import FlowHead, ResidualBlock, columns_of, pair_of_blocks
+from cdm_export.reference_model.backbones.raft import (
+    ConvGru,
+    FlowHead,
+    ResidualBlock,
+    Trunk,
+    columns_of,
+    pair_of_blocks,
+)
 from cdm_export.reference_model.igev.config import DISPARITIES, FACTOR, GROUPS, HIDDEN, ITERATIONS, LEVELS, RADIUS
 from cdm_export.reference_model.igev.layers import (
     ContextUpsample,
@@ -26,7 +33,6 @@ from cdm_export.reference_model.igev.layers import (
     up_3d,
 )
 from cdm_export.reference_model.igev.mobilenet import DepthwiseBlock, stage
-from cdm_export.reference_model.raft_stereo.network import ConvGru, Trunk
 from cdm_export.runtimes.contract import Size
 
 
@@ -148,9 +154,9 @@ class UpdateBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = MotionEncoder()
-        self.gru04 = ConvGru(2 * HIDDEN)
-        self.gru08 = ConvGru(2 * HIDDEN)
-        self.gru16 = ConvGru(HIDDEN)
+        self.gru04 = ConvGru(HIDDEN, 2 * HIDDEN)
+        self.gru08 = ConvGru(HIDDEN, 2 * HIDDEN)
+        self.gru16 = ConvGru(HIDDEN, HIDDEN)
         self.disp_head = FlowHead(HIDDEN, 256, 1)
         self.mask_feat_4 = nn.Sequential(nn.Conv2d(HIDDEN, 32, 3, padding=1), nn.ReLU())
 
@@ -176,7 +182,6 @@ class Igev(nn.Module):
     """The original network; attribute names are the checkpoint's."""
 
     mask_path = "update_block.mask_feat_4"
-    """What makes the features of the upsampling's weights."""
 
     def __init__(self, iterations: int = ITERATIONS) -> None:
         super().__init__()

@@ -43,6 +43,8 @@ class BasicEncoder(nn.Module):
 class NndepthRaft(nn.Module):
     """The original network; attribute names are the checkpoint's."""
 
+    mask_path = "update_block.mask"
+
     def __init__(self, config: NndepthRaftConfig, iterations: int) -> None:
         super().__init__()
         self.iterations = iterations

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from cdm_export.reference_model.backbones.raft import (
     AllPairs,
     ConvexUpsample,
+    ConvGru,
     FlowHead,
     Norm,
     ResidualBlock,
     SampledLookup,
+    Trunk,
     columns_of,
-    norm_of,
     pair_of_blocks,
 )
 from cdm_export.reference_model.raft_stereo.config import HIDDEN, LEVELS, RADIUS, RaftStereoConfig
@@ -29,23 +30,6 @@ _MOTION = 128
 """Channels of what the motion encoder hands on."""
 _FEATURES = 256
 """Channels that are correlated."""
-
-
-class Trunk(nn.Module):
-    """Convolutions from the image to the finest GRU's grid."""
-
-    def __init__(self, norm: Norm, downsample: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 1 + (downsample > 2), padding=3)
-        self.norm1 = norm_of(norm, 64)
-        self.layer1 = pair_of_blocks(64, 64, norm, 1)
-        self.layer2 = pair_of_blocks(64, 96, norm, 1 + (downsample > 1))
-        self.layer3 = pair_of_blocks(96, 128, norm, 1 + (downsample > 0))
-
-    def features(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, 128, h, w]."""
-        out: Tensor = self.layer3(self.layer2(self.layer1(F.relu(self.norm1(self.conv1(image))))))
-        return out
 
 
 class FeatureEncoder(Trunk):
@@ -88,26 +72,6 @@ class ContextEncoder(Trunk):
         return levels
 
 
-class ConvGru(nn.Module):
-    """Convolutional GRU whose context is added to the gates, computed once."""
-
-    def __init__(self, inside: int) -> None:
-        super().__init__()
-        self.convz = nn.Conv2d(HIDDEN + inside, HIDDEN, 3, padding=1)
-        self.convr = nn.Conv2d(HIDDEN + inside, HIDDEN, 3, padding=1)
-        self.convq = nn.Conv2d(HIDDEN + inside, HIDDEN, 3, padding=1)
-
-    def forward(self, state: Tensor, context: Sequence[Tensor], *inputs: Tensor) -> Tensor:
-        """State [B, 128, h, w], three contexts of the same shape, inputs [B, ..., h, w] -> the next state."""
-        for_z, for_r, for_q = context
-        x = torch.cat(inputs, dim=1)
-        both = torch.cat((state, x), dim=1)
-        z = torch.sigmoid(self.convz(both) + for_z)
-        r = torch.sigmoid(self.convr(both) + for_r)
-        q = torch.tanh(self.convq(torch.cat((r * state, x), dim=1)) + for_q)
-        return (1 - z) * state + z * q
-
-
 class MotionEncoder(nn.Module):
     """Correlations and flow as one map."""
 
@@ -142,9 +106,9 @@ class UpdateBlock(nn.Module):
         super().__init__()
         self.layers = config.layers
         self.encoder = MotionEncoder()
-        self.gru08 = ConvGru(_MOTION + HIDDEN * (config.layers > 1))
-        self.gru16 = ConvGru(HIDDEN * (config.layers == 3) + HIDDEN)
-        self.gru32 = ConvGru(HIDDEN)
+        self.gru08 = ConvGru(HIDDEN, _MOTION + HIDDEN * (config.layers > 1))
+        self.gru16 = ConvGru(HIDDEN, HIDDEN * (config.layers == 3) + HIDDEN)
+        self.gru32 = ConvGru(HIDDEN, HIDDEN)
         self.flow_head = FlowHead(HIDDEN, 256, 2)
         self.mask = nn.Sequential(
             nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 9 * 4**config.downsample, 1)
@@ -177,6 +141,8 @@ class UpdateBlock(nn.Module):
 
 class RaftStereo(nn.Module):
     """The original network; attribute names are the checkpoint's."""
+
+    mask_path = "update_block.mask"
 
     def __init__(self, config: RaftStereoConfig, iterations: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Weights of an upsampling are computed once per grid, after its last update, the only one whose flow is read.
 
-Whatever has an ``every_mask``, an ``update_block.mask`` (or another ``mask_path``) and ``updates`` computes them so.
+Whatever has an ``every_mask``, a ``mask_path`` and ``updates`` computes them so.
 """
 
 from typing import Protocol, runtime_checkable
@@ -17,6 +17,8 @@ class Recurrent(Protocol):
 
     every_mask: bool
     """Whether every update computes weights of an upsampling, although only a grid's last one is read."""
+    mask_path: str
+    """Of the layers that compute them in every update."""
 
     def updates(self, size: Size) -> list[tuple[int, int]]:
         """Pixels of every grid that is updated, and how often it is, for images of ``size`` pixels."""
@@ -39,7 +41,7 @@ def apply(network: nn.Module, size: Size) -> Saving:
     for module in network.modules():
         if isinstance(module, Recurrent) and module.every_mask:
             assert isinstance(module, nn.Module)
-            layers = module.get_submodule(getattr(module, "mask_path", "update_block.mask")).modules()
+            layers = module.get_submodule(module.mask_path).modules()
             weights = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
             macs += sum(pixels * (times - 1) for pixels, times in module.updates(size)) * weights
             module.every_mask = False

@@ -1,8 +1,7 @@
 """Exact rewrites of IGEV-Stereo, in order."""
 
-from cdm_export.reference_model.backbones.rewrites import batch_norm, last_mask
+from cdm_export.reference_model.backbones.rewrites import batch_norm, gates, last_mask
 from cdm_export.reference_model.igev.rewrites import context_upsample, geometry_lookup
-from cdm_export.reference_model.raft_stereo.rewrites import gates
 from cdm_export.reference_model.rewriting import Rule
 
 RULES: dict[str, Rule] = {

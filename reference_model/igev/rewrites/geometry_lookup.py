@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cdm_export.reference_model.backbones.raft import as_planes
 from cdm_export.reference_model.igev.layers import SampledGeometry
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
@@ -37,13 +38,12 @@ class GatheredGeometry(nn.Module):
 
     def forward(self, pyramids: Sequence[tuple[Tensor, Tensor]], disparity: Tensor, start: Tensor) -> Tensor:
         """Pyramids, disparity and own columns [B, 1, h, w] -> [B, levels * (G + 1) * (2 radius + 1), h, w]."""
-        batch, _, height, width = disparity.shape
         moved, own = disparity.reshape(-1, 1), start.reshape(-1, 1)
         samples = []
         for level, (geometry, rows) in enumerate(pyramids):
             samples.append(self._window(geometry, moved / 2**level).flatten(1))
             samples.append(self._window(rows[:, None], (own - moved) / 2**level)[:, 0])
-        return torch.cat(samples, dim=1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        return as_planes(samples, disparity)
 
 
 def check(network: nn.Module) -> str | None:

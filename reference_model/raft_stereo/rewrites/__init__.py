@@ -1,7 +1,12 @@
 """Exact rewrites of RAFT-Stereo, in order."""
 
-from cdm_export.reference_model.backbones.rewrites import batch_norm, convex_upsample, correlation_lookup, last_mask
-from cdm_export.reference_model.raft_stereo.rewrites import gates
+from cdm_export.reference_model.backbones.rewrites import (
+    batch_norm,
+    convex_upsample,
+    correlation_lookup,
+    gates,
+    last_mask,
+)
 from cdm_export.reference_model.rewriting import Rule
 
 RULES: dict[str, Rule] = {

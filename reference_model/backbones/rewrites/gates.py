@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cdm_export.reference_model.raft_stereo.network import ConvGru
+from cdm_export.reference_model.backbones.raft import ConvGru
 from cdm_export.reference_model.rewriting.replace import modules_of, replace_modules
 from cdm_export.reference_model.rewriting.saving import Saving
 from cdm_export.runtimes.contract import Size
@@ -26,7 +26,7 @@ class MergedGru(nn.Module):
         self.convq = gru.convq
 
     def forward(self, state: Tensor, context: Sequence[Tensor], *inputs: Tensor) -> Tensor:
-        """State [B, 128, h, w], three contexts of the same shape, inputs [B, ..., h, w] -> the next state."""
+        """State [B, hidden, h, w], three contexts of the same shape, inputs [B, ..., h, w] -> the next state."""
         for_z, for_r, for_q = context
         x = torch.cat(inputs, dim=1)
         both = self.gates(torch.cat((state, x), dim=1)) + torch.cat((for_z, for_r), dim=1)
@@ -36,8 +36,8 @@ class MergedGru(nn.Module):
 
 
 def check(network: nn.Module) -> str | None:
-    """Any GRU of RAFT-Stereo will do."""
-    return None if modules_of(network, ConvGru) else "there is no GRU of RAFT-Stereo"
+    """Any GRU whose context is computed once will do."""
+    return None if modules_of(network, ConvGru) else "there is no GRU whose context is computed once"
 
 
 @torch.no_grad()
