@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "Run one frame or a folder of frames: meters, 16-bit millimeters and a picture.",
     "verify": "Parity gate on every backend that can run here; exit code 1 when one fails.",
     "bench": "Latency of every backend that can run here: fresh processes, warm-up, frames in turn, percentiles.",
+    "evaluate": "Every backend and precision against ground truth: what the export cost in AbsRel, D1 or EPE.",
     "report": "One self-contained HTML page: latency, parity, trade-offs, artifacts, pictures, environment.",
     "inspect": "What is inside a bundle: contract, artifacts, verdicts, provenance; nothing is run.",
     "models": "Families and variants that can be exported.",

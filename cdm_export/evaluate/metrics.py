@@ -10,12 +10,12 @@ for depth; Menze and Geiger, "Object Scene Flow for Autonomous Vehicles" (CVPR 2
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_export.runtimes.errors import InputError
+from cdm_export.runtimes.errors import InputError, did_you_mean
 
 Map = NDArray[Any]
 """[H, W], a number per pixel."""
@@ -36,6 +36,15 @@ AlignmentKind = Literal["none", "median", "lower_median", "scale", "scale_shift_
 as PyTorch's median has it; ``scale``: least squares; ``scale_shift_depth``: least squares of depth;
 ``scale_shift_inverse``: least squares of inverse depth, for predictions that are inverse depth.
 """
+
+
+def get_alignment(name: str) -> AlignmentKind:
+    """An alignment by its name. Raises InputError that names the closest one."""
+    kinds: tuple[AlignmentKind, ...] = get_args(AlignmentKind)
+    for kind in kinds:
+        if kind == name:
+            return kind
+    raise InputError(f"unknown alignment '{name}'. {did_you_mean(name, list(kinds))}")
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,24 @@ class StereoProtocol:
         return stereo_metrics(disparity, truth, self.mask(truth, visible))
 
 
+FOLDER_DEPTH = DepthProtocol(
+    "folder",
+    "depth of your own frames, every pixel with truth",
+    "cdm-export: predictions are limited to 1 mm to 1 km, so that none is infinite",
+    images=None,
+    truth_range=(1e-3, np.inf),
+    clamp=(1e-3, 1e3),
+    alignment="median",
+)
+FOLDER_STEREO = StereoProtocol(
+    "folder",
+    "disparity of your own pairs, every pixel with truth",
+    "cdm-export; D1 as in KITTI's",
+    images=None,
+    average="images",
+    headline=("epe", "d1"),
+)
+
 _METERS_80 = (1e-3, 80.0)
 _BDE = "BDEdepth, evaluate_depth.py"
 _BTS = "BTS (arXiv 1907.10326), eval_with_pngs.py"
