@@ -107,30 +107,44 @@ def _print(result: "Evaluation") -> None:
     console.print(f"protocol {result.protocol}: {result.source}; alignment: {result.alignment}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
-    table.add_column("region", no_wrap=True)
     for metric in result.headline:
-        table.add_column(metric, justify="right", no_wrap=True)
+        table.add_column(metric, justify="right")
     if result.compared_with:
         table.add_column(f"{result.headline[0]} against {result.compared_with}", justify="right")
     for entry in result.entries:
-        for region in entry.regions:
-            table.add_row(*_row(entry, region, result))
+        table.add_row(entry.name, *_row(entry, "all", result))
     print_table(table)
+    first = result.entries[0]
+    if len(first.regions) > 1:
+        console.print(f"{first.name} by region:", markup=False)
+        regions = Table(box=None, pad_edge=False, header_style="bold")
+        regions.add_column("", no_wrap=True)
+        for metric in result.headline:
+            regions.add_column(metric, justify="right")
+        for region, row in first.regions.items():
+            regions.add_row(region, *(_cell(row[metric]) for metric in result.headline))
+        print_table(regions)
     for entry in result.entries:
         density = entry.regions.get("all", {}).get("density")
         if density is not None and density.value < 1:
             console.print(f"{entry.name}: has an answer at {density.value:.1%} of the pixels with truth", markup=False)
         if entry.failed:
             console.print(f"{entry.name}: {len(entry.failed)} image(s) without an answer", markup=False)
+    by_reason: dict[str, list[str]] = {}
     for name, why in result.skipped.items():
-        console.print(f"{name}: not run ({why})", markup=False)
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        console.print(f"{', '.join(names)}: not run ({why})", markup=False)
     for note in result.notes:
         console.print(note, markup=False)
 
 
 def _row(entry: "Entry", region: str, result: "Evaluation") -> list[str]:
+    """Metrics of a region, and what they cost; empty cells where no image could be judged."""
+    if region not in entry.regions:
+        return []
     row = entry.regions[region]
-    cells = [entry.name, region, *(_cell(row[metric]) for metric in result.headline)]
+    cells = [_cell(row[metric]) for metric in result.headline]
     if result.compared_with:
         difference = entry.differences.get(region, {}).get(result.headline[0])
         cells.append("" if difference is None else _cell(difference, signed=True))

@@ -13,11 +13,13 @@ from cdm_export.evaluate.protocols import StereoProtocol
 from cdm_export.evaluate.result import Entry, Evaluation, differences, estimates
 from cdm_export.predict.frames import weights_warning
 from cdm_export.progress import Progress
+from cdm_export.reference_model.weights import bundled_checkpoint
 from cdm_export.runtimes.backends import BACKENDS, get_backend, why_absent
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import ModelContract, Semantics, Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
 from cdm_export.runtimes.frame import Frame
+from cdm_export.runtimes.hashing import cached_sha256
 from cdm_export.runtimes.opening import open_choice, reference_path
 from cdm_export.runtimes.pipeline import DepthPipeline
 from cdm_export.runtimes.processing import at_camera_size, preprocess
@@ -74,6 +76,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         raise InputError(f"--limit must be at least 1, got {request.limit}")
     skipped: dict[str, str] = {}
     notes: list[str] = []
+    bundle: Bundle | None = None
     if request.what in BASELINES:
         _refuse_for_baselines(request)
         needs, functions = BASELINES[request.what]
@@ -88,9 +91,6 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         needs = Needs(depth=contract.reads("depth"), right=contract.reads("right"))
         evaluated = contract.model
         candidates = list(_of_bundle(bundle, request, skipped, notes))
-        if warning := weights_warning(bundle.manifest):
-            progress.note(warning)
-            notes.append(warning)
     data = open_data(request.data, needs, request.depth_scale)
     protocol = data.protocol
     alignment = alignment_of(candidates[0].semantics, protocol, request.align) if candidates else ""
@@ -99,6 +99,12 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
             "nothing can be evaluated here: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()),
             "See: cdm-export doctor",
         )
+    if bundle is not None:
+        # Said once, before networks are opened, rather than by every one of them.
+        _at(bundle.manifest.contract, data.load(0).source.frame.size, request.fit)
+        if warning := weights_warning(bundle.manifest):
+            progress.note(warning)
+            notes.append(warning)
     average = protocol.average if isinstance(protocol, StereoProtocol) else "images"
     entries: list[Entry] = []
     stopped = False
@@ -200,6 +206,7 @@ def _of_bundle(
 ) -> Iterator[_Candidate]:
     """PyTorch first, as what the others are compared with, then every backend and precision that runs here."""
     check_precision(bundle, request.precision)
+    checkpoint = request.checkpoint or _shipped(bundle)
     semantics = bundle.manifest.contract.semantics
     wanted = [get_backend(request.backend)] if request.backend != "auto" else list(BACKENDS.values())
     choices: list[Choice] = []
@@ -210,7 +217,7 @@ def _of_bundle(
             if request.precision not in ("auto", "fp32") and not named:
                 continue
             try:
-                reference_path(bundle, request.checkpoint)
+                reference_path(bundle, checkpoint)
             except InputError as error:
                 if named or request.checkpoint is not None:
                     raise
@@ -232,12 +239,20 @@ def _of_bundle(
                 skipped[f"{backend.name} {precision}"] = error.message
     choices.sort(key=lambda choice: choice.backend.format != "checkpoint")
     for choice in choices:
-        yield _Candidate(choice.name, semantics, _opener(bundle, choice, request, notes))
+        read = checkpoint if choice.backend.format == "checkpoint" else None
+        yield _Candidate(choice.name, semantics, _opener(bundle, choice, request, read, notes))
 
 
-def _opener(bundle: Bundle, choice: Choice, request: EvaluateRequest, notes: list[str]) -> Opened:
-    checkpoint = request.checkpoint if choice.backend.format == "checkpoint" else None
+def _shipped(bundle: Bundle) -> Path | None:
+    """The weights that came with the package, where the bundle was made from those."""
+    shipped = bundled_checkpoint(bundle.manifest.contract.model)
+    made_from = bundle.manifest.provenance.sha256
+    return shipped if shipped is not None and cached_sha256(shipped) == made_from else None
 
+
+def _opener(
+    bundle: Bundle, choice: Choice, request: EvaluateRequest, checkpoint: Path | None, notes: list[str]
+) -> Opened:
     @contextmanager
     def opened() -> Iterator[Predict]:
         with open_choice(bundle, choice, warmup=False, threads=request.threads, checkpoint=checkpoint) as pipeline:
@@ -249,8 +264,8 @@ def _opener(bundle: Bundle, choice: Choice, request: EvaluateRequest, notes: lis
 def _predict(pipeline: DepthPipeline, frame: Frame, fit: bool, notes: list[str]) -> Prediction:
     """The network's output at the frame's size, before anything was called invalid or too far."""
     contract = _at(pipeline.contract, frame.size, fit)
-    if contract.content != pipeline.contract.content or (fit and contract.camera != pipeline.contract.camera):
-        notes.append(f"images of {frame.size} fill {contract.content} of the network's {contract.network}")
+    if contract.camera != pipeline.contract.camera:
+        notes.append(f"images of {frame.size} were resized to {contract.content} for the network")
     raw = pipeline.runtime(preprocess(frame, contract))[contract.output.name]
     return Prediction(at_camera_size(raw, contract), contract.semantics)
 
