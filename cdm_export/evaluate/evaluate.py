@@ -5,9 +5,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
+import cdm_export
 from cdm_export.evaluate.baselines import BASELINES, Baseline
 from cdm_export.evaluate.data import DataSet, Needs, open_data
-from cdm_export.evaluate.judge import Prediction, alignment_of, judge
+from cdm_export.evaluate.judge import Prediction, Row, alignment_of, judge
+from cdm_export.evaluate.ledger import Ledger, state_of
 from cdm_export.evaluate.metrics import AlignmentKind
 from cdm_export.evaluate.protocols import StereoProtocol
 from cdm_export.evaluate.result import Entry, Evaluation, differences, estimates
@@ -20,6 +24,7 @@ from cdm_export.runtimes.contract import ModelContract, Semantics, Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.hashing import cached_sha256
+from cdm_export.runtimes.local_results import path_here
 from cdm_export.runtimes.opening import open_choice, reference_path
 from cdm_export.runtimes.pipeline import DepthPipeline
 from cdm_export.runtimes.processing import at_camera_size, preprocess
@@ -62,6 +67,8 @@ class _Candidate:
 
     name: str
     """For people."""
+    identity: str
+    """Of all that its answers depend on: another one may answer otherwise."""
     semantics: Semantics
     """Of its predictions."""
     open: Opened
@@ -83,7 +90,8 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         evaluated = request.what
         semantics = Semantics.DISPARITY if needs.right else Semantics.METRIC_DEPTH
         candidates = [
-            _Candidate(name, semantics, _always(_baseline(function, semantics))) for name, function in functions.items()
+            _Candidate(name, f"OpenCV {cv2.__version__}", semantics, _always(_baseline(function, semantics)))
+            for name, function in functions.items()
         ]
     else:
         bundle = _bundle(request)
@@ -107,17 +115,21 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
             notes.append(warning)
     average = protocol.average if isinstance(protocol, StereoProtocol) else "images"
     entries: list[Entry] = []
+    ledgers = {candidate.name: _ledger(candidate, data, request) for candidate in candidates}
     stopped = False
     for candidate in candidates:
         if stopped:
             skipped[candidate.name] = "interrupted before its turn"
             continue
-        entry, stopped = _run(candidate, data, request, average, progress, notes)
+        entry, stopped = _run(candidate, ledgers[candidate.name], data, request, average, progress, notes)
         baseline = next((one for one in entries if one.images), None)
         if baseline is not None and entry.images:
             compared = differences(entry.images, baseline.images, average)
             entry = entry.model_copy(update={"differences": compared})
         entries.append(entry)
+    if not stopped:
+        for ledger in ledgers.values():
+            ledger.close()
     if not any(entry.images for entry in entries):
         why = next((why for entry in entries for why in entry.failed.values()), "interrupted")
         raise InputError(f"no image could be judged: {why}")
@@ -138,22 +150,36 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
 
 
 def _run(
-    candidate: _Candidate, data: DataSet, request: EvaluateRequest, average: str, progress: Progress, notes: list[str]
+    candidate: _Candidate,
+    ledger: Ledger,
+    data: DataSet,
+    request: EvaluateRequest,
+    average: str,
+    progress: Progress,
+    notes: list[str],
 ) -> tuple[Entry, bool]:
     """One candidate on every image, and whether somebody interrupted it."""
     count = min(len(data.names), request.limit or len(data.names))
-    images: dict[str, dict[str, dict[str, float]]] = {}
+    known = ledger.rows()
+    images: dict[str, Row] = {}
     failed: dict[str, str] = {}
     stopped = False
     progress.stage(f"{candidate.name}: {count} image(s)", count)
+    if known:
+        progress.note(f"{candidate.name}: goes on after {len(known)} image(s) of an evaluation that was interrupted")
     try:
         with candidate.open() as predict:
             for index in range(count):
                 name = data.names[index]
+                if name in known:
+                    images[name] = known[name]
+                    progress.step()
+                    continue
                 try:
                     item = data.load(index)
                     notes.extend(item.source.notes)
                     images[name] = judge(predict(item.source.frame), item, data.protocol, request.align)
+                    ledger.add(name, images[name])
                 except InputError as error:
                     failed[name] = error.message
                     progress.warn(f"{candidate.name}, {name}: {error.message}")
@@ -162,6 +188,17 @@ def _run(
         stopped = True
     regions = estimates(images, average)
     return Entry(name=candidate.name, regions=regions, differences={}, images=images, failed=failed), stopped
+
+
+def _ledger(candidate: _Candidate, data: DataSet, request: EvaluateRequest) -> Ledger:
+    return Ledger(
+        cdm_export.__version__,
+        candidate.name,
+        candidate.identity,
+        f"{request.data} {data.description} {data.protocol.name} {request.depth_scale:.17g}",
+        f"{request.align} {request.fit}",
+        state_of(data.files),
+    )
 
 
 def _bundle(request: EvaluateRequest) -> Bundle:
@@ -240,7 +277,14 @@ def _of_bundle(
     choices.sort(key=lambda choice: choice.backend.format != "checkpoint")
     for choice in choices:
         read = checkpoint if choice.backend.format == "checkpoint" else None
-        yield _Candidate(choice.name, semantics, _opener(bundle, choice, request, read, notes))
+        ran = path_here(bundle, choice.backend, choice.precision)
+        made = (
+            ran.model_dump_json()
+            if ran is not None
+            else f"{bundle.manifest.provenance.sha256} {choice.backend.version}"
+        )
+        identity = f"{bundle.identity} {made}"
+        yield _Candidate(choice.name, identity, semantics, _opener(bundle, choice, request, read, notes))
 
 
 def _shipped(bundle: Bundle) -> Path | None:

@@ -8,6 +8,7 @@ from cdm_export.evaluate.data.folder import FolderData
 from cdm_export.evaluate.data.no_truth import HiddenReadings, SampleData
 from cdm_export.evaluate.data.stereo_layouts import KittiStereo2015, Middlebury, TartanAir
 from cdm_export.runtimes.errors import InputError, did_you_mean
+from cdm_export.runtimes.sources.images import require_scale
 
 __all__ = ["KINDS", "DataSet", "Item", "Needs", "TruthKind", "open_data"]
 
@@ -27,6 +28,7 @@ def open_data(text: str, needs: Needs, depth_scale: float) -> DataSet:
     Looks at names only. Raises InputError for an unknown kind, one that what is evaluated cannot be judged by, and a
     folder that lacks what its layout has.
     """
+    require_scale(depth_scale)
     kind, _, path = text.partition(":")
     if kind not in KINDS:
         raise InputError(f"--data: unknown kind '{kind}'. {did_you_mean(kind, list(KINDS))}", "Give KIND:PATH.")

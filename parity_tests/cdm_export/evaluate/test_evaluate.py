@@ -97,6 +97,32 @@ def test_interrupted(bundle, tmp_path, monkeypatch):
     assert list(found.entries[0].images) == ["a", "b"] and not found.complete
     assert len(found.entries) == 1 and "interrupted before its turn" in found.skipped.values()
 
+    progress = Silent()
+    resumed = evaluate(EvaluateRequest(str(bundle), f"folder:{tmp_path}"), progress)
+    assert len(judged) == 3 + 1 + 3 * (len(resumed.entries) - 1)  # c, and all of the others
+    assert any("goes on after 2 image(s)" in note for note in progress.notes)
+    again = evaluate(EvaluateRequest(str(bundle), f"folder:{tmp_path}"), Silent())
+    assert again == resumed and len(judged) == 4 + 3 * (2 * len(resumed.entries) - 1)  # it ended: nothing is kept
+
+
+@pytest.mark.parametrize("change", ["truth", "align"])
+def test_another_question_is_not_resumed(bundle, tmp_path, monkeypatch, change):
+    frames(tmp_path, {"a": 2.0, "b": 4.0})
+    real, judged = evaluation.judge, []
+
+    def judge(*given):
+        judged.append(given)
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(evaluation, "judge", judge)
+    result_of(bundle, tmp_path)
+    if change == "truth":
+        frames(tmp_path, {"a": 6.0})
+    result_of(bundle, tmp_path, align="scale" if change == "align" else None)
+    assert len(judged) == 2 + 2
+
 
 @pytest.mark.parametrize(
     ("rest", "said"),
