@@ -40,7 +40,9 @@ def command(
         str | None,
         typer.Option("--align", help="Of depth: none, median, lower_median, scale, scale_shift_depth."),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Images, the first so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=2**31 - 1, help="Images, the first so many.")
+    ] = None,
     depth_scale: DepthScale = 1000.0,
     fit: Annotated[bool, typer.Option("--fit", help="Stretch images of other sizes to the bundle's network.")] = False,
     threads: Threads = 0,

@@ -25,7 +25,7 @@ from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityErr
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.hashing import cached_sha256
 from cdm_export.runtimes.local_results import path_here
-from cdm_export.runtimes.opening import open_choice, reference_path
+from cdm_export.runtimes.opening import check_reader, open_choice, reference_path
 from cdm_export.runtimes.pipeline import DepthPipeline
 from cdm_export.runtimes.processing import at_camera_size, preprocess
 from cdm_export.runtimes.processing.size import network_size
@@ -243,6 +243,8 @@ def _of_bundle(
 ) -> Iterator[_Candidate]:
     """PyTorch first, as what the others are compared with, then every backend and precision that runs here."""
     check_precision(bundle, request.precision)
+    if request.backend != "auto":
+        check_reader(get_backend(request.backend), request.checkpoint)
     checkpoint = request.checkpoint or _shipped(bundle)
     semantics = bundle.manifest.contract.semantics
     wanted = [get_backend(request.backend)] if request.backend != "auto" else list(BACKENDS.values())
