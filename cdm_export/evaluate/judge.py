@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.evaluate.boundaries import boundary_f1
 from cdm_export.evaluate.data.base import Item
 from cdm_export.evaluate.metrics import AlignmentKind, Map, Mask, align, depth_metrics, stereo_metrics
 from cdm_export.evaluate.protocols import DepthProtocol, StereoProtocol
@@ -78,11 +79,14 @@ def judge(
     low, high = protocol.clamp or (0.0, np.inf)
     aligned = align(_depth(prediction, high), item.truth, mask, kind, farthest=high)
     depth = np.clip(aligned.depth, low, high)
-    return {
+    row = {
         name: asdict(depth_metrics(depth, item.truth, region))
         for name, region in _regions(item, mask).items()
         if region.any()
     }
+    if (edges := boundary_f1(depth, item.truth, mask)) is not None:
+        row[EVERYWHERE]["boundary_f1"] = edges
+    return row
 
 
 def _depth(prediction: Prediction, farthest: float) -> Map:

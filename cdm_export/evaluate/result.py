@@ -71,12 +71,12 @@ Images = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def estimates(images: Images, average: str) -> dict[str, dict[str, Estimate]]:
-    """Means over all images that have the region."""
+    """Means over all images that have the region, and the metric in it."""
     return {
         region: {
-            metric: _estimate([row[metric] for row in rows], _weights(rows, average), metric, average)
-            for metric in rows[0]
-            if metric != "pixels"
+            metric: _estimate([row[metric] for row in having], _weights(having, average), metric, average)
+            for metric in _metrics(rows)
+            if (having := [row for row in rows if metric in row])
         }
         for region, rows in _by_region(images).items()
     }
@@ -89,22 +89,24 @@ def differences(images: Images, baseline: Images, average: str) -> dict[str, dic
     """
     common = [name for name in images if name in baseline]
     ours, theirs = (_by_region({name: of[name] for name in common}) for of in (images, baseline))
-    found = {}
-    for region in ours.keys() & theirs.keys():
-        if [row["pixels"] for row in ours[region]] != [row["pixels"] for row in theirs[region]]:
+    found: dict[str, dict[str, Estimate]] = {}
+    for region, rows in ours.items():
+        others = theirs.get(region, [])
+        if [row["pixels"] for row in rows] != [row["pixels"] for row in others]:
             continue
-        weights = _weights(ours[region], average)
-        found[region] = {
-            metric: _estimate(
-                [one[metric] - other[metric] for one, other in zip(ours[region], theirs[region], strict=True)],
-                weights,
-                "difference",
-                average,
-            )
-            for metric in ours[region][0]
-            if metric != "pixels" and metric in theirs[region][0]
-        }
-    return {region: found[region] for region in ours if region in found}
+        found[region] = {}
+        for metric in _metrics(rows):
+            both = [(row, other) for row, other in zip(rows, others, strict=True) if metric in row and metric in other]
+            if both:
+                values = [row[metric] - other[metric] for row, other in both]
+                weights = _weights([row for row, _ in both], average)
+                found[region][metric] = _estimate(values, weights, "difference", average)
+    return found
+
+
+def _metrics(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """In order; an image may lack one that asks for what it has not."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if name != "pixels"]
 
 
 def _by_region(images: Images) -> dict[str, list[Mapping[str, float]]]:

@@ -80,6 +80,13 @@ def test_regions_of_depth():
     assert "0 to 1 m" not in regions and "from 8 m" not in regions
 
 
+def test_boundaries_where_the_truth_has_some():
+    truth = np.full((20, 30), 1.5, np.float32)
+    assert "boundary_f1" not in judged(truth, truth=truth)["all"]
+    truth[:, 15:] = 5
+    assert judged(truth, truth=truth)["all"]["boundary_f1"] == pytest.approx(1)
+
+
 def test_disparity_and_what_is_visible():
     visible = np.zeros(TRUTH.shape, bool)
     visible[:10] = True

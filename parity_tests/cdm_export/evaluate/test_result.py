@@ -49,3 +49,12 @@ def test_only_what_both_have():
 
 def test_other_pixels_are_another_question():
     assert differences(images([1.0], [5]), images([1.0], [6]), "images") == {}
+
+
+def test_a_metric_that_some_images_lack():
+    given, other = images([1.0, 3.0]), images([1.0, 1.0])
+    given["0"]["all"]["boundary_f1"] = 0.5
+    other["1"]["all"]["boundary_f1"] = 0.5
+    assert estimates(given, "images")["all"]["boundary_f1"].value == 0.5
+    found = differences(given, other, "images")["all"]
+    assert "boundary_f1" not in found and found["epe"].value == 1
