@@ -28,6 +28,7 @@ from cdm_export.runtimes.signing import Kind, read_document, read_signed, signed
 
 LEAST_ROUNDS = 5
 """Of a comparison that counts: the interval of fewer pairs says nothing."""
+_MAKERS = {Kind.BENCH: "bench", Kind.EVALUATION: "evaluate"}
 _Result = TypeVar("_Result", "LocalVerdict", "LocalSpeed")
 
 
@@ -166,14 +167,20 @@ def save_bench(bundle: Bundle, result: Record) -> Path | None:
 
 def find_bench(bundle: Bundle) -> Path | None:
     """The newest result of ``bench`` by this user on this machine."""
-    beside, cached = roots(bundle)
-    found = []
-    for place in (beside, cached):
-        path = place / f"bench-{fingerprint()}" / "bench.json"
-        with contextlib.suppress(OSError, ValueError):
-            if read_document(Kind.BENCH, path)[1] or place == cached:
-                found.append((path.stat().st_mtime, path))
-    return max(found)[1] if found else None
+    found = _own(bundle, Kind.BENCH, f"bench-{fingerprint()}/bench.json")
+    return found[0] if found else None
+
+
+def save_evaluation(bundle: Bundle, result: Record, name: str) -> Path | None:
+    """Write a result of ``evaluate`` on this machine, replacing an older one of that name. Returns as ``save``."""
+    folder = f"evaluation-{fingerprint()}"
+    return _write_first([place / folder / f"{name}.json" for place in roots(bundle)], Kind.EVALUATION, result)
+
+
+def find_evaluations(bundle: Bundle) -> list[Path]:
+    """Results of ``evaluate`` by this user on this machine, the newest first; of two of a name, the newer."""
+    found = _own(bundle, Kind.EVALUATION, f"evaluation-{fingerprint()}/*.json")
+    return list({path.name: path for path in reversed(found)}.values())[::-1]
 
 
 def load(bundle: Bundle, batch: int = 1) -> dict[tuple[str, str], LocalVerdict]:
@@ -205,10 +212,11 @@ def foreign(bundle: Bundle) -> list[Foreign]:
         for _, path, speed, own in _scan(bundle, Kind.SPEED, "*/speed-*.json", LocalSpeed)
         if not own
     ]
-    for path in sorted((bundle.path / "engines").glob("bench-*/bench.json")):
-        with contextlib.suppress(OSError, ValueError):
-            if not read_document(Kind.BENCH, path)[1]:
-                found.append(Foreign("result of bench", path))
+    for kind, pattern in ((Kind.BENCH, "bench-*/bench.json"), (Kind.EVALUATION, "evaluation-*/*.json")):
+        for path in sorted((bundle.path / "engines").glob(pattern)):
+            with contextlib.suppress(OSError, ValueError):
+                if not read_document(kind, path)[1]:
+                    found.append(Foreign(f"result of {_MAKERS[kind]}", path))
     found += [
         Foreign(f"engine {engine.record.precision} for {engine.record.machine}", engine.path)
         for engine in engines.scan(bundle)
@@ -231,6 +239,18 @@ def _write_first(files: list[Path], kind: Kind, record: Record) -> Path | None:
             write_atomically(path, text.encode())
             return path
     return None
+
+
+def _own(bundle: Bundle, kind: Kind, pattern: str) -> list[Path]:
+    """Documents that this user made on this machine, the newest first."""
+    found = []
+    beside, cached = roots(bundle)
+    for place in (beside, cached):
+        for path in place.glob(pattern):
+            with contextlib.suppress(OSError, ValueError):
+                if read_document(kind, path)[1] or place == cached:
+                    found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 _Read = TypeVar("_Read", bound=Record)

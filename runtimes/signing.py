@@ -36,6 +36,7 @@ class Kind(str, Enum):
     SPEED = "speed"
     BENCH = "bench"
     ENGINE = "engine"
+    EVALUATION = "evaluation"
 
 
 def signed_text(kind: Kind, record: Record) -> str | None:

@@ -1,5 +1,6 @@
 """Everything that runs here against the truth: what did an export cost in the benchmark's own numbers?"""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,19 +19,21 @@ from cdm_export.evaluate.result import Entry, Evaluation, differences, estimates
 from cdm_export.predict.frames import weights_warning
 from cdm_export.progress import Progress
 from cdm_export.reference_model.weights import bundled_checkpoint
+from cdm_export.runtimes import local_results
 from cdm_export.runtimes.backends import BACKENDS, get_backend, why_absent
 from cdm_export.runtimes.bundle import Bundle
 from cdm_export.runtimes.contract import ModelContract, Semantics, Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError, ParityError
 from cdm_export.runtimes.frame import Frame
 from cdm_export.runtimes.hashing import cached_sha256
-from cdm_export.runtimes.local_results import path_here
 from cdm_export.runtimes.opening import check_reader, open_choice, reference_path
 from cdm_export.runtimes.pipeline import DepthPipeline
 from cdm_export.runtimes.processing import at_camera_size, preprocess
 from cdm_export.runtimes.processing.size import network_size
 from cdm_export.runtimes.selection import Choice, check_precision, choose, executions
 
+_WORST = 10
+"""Images of each entry that ``report`` knows by name."""
 Predict = Callable[[Frame], Prediction]
 Opened = Callable[[], AbstractContextManager[Predict]]
 
@@ -133,7 +136,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
     if not any(entry.images for entry in entries):
         why = next((why for entry in entries for why in entry.failed.values()), "interrupted")
         raise InputError(f"no image could be judged: {why}")
-    return Evaluation(
+    result = Evaluation(
         evaluated=evaluated,
         data=data.description,
         protocol=protocol.name,
@@ -147,6 +150,17 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         notes=tuple(dict.fromkeys(notes)),
         complete=not stopped and not any(entry.failed for entry in entries),
     )
+    if bundle is not None and not stopped:
+        _remember(bundle, result, progress)
+    return result
+
+
+def _remember(bundle: Bundle, result: Evaluation, progress: Progress) -> None:
+    """For ``report``: one result per data set and way to judge it."""
+    of = f"{result.data}\n{result.protocol}\n{result.alignment}"
+    name = hashlib.sha256(of.encode()).hexdigest()[:16]
+    if local_results.save_evaluation(bundle, result.shortened(_WORST), name) is None:
+        progress.note("the result could not be stored for report: neither the bundle nor the cache can be written")
 
 
 def _run(
@@ -279,7 +293,7 @@ def _of_bundle(
     choices.sort(key=lambda choice: choice.backend.format != "checkpoint")
     for choice in choices:
         read = checkpoint if choice.backend.format == "checkpoint" else None
-        ran = path_here(bundle, choice.backend, choice.precision)
+        ran = local_results.path_here(bundle, choice.backend, choice.precision)
         made = (
             ran.model_dump_json()
             if ran is not None

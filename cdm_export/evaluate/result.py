@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_export.evaluate.judge import EVERYWHERE
 from cdm_export.runtimes.contract import Record
 
 _RESAMPLES = 2000
@@ -64,6 +65,20 @@ class Evaluation(Record):
     """What was done to frames on the way."""
     complete: bool = True
     """Whether no image failed and nobody interrupted it."""
+
+    def worst(self, entry: Entry, count: int) -> list[tuple[str, float]]:
+        """Images with the largest first headline metric, and that, the worst first."""
+        metric = self.headline[0]
+        judged = [(name, rows[EVERYWHERE][metric]) for name, rows in entry.images.items() if EVERYWHERE in rows]
+        return sorted(judged, key=lambda image: -image[1])[:count]
+
+    def shortened(self, count: int) -> "Evaluation":
+        """The same with the worst images of each entry alone, whatever the size of the data set."""
+        entries = tuple(
+            entry.model_copy(update={"images": {name: entry.images[name] for name, _ in self.worst(entry, count)}})
+            for entry in self.entries
+        )
+        return self.model_copy(update={"entries": entries})
 
 
 Images = Mapping[str, Mapping[str, Mapping[str, float]]]

@@ -1,6 +1,7 @@
 """Collect what is known of a bundle and write it as one HTML page: no script, no request, nothing to install."""
 
 import base64
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import cv2
 import cdm_export
 from cdm_export.bench.markdown import device_lines, environment_lines, parity_words, what_did_not_run
 from cdm_export.bench.result import BenchResult, load_result, per_frame_note
+from cdm_export.evaluate.result import Evaluation
 from cdm_export.predict.frames import weights_warning
 from cdm_export.report.charts import Point, latency_bars, scatter
 from cdm_export.report.issues import known_issues
@@ -22,6 +24,7 @@ from cdm_export.runtimes.contract import ErrorClass, Size
 from cdm_export.runtimes.errors import BackendUnavailable, InputError
 from cdm_export.runtimes.install import install
 from cdm_export.runtimes.output_paths import check_output_paths
+from cdm_export.runtimes.signing import Kind, read_signed
 
 _WIDEST = 1400
 """Pixels; wider pictures are scaled down."""
@@ -99,6 +102,7 @@ def write_page(request: ReportRequest) -> Path:
         per_frame_note=per_frame_note(result.entries) if result else "",
         remarks=[*device_lines(result), *what_did_not_run(result)] if result else [],
         environment=environment_lines(result.environment) if result else [],
+        evaluations=_evaluations(bundle),
         rows=rows,
         gates=_gates(rows),
         fastest=_fastest(rows),
@@ -143,6 +147,15 @@ def _bench(bundle: Bundle, given: Path | None) -> BenchResult | None:
             f"Measure this one: cdm-export bench {bundle.path}",
         )
     return result
+
+
+def _evaluations(bundle: Bundle) -> list[Evaluation]:
+    """Those of this user on this machine, the newest first; one of another version is left out."""
+    found = []
+    for path in local_results.find_evaluations(bundle):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(read_signed(Kind.EVALUATION, path, Evaluation)[0])
+    return found
 
 
 def _verdicts(bundle: Bundle) -> Iterator[_Row]:

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cdm_export.bench import BenchRequest, bench_bundle
+from cdm_export.evaluate.evaluate import EvaluateRequest, evaluate
 from cdm_export.progress import Silent
 from cdm_export.report.charts import Point, scatter
 from cdm_export.runtimes.bundle import Bundle
@@ -45,6 +46,7 @@ def bundles(tmp_path_factory):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     bench_bundle(BenchRequest(folder / "98.bundle", frames=3), Silent())
+    evaluate(EvaluateRequest(str(folder / "98.bundle"), "hidden:synthetic:4", limit=3, fit=True), Silent())
     return folder / "98.bundle", folder / "70.bundle"
 
 
@@ -60,12 +62,21 @@ def test_everything_known_is_on_the_page(page):
     text = page.read_text()
     parsed = Page(text)
     assert [section for section in parsed.sections if section != "issues"] == [  # some CPUs have none
-        "latency", "tradeoff", "parity", "sizes", "artifacts", "pictures", "environment"
+        "latency", "tradeoff", "parity", "truth", "sizes", "artifacts", "pictures", "environment"
     ]  # fmt: skip
     assert "openvino fp32" in text and "onnxruntime fp32" in text and "not run (" in text
     assert re.search(r"<td>70</td><td>98x70</td>\s*<td>[\d.]+ mm</td>", text)
     assert text.count("<figure>") == 2 and "against eager float32 PyTorch" in text
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", re.sub(r"base64,[^\"]+", "", text))
+
+
+def test_ground_truth_is_on_the_page(page):
+    text = page.read_text()
+    assert "hidden readings of synthetic:4" in text and "abs_rel against torch fp32" in text
+    section = text[text.index('id="truth"') :]
+    cells = re.findall(r"<td>([+-][\d.e+-]+) ", section[: section.index("</section>")])
+    costs = sorted(abs(float(cost)) for cost in cells)
+    assert costs[1] < 1e-5 and costs[-1] < 0.01  # FP32 in two libraries; BF16 where the processor has it
 
 
 def test_nothing_is_fetched(page):
