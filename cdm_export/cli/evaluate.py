@@ -78,10 +78,10 @@ def command(
         _print(result)
         if out is not None:
             say(f"written: {out}")
+    if result.interrupted:
+        raise typer.Exit(130)
     if not result.complete:
-        interrupted = "interrupted before its turn" in result.skipped.values()
-        failed = any(entry.failed for entry in result.entries)
-        raise typer.Exit(130 if interrupted or not failed else InputError.exit_code)
+        raise typer.Exit(InputError.exit_code)
 
 
 def _csv(result: "Evaluation") -> str:

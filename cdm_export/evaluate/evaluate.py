@@ -114,7 +114,6 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         # Said once, before networks are opened, rather than by every one of them.
         _at(bundle.manifest.contract, data.load(0).source.frame.size, request.fit)
         if warning := weights_warning(bundle.manifest):
-            progress.note(warning)
             notes.append(warning)
     average = protocol.average if isinstance(protocol, StereoProtocol) else "images"
     entries: list[Entry] = []
@@ -134,7 +133,9 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         for ledger in ledgers.values():
             ledger.close()
     if not any(entry.images for entry in entries):
-        why = next((why for entry in entries for why in entry.failed.values()), "interrupted")
+        if stopped:
+            raise KeyboardInterrupt
+        why = next(why for entry in entries for why in entry.failed.values())
         raise InputError(f"no image could be judged: {why}")
     result = Evaluation(
         evaluated=evaluated,
@@ -148,7 +149,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Evaluation:
         entries=tuple(entries),
         skipped=skipped,
         notes=tuple(dict.fromkeys(notes)),
-        complete=not stopped and not any(entry.failed for entry in entries),
+        interrupted=stopped,
     )
     if bundle is not None and not stopped:
         _remember(bundle, result, progress)

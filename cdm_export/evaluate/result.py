@@ -63,8 +63,13 @@ class Evaluation(Record):
     """What did not run, and why."""
     notes: tuple[str, ...]
     """What was done to frames on the way."""
-    complete: bool = True
-    """Whether no image failed and nobody interrupted it."""
+    interrupted: bool = False
+    """Whether somebody stopped it: the rest did not run."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every entry has an answer to every image."""
+        return not self.interrupted and not any(entry.failed for entry in self.entries)
 
     def worst(self, entry: Entry, count: int) -> list[tuple[str, float]]:
         """Images with the largest first headline metric, and that, the worst first."""
