@@ -79,6 +79,8 @@ def command(
         if out is not None:
             say(f"written: {out}")
     if result.interrupted:
+        if not as_json:
+            say("stopped; the same command goes on from here", error=True)
         raise typer.Exit(130)
     if not result.complete:
         raise typer.Exit(InputError.exit_code)
